@@ -1,0 +1,215 @@
+"""What crosses a function or thread boundary: frozen dataclasses with their shapes, units and order.
+
+Conventions, once for the whole package:
+* image: uint8 array (H, W, 3), RGB.
+* source: the camera's image; square: the resized image that the reasoning model looks at.
+* box: (x_min, y_min, x_max, y_max) in pixels, float; x_max and y_max are exclusive edges.
+* point: (x, y) in pixels, float.
+* mask: bool array (H, W) at source resolution.
+* score: float in [0, 1], the IoU that the segmenter predicts for its own mask; no class probability.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class Status(str, Enum):
+    """How a request ended. The names are the constants of segzero_msgs/Segmentation."""
+
+    OK = "OK"
+    NO_OBJECT = "NO_OBJECT"  # an answer: nothing in the image matches
+    PARSE_ERROR = "PARSE_ERROR"
+    BACKEND_ERROR = "BACKEND_ERROR"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    STALE_IMAGE = "STALE_IMAGE"
+    NO_IMAGE = "NO_IMAGE"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    NOT_READY = "NOT_READY"
+    BAD_INSTRUCTION = "BAD_INSTRUCTION"
+    UNSUPPORTED_ENCODING = "UNSUPPORTED_ENCODING"
+
+
+class SegzeroError(Exception):
+    """A failure that has a typed status and a sentence for a person."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One object as the reasoning model named it, not yet a mask."""
+
+    box: Box | None
+    points: tuple[Point, ...]
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the parser read from a text. status is OK, NO_OBJECT or PARSE_ERROR.
+
+    candidates: in the order of the text; coordinates in the profile's convention until
+    `geometry` maps them to source pixels. reasons: one sentence per thing that was wrong,
+    also when other objects survived.
+    """
+
+    status: Status
+    candidates: tuple[Candidate, ...] = ()
+    reasoning: str = ""
+    answer: str = ""
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object of the answer with its own mask, at source resolution."""
+
+    index: int  # 1, 2, ...: its value in the label image
+    label: str
+    score: float
+    mask: Mask = field(repr=False)
+    box: Box  # tight box of the mask; the prompt box when the mask is empty
+    prompt_box: Box | None
+    prompt_points: tuple[Point, ...]
+    area: int  # pixels
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds on a monotonic clock, and token counts."""
+
+    queue: float = 0.0
+    preprocess: float = 0.0
+    first_token: float = 0.0
+    reason: float = 0.0
+    segment: float = 0.0
+    postprocess: float = 0.0
+    total: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The whole answer to one image and one instruction.
+
+    height, width: of the source image. instances: ordered as the model named them.
+    """
+
+    status: Status
+    message: str
+    instruction: str
+    height: int
+    width: int
+    instances: tuple[Instance, ...] = ()
+    reasoning: str = ""
+    answer: str = ""
+    timing: Timing = field(default_factory=Timing)
+    model: str = ""
+
+
+# Events of a streamed request, in this order; Reasoning may come many times, Boxes and Masks not at all.
+
+
+@dataclass(frozen=True)
+class Queued:
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    text: str  # all text so far
+    delta: str  # what came since the last event
+
+
+@dataclass(frozen=True)
+class Boxes:
+    candidates: tuple[Candidate, ...]  # source pixels
+
+
+@dataclass(frozen=True)
+class Masks:
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    result: Segmentation
+
+
+Event = Queued | Reasoning | Boxes | Masks | Done
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One text of the reasoning model."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool  # the token limit ended it
+    cancelled: bool
+    first_token: float  # seconds until the first token
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What an adapter loaded, for logs, diagnostics and `segzero doctor`."""
+
+    name: str
+    revision: str
+    parameters: int
+    dtype: str
+    device: str
+    memory_bytes: int
+
+
+class Cancel(threading.Event):
+    """Set it and the generation stops before its next token."""
+
+
+OnText = Callable[[int, str], None]  # (index in the batch, text piece)
+OnProgress = Callable[[float, str], None]  # (0 to 1, what is being done)
+
+
+class Reasoner(Protocol):
+    """Images (square already) and prompts in, texts out."""
+
+    info: LoadedModel
+
+    def generate(
+        self, squares: list[Image], prompts: list[str], *, on_text: OnText | None = None, cancel: Cancel | None = None
+    ) -> list[Generation]: ...
+
+
+class Segmenter(Protocol):
+    """Encode an image once, prompt it often."""
+
+    info: LoadedModel
+
+    def encode(self, image: Image) -> object:
+        """Features of a source image (H, W, 3); opaque to the caller."""
+        ...
+
+    def segment(
+        self, features: object, boxes: list[Box | None], points: list[tuple[Point, ...]]
+    ) -> list[tuple[Mask, float]]:
+        """One (mask, score) per prompt, in source pixels; best of the multimask outputs by predicted IoU."""
+        ...
