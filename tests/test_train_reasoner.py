@@ -1,0 +1,92 @@
+"""The fast forward is the library's; pieces of an answer are the answer; a killed run continues."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.demo.batch import PREFIX, SUFFIX, Writer, make_batch, segments
+from training.demo.reasoner import GRID, SMOKE, FastLanguage, FastVision, build, library_inputs
+from training.demo.tokenizer import build_tokenizer
+from training.demo.train_reasoner import Settings, train
+from training.tabletop.instructions import KINDS, answer, write
+from training.tabletop.store import Scenes, render_shard
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 12), ("val", 8)):
+        (root / split).mkdir()
+        render_shard(root / split, split, 0, count, depth=False)
+    return root
+
+
+def test_numbers_are_single_tokens_and_any_text_survives() -> None:
+    tokenizer = build_tokenizer()
+    assert len(tokenizer.encode("224", add_special_tokens=False)) == 1
+    for text in ("the red mug", "Überraschung 日本語 🤖", "a\tb", '[{"bbox_2d": [1, 2, 3, 4]}]'):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if text.isascii() and "\t" not in text:
+            assert tokenizer.decode(ids) == text
+        assert ids
+
+
+def test_pieces_of_an_answer_are_the_answer(data: Path) -> None:
+    scenes, writer, rng = Scenes(data / "train"), Writer(build_tokenizer()), np.random.default_rng(0)
+    for n in range(300):
+        item = write(rng, scenes.things(n % 12), KINDS, 0.3)
+        if item is None:
+            continue
+        whole = answer(item) + "<|im_end|>"
+        pieces = segments(item)
+        assert "".join(text for text, _, _ in pieces) == whole
+        assert [t for text, _, _ in pieces for t in writer.encode(text)] == writer.encode(whole)
+
+
+def test_the_fast_forward_gives_the_librarys_logits(data: Path) -> None:
+    tokenizer = build_tokenizer()
+    token = tokenizer.convert_tokens_to_ids
+    model = build(tokenizer, SMOKE, 0).eval()
+    prefix = tokenizer.encode(PREFIX)
+    b = make_batch(
+        Scenes(data / "train"), np.arange(2), np.random.default_rng(0), Writer(tokenizer), length=200, absent=0.3
+    )
+    language = FastLanguage(model, prefix, token("<|vision_end|>"))
+    with torch.no_grad():
+        fast = language(FastVision(model)(b.images), b.packed)[0] @ model.model.language_model.embed_tokens.weight.t()
+        pixels, shape = library_inputs(b.images)
+        for image in range(2):
+            for q in range(int(b.packed.query[image].max()) + 1):
+                mine = b.packed.query[image] == q
+                ids = torch.tensor([[*prefix, *[token("<|image_pad|>")] * GRID**2, token("<|vision_end|>")]])
+                ids = torch.cat([ids, b.packed.ids[image][mine][None]], 1)
+                model.model.rope_deltas = None
+                library = model(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    pixel_values=pixels[image * len(pixels) // 2 : (image + 1) * len(pixels) // 2],
+                    image_grid_thw=shape[:1],
+                    mm_token_type_ids=(ids == token("<|image_pad|>")).int(),
+                ).logits[0, -int(mine.sum()) :]
+                torch.testing.assert_close(fast[image][mine], library, atol=1e-4, rtol=1e-4)
+    assert tokenizer.encode(SUFFIX)[0] == token("<|im_end|>")
+
+
+def _run(data: Path, out: Path, **change: int) -> dict[str, torch.Tensor]:
+    settings = {"vision_steps": 2, "joint_steps": 2, "images": 2, "workers": 1, "save_every": 1, "validate_every": 4}
+    train(Settings(data=str(data), out=str(out), smoke=True, compile=False, **(settings | change)))  # type: ignore[arg-type]
+    return torch.load(out / "state.pt", weights_only=True)["model"]
+
+
+def test_a_run_stopped_halfway_continues_to_the_same_weights(data: Path, tmp_path: Path) -> None:
+    whole = _run(data, tmp_path / "whole")
+    _run(data, tmp_path / "halves", stop_after=3)
+    continued = _run(data, tmp_path / "halves")
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)
+    log = [json.loads(line) for line in (tmp_path / "halves" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["validation"]["loss"] > 0

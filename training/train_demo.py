@@ -1,0 +1,101 @@
+"""`make train-demo`: scenes, segmenter and reasoner from nothing, then the evaluation. Resumable after a kill.
+
+Every step leaves its result on disk and is skipped or continued when it is there. `--smoke` does the same with
+few scenes and steps: it proves the way, not the accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from training import evaluate
+from training.demo.segmenter import train_segmenter
+from training.demo.train_reasoner import Settings, train
+from training.tabletop.store import render_split
+
+
+@dataclass(frozen=True)
+class Size:
+    train: int
+    val: int
+    test: int
+    vision_steps: int
+    joint_steps: int
+    images: int
+    segmenter_steps: int
+    questions: int
+
+
+FULL = Size(24000, 1000, 1000, vision_steps=1600, joint_steps=1800, images=10, segmenter_steps=9000, questions=800)
+SMOKE = Size(40, 12, 12, vision_steps=2, joint_steps=2, images=2, segmenter_steps=2, questions=16)
+
+
+def curves(log: Path, picture: Path) -> None:
+    """Draws every figure of a JSONL log against its step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    trained = [r for r in rows if "validation" not in r]
+    checked = [{"step": r["step"], **r["validation"]} for r in rows if "validation" in r]
+    names = sorted({k for r in trained for k in r} - {"step", "seconds"})
+    columns = 4
+    figure, axes = pyplot.subplots(-(-len(names) // columns), columns, figsize=(16, 3 * -(-len(names) // columns)))
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    for name, axis in zip(names, axes.flat, strict=False):
+        for source, style, label in ((trained, "-", "train"), (checked, "o--", "val")):
+            points = [(r["step"], r[name]) for r in source if name in r]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, label=label, markersize=3)
+        axis.set_title(name)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(picture, dpi=70)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the embedded model from nothing.")
+    parser.add_argument("--out", type=Path, default=Path("build/train-demo"))
+    parser.add_argument("--data", type=Path, help="where scenes are kept (default: OUT/tabletop)")
+    parser.add_argument("--workers", type=int, default=2, help="training processes, one thread each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="two minutes: everything runs, nothing is learnt")
+    arguments = parser.parse_args()
+    size = SMOKE if arguments.smoke else FULL
+    data, out = arguments.data or arguments.out / "tabletop", arguments.out
+    for split, scenes in (("val", size.val), ("test", size.test), ("test-ood", size.test), ("train", size.train)):
+        render_split(data, split, scenes)
+    train_segmenter(data, out / "segmenter", steps=size.segmenter_steps, threads=arguments.workers, seed=arguments.seed)
+    model = train(
+        Settings(
+            data=str(data),
+            out=str(out / "reasoner"),
+            vision_steps=size.vision_steps,
+            joint_steps=size.joint_steps,
+            images=size.images,
+            workers=arguments.workers,
+            seed=arguments.seed,
+            smoke=arguments.smoke,
+            compile=not arguments.smoke,
+        )
+    )
+    curves(out / "reasoner" / "log.jsonl", out / "reasoner" / "curves.png")
+    for split in ("test", "test-ood"):
+        evaluate.main(
+            [
+                *("--data", f"tabletop:{split}", "--root", str(data), "--n", str(size.questions)),
+                *("--scenes", str(size.test), "--reasoner", str(model), "--segmenter", str(out / "segmenter")),
+                *("--records", str(out / f"{split}.jsonl"), "--pictures", str(out / f"{split}.png"), "--json"),
+            ]
+        )
+
+
+if __name__ == "__main__":
+    main()
