@@ -50,7 +50,7 @@ def test_depth_and_camera_put_an_object_where_it_stands() -> None:
         rays = np.stack([(xs + 0.5 - k[0, 2]) / k[0, 0] * z, (ys + 0.5 - k[1, 2]) / k[1, 1] * z, z, np.ones_like(z)])
         points = (pose @ rays)[:3]
         assert np.hypot(*(np.median(points[:2], 1) - thing.position[:2])) < 0.06
-        assert -0.02 < points[2].min() and points[2].max() < thing.height + 0.02
+        assert points[2].min() > -0.02 and points[2].max() < thing.height + 0.02
 
 
 def test_the_point_lies_inside_the_mask_of_a_ring() -> None:

@@ -52,7 +52,8 @@ def segments(item: Item) -> list[tuple[str, int, float]]:
     pieces.append(("<answer>", NOBODY, 1.0))
     for i, t in enumerate(item.targets):
         start = '"}, {"bbox_2d": [' if i else '[{"bbox_2d": ['
-        numbers = '%d, %d, %d, %d], "point_2d": [%d, %d], "label": "' % (*t.box, *t.point)
+        (x_min, y_min, x_max, y_max), (x, y) = t.box, t.point
+        numbers = f'{x_min}, {y_min}, {x_max}, {y_max}], "point_2d": [{x}, {y}], "label": "'
         pieces.append((start + numbers + f"{t.color} {instructions.name(t)}", t.id, 3.0))
     pieces.append(('"}]' if item.targets else "[]", NOBODY, 3.0))
     pieces.append(("</answer><|im_end|>", NOBODY, 1.0))
@@ -102,7 +103,10 @@ def _last_words() -> set[str]:
 
 
 def cells(ids: np.ndarray) -> np.ndarray:
-    """Whose each cell is (GRID²): of the object with at least 16 % of it; 3 to 16 %: -1; each object's best cell is its own."""
+    """Whose each cell is (GRID²).
+
+    The object's with at least 16 % of it; -1 with 3 to 16 %; each object's best cell is its own.
+    """
     onehot = ids[None] == np.arange(1, MAX_OBJECTS + 1, dtype=np.uint8)[:, None, None]
     count = onehot.reshape(MAX_OBJECTS, GRID, CELL, GRID, CELL).sum((2, 4))
     total = count.sum((1, 2))

@@ -35,8 +35,8 @@ class Settings:
 
     data: str
     out: str
-    vision_steps: int = 2400
-    joint_steps: int = 3200
+    vision_steps: int = 500
+    joint_steps: int = 2400
     images: int = 10  # per worker and step
     length: int = 384  # tokens of packed queries per image
     absent: float = 0.25
@@ -61,7 +61,7 @@ def run_worker(settings: Settings, rank: int) -> None:
     from torch import Tensor, nn
     from tqdm import tqdm
 
-    from training.demo.batch import NOBODY, Batch, Writer, make_batch
+    from training.demo.batch import Batch, Writer, make_batch
     from training.demo.reasoner import CELL, GRID, SMOKE, Dimensions, FastLanguage, FastVision, build
     from training.demo.tokenizer import FIRST_NUMBER, NUMBERS, save_tokenizer
     from training.tabletop.scene import CATEGORIES, COLORS

@@ -7,6 +7,7 @@ hardly in sight is never a target and never the thing that tells two others apar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -98,7 +99,7 @@ def mirror(things: Sequence[Thing]) -> list[Thing]:
 def write(
     rng: np.random.Generator, things: Sequence[Thing], kinds: Sequence[str], absent: float, *, ood: bool = False
 ) -> Item | None:
-    """One instruction of a random kind, with nothing that matches in a share `absent`; None if the scene has no such."""
+    """One instruction of a random kind, a share `absent` of them without a match; None if the scene has no such."""
     clear = [t for t in things if t.area >= MIN_AREA]
     if not clear:
         return None
@@ -119,11 +120,8 @@ def thought(item: Item) -> str:
 
 def answer(item: Item) -> str:
     """The whole text that the model is to write."""
-    objects = ", ".join(
-        '{"bbox_2d": [%d, %d, %d, %d], "point_2d": [%d, %d], "label": "%s %s"}' % (*t.box, *t.point, t.color, name(t))
-        for t in item.targets
-    )
-    return f"<think>{thought(item)}</think><answer>[{objects}]</answer>"
+    objects = [{"bbox_2d": t.box, "point_2d": t.point, "label": f"{t.color} {name(t)}"} for t in item.targets]
+    return f"<think>{thought(item)}</think><answer>{json.dumps(objects)}</answer>"
 
 
 def sight(t: Thing) -> str:
