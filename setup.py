@@ -1,0 +1,30 @@
+"""`pip install .`: the library and the command `segzero` without ROS. With ROS, colcon uses CMakeLists.txt."""
+
+from setuptools import setup
+
+setup(
+    name="segzero_ros",
+    version="0.1.0",
+    description="An instruction in, masks out: reasoning segmentation with SAM 2, for ROS 2 and without it",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=["segzero_ros"],
+    package_data={"segzero_ros": ["profiles/*.yaml", "weights/**/*", "py.typed"]},
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.8,<5",
+        "pillow>=10",
+        "PyYAML>=6",
+        "rosbags>=0.11",
+        "rosbags-image>=0.10",
+        "safetensors>=0.5",
+        "scipy>=1.11",
+        "tokenizers>=0.20",
+        "torch>=2.5",
+        "tqdm>=4.66",
+        "transformers>=5.0,<6",
+    ],
+    entry_points={"console_scripts": ["segzero = segzero_ros.cli:main"]},
+    zip_safe=False,
+)
