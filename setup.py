@@ -10,7 +10,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=["segzero_ros"],
-    package_data={"segzero_ros": ["profiles/*.yaml", "weights/**/*", "py.typed"]},
+    package_data={"segzero_ros": ["profiles/*.yaml", "weights/**/*"]},
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8,<5",

@@ -1,0 +1,92 @@
+# `make` lists the targets. Everything happens in .venv; the second time takes seconds.
+#
+# TORCH_INDEX: index to take torch from instead of pip's own settings, such as
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# PYTHON: interpreter that .venv is made with (ROS 2 wheels exist for 3.11 here).
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3.11
+TORCH_INDEX ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+# Seen by every ROS 2 process that make starts: this machine only.
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+export OMP_NUM_THREADS ?= 2
+
+PIP := $(PY) -m pip install --disable-pip-version-check --progress-bar on
+RUN := $(VENV)/.run-stamp
+ROS := $(VENV)/.ros-stamp
+DEV := $(VENV)/.dev-stamp
+TRAIN := $(VENV)/.train-stamp
+MESSAGES := $(VENV)/.messages-stamp
+
+.PHONY: help venv setup interfaces demo test lint types build train-demo train-demo-smoke evaluate clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+venv: $(ROS)  ## .venv with all that the node and the command line need
+
+setup: $(DEV) $(TRAIN) $(MESSAGES)  ## venv, and what tests and training need
+
+$(PY):
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, this is {sys.version}"'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): requirements/run.txt requirements/constraints.txt | $(PY)
+	@echo "== installing torch and the models' libraries"
+	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) $$(grep -E '^torch==' requirements/run.txt))
+	$(PIP) -r requirements/run.txt
+	@touch $@
+
+$(ROS): requirements/ros-jazzy.txt $(RUN)
+	@echo "== installing ROS 2 Jazzy"
+	$(PIP) -r requirements/ros-jazzy.txt
+	@touch $@
+
+$(TRAIN): requirements/train.txt $(RUN)
+	$(PIP) -r requirements/train.txt
+	@touch $@
+
+$(DEV): requirements/dev.txt $(ROS) $(TRAIN)
+	$(PIP) -r requirements/dev.txt
+	@touch $@
+
+interfaces: $(MESSAGES)  ## segzero_msgs built into .venv
+
+$(MESSAGES): $(ROS) tools/ros_from_pypi.py $(shell find msg -type f)
+	@echo "== building the messages"
+	$(PY) tools/ros_from_pypi.py
+	@touch $@
+
+demo: $(MESSAGES)  ## A camera stream and six instructions through the real node; pictures in out/
+	$(PY) examples/demo.py
+
+test: setup lint types  ## Everything: lint, types and all tests
+	@$(PY) -c 'from importlib.metadata import version; print("rclpy", version("ros-rclpy"))'
+	$(PY) -m pytest
+
+lint: $(DEV)  ## ruff
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(DEV) $(MESSAGES)  ## mypy
+	$(PY) -m mypy
+
+build: setup  ## Plain colcon build in a fresh workspace, build/workspace
+	rm -rf build/workspace && mkdir -p build/workspace/src
+	ln -s $(CURDIR) build/workspace/src/segzero_ros
+	source $(VENV)/setup.bash && export PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd build/workspace && colcon build
+
+train-demo: $(TRAIN)  ## The embedded models from nothing: data, reasoner, segmenter, evaluation (4 hours)
+	$(PY) -m training.demo.train
+
+train-demo-smoke: $(TRAIN)  ## The same in two minutes, for the sake of the code
+	$(PY) -m training.demo.train --smoke
+
+evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
+	$(PY) -m training.evaluate --profile demo --data tabletop:test --json
+
+clean:  ## Everything that make has made, except training results
+	rm -rf $(VENV) build install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis
