@@ -80,13 +80,13 @@ build: setup  ## Plain colcon build in a fresh workspace, build/workspace
 	source $(VENV)/setup.bash && export PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd build/workspace && colcon build
 
 train-demo: $(TRAIN)  ## The embedded models from nothing: data, reasoner, segmenter, evaluation (4 hours)
-	$(PY) -m training.demo.train
+	$(PY) -m training.train_demo
 
 train-demo-smoke: $(TRAIN)  ## The same in two minutes, for the sake of the code
-	$(PY) -m training.demo.train --smoke
+	$(PY) -m training.train_demo --smoke
 
 evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
 	$(PY) -m training.evaluate --profile demo --data tabletop:test --json
 
 clean:  ## Everything that make has made, except training results
-	rm -rf $(VENV) build install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build/workspace install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -61,7 +61,11 @@ def actions(context: LaunchContext) -> list[Node | ExecuteProcess]:
             executable="segzero",
             name="segzero",
             namespace=given["namespace"] or None,
-            parameters=[*([config] if config else []), *([overrides] if overrides else []), *([clock] if clock else [])],
+            parameters=[
+                *([config] if config else []),
+                *([overrides] if overrides else []),
+                *([clock] if clock else []),
+            ],
             remappings=image,
             arguments=log,
             prefix=given["python"] or None,
