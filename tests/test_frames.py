@@ -1,0 +1,94 @@
+"""Which frame is used, and which instruction is new. Times are nanoseconds."""
+
+import threading
+
+import pytest
+
+from segzero_ros.frames import FrameStore, Instructions
+from segzero_ros.types import Cancel, SegzeroError, Status
+
+S = 1_000_000_000
+
+
+def take(store, now, max_age=1.0, timeout=0.0, cancel=None):
+    return store.take(lambda: now, max_age, timeout, cancel or Cancel())
+
+
+def test_without_a_frame_it_is_no_image_and_with_an_old_one_a_stale_image():
+    store = FrameStore()
+    with pytest.raises(SegzeroError) as error:
+        take(store, 0)
+    assert error.value.status is Status.NO_IMAGE
+    store.put("old", 1 * S, 1 * S)
+    with pytest.raises(SegzeroError) as error:
+        take(store, 5 * S)
+    assert error.value.status is Status.STALE_IMAGE
+    assert take(store, 5 * S, max_age=0).image == "old"
+
+
+def test_the_next_frame_is_waited_for_when_the_newest_is_too_old():
+    store, got = FrameStore(), []
+    store.put("old", 1 * S, 1 * S)
+    thread = threading.Thread(target=lambda: got.append(take(store, 5 * S, timeout=30.0).image))
+    thread.start()
+    store.put("next", 5 * S, 5 * S)
+    thread.join(30)
+    assert got == ["next"]
+
+
+def test_a_cancel_ends_the_waiting():
+    store, cancel, got = FrameStore(), Cancel(), []
+
+    def wait():
+        try:
+            take(store, 0, timeout=30.0, cancel=cancel)
+        except SegzeroError as error:
+            got.append(error.status)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    cancel.set()
+    store.wake()
+    thread.join(10)
+    assert got == [Status.CANCELLED]
+
+
+def test_a_frame_that_goes_back_in_time_replaces_the_newer_stamp_and_drops_its_camera_info():
+    store = FrameStore()
+    store.put_info("info 9", 9 * S)
+    store.put("at 9", 9 * S, 9 * S)
+    store.put("at 2", 2 * S, 2 * S)
+    frame = take(store, 2 * S)
+    assert (frame.image, frame.camera_info) == ("at 2", None)
+
+
+def test_a_clock_that_goes_back_makes_the_frame_stale():
+    store = FrameStore()
+    store.put("before the loop", 90 * S, 90 * S)
+    with pytest.raises(SegzeroError):
+        take(store, 3 * S)
+
+
+def test_a_stamp_of_zero_is_as_old_as_its_arrival():
+    store = FrameStore()
+    store.put("unstamped", 0, 50 * S)
+    assert take(store, 50 * S).image == "unstamped"
+
+
+def test_camera_info_of_the_same_stamp_is_preferred_to_the_last():
+    store = FrameStore()
+    store.put_info("same", 1 * S)
+    store.put_info("later", 2 * S)
+    store.put("image", 1 * S, 1 * S)
+    assert store.newest().camera_info == "same"
+
+
+def test_a_repetition_is_ignored_while_active_or_within_the_gap_and_new_after_it():
+    words = Instructions()
+    assert words.accept("mug", 0, 2.0, ())
+    assert not words.accept("mug", 1 * S, 2.0, ())
+    assert not words.accept("mug", 9 * S, 2.0, ("mug",))
+    assert words.accept("mug", 12 * S, 2.0, ())
+    assert words.accept("duck", 12 * S, 2.0, ())
+    assert words.accept("mug", 12 * S, 2.0, ())
+    assert words.accept("mug", 1 * S, 2.0, ())  # the clock went back

@@ -1,0 +1,37 @@
+"""The table of parameters: what it refuses, and that the shipped YAML files agree with it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segzero_ros import parameters
+
+CONFIGS = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("p", parameters.TABLE, ids=lambda p: p.name)
+def test_every_default_is_valid_and_described(p):
+    assert parameters.validate(p.name, p.default) is None
+    assert p.sentence.endswith(".") and f"| `{p.name}` |" in parameters.markdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mode", "twice"), ("max_age", -1.0), ("max_age", float("nan")), ("autostart", 1), ("max_age", 1), ("profile", 7)],
+)
+def test_a_bad_value_is_refused_with_a_sentence(name, value):
+    sentence = parameters.validate(name, value)
+    assert sentence and name in sentence and sentence.endswith((".", ")."))
+
+
+def test_names_outside_the_table_are_not_its_business():
+    assert parameters.validate("use_sim_time", True) is None
+    assert parameters.validate("qos_overrides./image.subscription.depth", 3) is None
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_shipped_configurations_hold_valid_values_for_any_namespace(path):
+    values = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    for name, value in values.items():
+        assert name in parameters.BY_NAME and parameters.validate(name, value) is None
