@@ -24,6 +24,7 @@ ARGUMENTS = {
     "python": "interpreter that runs the node, such as that of a virtual environment",
     "bag": "recording to play with its clock: a path, or demo; implies use_sim_time",
 }
+TEXTS = ("profile", "image_topic", "instruction")  # parameters of the same name
 OUTPUTS = ("overlay", "source_image", "camera_info", "mask", "label_mask")
 
 
@@ -48,11 +49,8 @@ def actions(context: LaunchContext) -> list[Node | ExecuteProcess]:
     bag = os.path.join(share, "examples", "demo.mcap") if given["bag"] in ("demo", "true") else given["bag"]
     simulated = given["use_sim_time"] or ("true" if bag else "")
 
-    overrides = {
-        name: ParameterValue(given[name], value_type=str) for name in ("profile", "instruction") if given[name]
-    }
+    overrides = {name: ParameterValue(given[name], value_type=str) for name in TEXTS if given[name]}
     clock = {"use_sim_time": is_true(simulated)} if simulated else {}
-    image = [("image", given["image_topic"])] if given["image_topic"] else []
     log = ["--ros-args", "--log-level", given["log_level"]] if given["log_level"] else []
 
     started: list[Node | ExecuteProcess] = [
@@ -66,7 +64,6 @@ def actions(context: LaunchContext) -> list[Node | ExecuteProcess]:
                 *([overrides] if overrides else []),
                 *([clock] if clock else []),
             ],
-            remappings=image,
             arguments=log,
             prefix=given["python"] or None,
             output="screen",
