@@ -313,6 +313,8 @@ class SegzeroNode(LifecycleNode):
             return frame, self._failure(Status.BACKEND_ERROR, f"{type(error).__name__}: {error}", request.instruction)
 
     def _cancelled(self, request: Request) -> tuple[Any, Segmentation]:
+        if self.report.state == State.FAILED:
+            return None, self._failure(Status.NOT_READY, f"loading failed: {self.report.message}", request.instruction)
         return None, self._failure(Status.CANCELLED, "replaced or cleared before it began", request.instruction)
 
     def _failure(self, status: Status, message: str, instruction: str) -> Segmentation:
