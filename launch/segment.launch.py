@@ -13,7 +13,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 ARGUMENTS = {
     "profile": "checkpoint family: demo, seg-zero, vision-reasoner, star, qwen3-vl, or a YAML file",
-    "config": "parameter file: a path, or a name in the package's config folder; demo if no profile is set",
+    "config": "parameter file: a path, or a name in the package's config folder; the profile's own, demo without one",
     "image_topic": "camera image to look at; camera_info is expected beside it",
     "instruction": "first instruction, taken as text whatever it looks like",
     "rviz": "true starts RViz with the camera, the overlay and the mask",
@@ -25,6 +25,13 @@ ARGUMENTS = {
     "bag": "recording to play with its clock: a path, or demo; implies use_sim_time",
 }
 TEXTS = ("profile", "image_topic", "instruction")  # parameters of the same name
+CONFIGS = {  # parameter file that belongs to a profile
+    "": "demo",
+    "demo": "demo",
+    "seg-zero": "seg_zero_7b",
+    "vision-reasoner": "vision_reasoner_7b",
+    "star": "star",
+}
 OUTPUTS = ("overlay", "source_image", "camera_info", "mask", "label_mask")
 
 
@@ -40,7 +47,7 @@ def actions(context: LaunchContext) -> list[Node | ExecuteProcess]:
     share = get_package_share_directory("segzero_ros")
     given = {name: context.launch_configurations.get(name, "") for name in ARGUMENTS}
 
-    config = given["config"] or ("" if given["profile"] else "demo")
+    config = given["config"] or CONFIGS.get(given["profile"], "")
     if config and not os.path.dirname(config) and not os.path.isfile(config):
         config = os.path.join(share, "config", config.removesuffix(".yaml") + ".yaml")
     if config and not os.path.isfile(config):
