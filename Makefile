@@ -13,6 +13,9 @@ PY := $(VENV)/bin/python
 # Seen by every ROS 2 process that make starts: this machine only.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export OMP_NUM_THREADS ?= 2
+# The environment's own ROS 2, whatever the shell has sourced.
+export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV)
+unexport PYTHONPATH
 
 PIP := $(PY) -m pip install --disable-pip-version-check --progress-bar on
 RUN := $(VENV)/.run-stamp
