@@ -1,0 +1,247 @@
+"""From the model's text to candidates. The text is hostile: nothing here raises on any string, in bounded time.
+
+The tolerant parser takes what can be understood, object by object, and says what it could not. `strict=True` takes
+exactly what the published parsers take (for evaluation): dvlab-research/Seg-Zero, inference_scripts/infer.py for
+"single", and infer_multi_object.py for "list".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from segzero_ros.profiles import Profile
+from segzero_ros.types import Answer, Box, Candidate, Point, Status
+
+MAX_CHARS = 200_000  # of a text; no model of ours writes a tenth of it
+MAX_OBJECTS = 256
+MAX_DEPTH = 16
+MAX_LABEL = 80
+
+_THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
+_NUMBER = re.compile(r"\s*[-+]?(?:\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})(?:[eE][-+]?\d{1,3})?\s*")
+
+
+def parse_answer(text: str, profile: Profile, *, strict: bool = False, truncated: bool = False) -> Answer:
+    """Candidates in the profile's own coordinates (x in [0, extent]), in the order of the text.
+
+    OK with at least one object; NO_OBJECT for an empty list; PARSE_ERROR otherwise. reasons: one sentence per
+    thing that was wrong, also beside objects that survived. truncated: the token limit ended the text.
+    """
+    if strict:
+        return _strict(text, profile)
+    reasons: list[str] = []
+    if truncated:
+        reasons.append("the token limit cut the text off")
+    if len(text) > MAX_CHARS:
+        reasons.append(f"only the first {MAX_CHARS} of {len(text)} characters were read")
+        text = text[:MAX_CHARS]
+    reasoning = _between(text, "<think>", "</think>")
+    body, where = _answer_body(text, reasons)
+    objects, found_list, broken = _objects(body)
+    if not objects and not found_list and where != "text":
+        objects, found_list, broken = _objects(text)
+        if objects or found_list:
+            reasons.append("the answer was found outside its tags")
+    if broken:
+        reasons.append(broken)
+    candidates = []
+    for number, item in enumerate(objects[:MAX_OBJECTS], 1):
+        candidate, complaints = _candidate(item, profile)
+        reasons += [f"object {number}: {c}" for c in complaints]
+        if candidate is not None:
+            candidates.append(candidate)
+    if len(objects) > MAX_OBJECTS:
+        reasons.append(f"only the first {MAX_OBJECTS} of {len(objects)} objects were taken")
+    if candidates:
+        status = Status.OK
+    elif found_list and not objects and not broken and not truncated:
+        status = Status.NO_OBJECT
+    else:
+        status = Status.PARSE_ERROR
+        if not objects:
+            reasons.append("the text holds no answer")
+    return Answer(status, tuple(candidates), reasoning, body.strip()[:MAX_CHARS], tuple(reasons))
+
+
+def _between(text: str, start: str, end: str) -> str:
+    i = text.find(start)
+    if i < 0:
+        return ""
+    j = text.find(end, i)
+    stop = j if j >= 0 else text.find("<answer>", i)
+    return text[i + len(start) : stop if stop >= 0 else len(text)].replace(start, "").strip()
+
+
+def _answer_body(text: str, reasons: list[str]) -> tuple[str, str]:
+    """What is inside the last <answer> that opens; the text behind </think>, or all of it, where there is none."""
+    i = text.rfind("<answer>")
+    if i >= 0:
+        if text.count("<answer>") > 1:
+            reasons.append("more than one <answer>; the last one that holds something was taken")
+            for piece in reversed(text.split("<answer>")[1:]):
+                body = piece.split("</answer>")[0]
+                if "{" in body or "[" in body:
+                    return body, "tag"
+        body = text[i + len("<answer>") :]
+        j = body.find("</answer>")
+        if j < 0:
+            reasons.append("</answer> is missing")
+        return body[:j] if j >= 0 else body, "tag"
+    reasons.append("<answer> is missing")
+    j = text.rfind("</think>")
+    return (text[j + len("</think>") :], "rest") if j >= 0 else (text, "text")
+
+
+def _objects(body: str) -> tuple[list[dict[str, Any]], bool, str]:
+    """Every JSON object in the text that holds no other object; whether a list was opened; what was wrong.
+
+    Braces are matched by one scan, so the time is linear and a broken object costs only itself.
+    """
+    objects: list[dict[str, Any]] = []
+    broken = 0
+    start = -1
+    for match in re.finditer(r"[{}]", body):
+        if match.group() == "{":
+            if start >= 0 and body[start + 1 : match.start()].strip():
+                broken += 1
+            start = match.start()
+        elif start >= 0:
+            item = _loads(body[start : match.end()])
+            if isinstance(item, dict):
+                objects.append(item)
+            else:
+                broken += 1
+            start = -1
+    if start >= 0:
+        broken += 1
+    empty = re.search(r"\[\s*\]", body) is not None and "{" not in body
+    complaint = f"{broken} object{'s' if broken > 1 else ''} could not be read" if broken else ""
+    return objects, empty, complaint
+
+
+def _loads(piece: str) -> Any:
+    """JSON, or JSON written as a Python dict (single quotes, None, trailing comma)."""
+    if len(piece) > 20_000 or piece.count("[") > 4 * MAX_DEPTH:
+        return None
+    for attempt in (piece, re.sub(r",\s*([}\]])", r"\1", piece.replace("'", '"').replace("None", "null"))):
+        try:
+            return json.loads(attempt)
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None, list[str]]:
+    complaints: list[str] = []
+    extent = float(profile.extent)
+    box: Box | None = None
+    points: list[Point] = []
+    for key, value in item.items():
+        name = str(key).lower()
+        if "bbox" in name and box is None:
+            numbers = _numbers(value, 4)
+            if numbers is None:
+                complaints.append(f"{str(key)[:40]} is not four finite numbers")
+                continue
+            box = _tidy((numbers[0], numbers[1], numbers[2], numbers[3]), extent, complaints)
+        elif "point" in name:
+            many = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+            for one in many[:8]:
+                pair = _numbers(one, 2)
+                if pair is None:
+                    complaints.append(f"{str(key)[:40]} is not two finite numbers")
+                    continue
+                x, y = (min(max(v, 0.0), extent) for v in pair)
+                if [x, y] != pair:
+                    complaints.append("a point outside the image was moved to its edge")
+                points.append((x, y))
+    if box is None and not points:
+        return None, complaints or ["there is neither a box nor a point"]
+    if box is None and profile.sam_prompts != "points" and not any("box" in c for c in complaints):
+        complaints.append("there is no box")
+    if box is None and any("empty" in c or "outside" in c and "box" in c for c in complaints):
+        return None, complaints
+    label = item.get("label")
+    clean = " ".join("".join(c if c.isprintable() else " " for c in label).split()) if isinstance(label, str) else ""
+    return Candidate(box, tuple(points), clean[:MAX_LABEL]), complaints
+
+
+def _numbers(value: Any, count: int) -> list[float] | None:
+    if not isinstance(value, (list, tuple)) or len(value) != count:
+        return None
+    out = []
+    for v in value:
+        if isinstance(v, str) and _NUMBER.fullmatch(v):
+            v = float(v)
+        if isinstance(v, bool) or not isinstance(v, (int, float)):
+            return None
+        try:
+            number = float(v)
+        except OverflowError:
+            return None
+        if not math.isfinite(number):
+            return None
+        out.append(number)
+    return out
+
+
+def _tidy(box: Box, extent: float, complaints: list[str]) -> Box | None:
+    """Corners in order, clipped to the image; None when nothing of it is inside."""
+    x1, y1, x2, y2 = box
+    if x1 > x2 or y1 > y2:
+        complaints.append("the box's corners were in the wrong order")
+        x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
+    inside = tuple(min(max(v, 0.0), extent) for v in (x1, y1, x2, y2))
+    if inside != (x1, y1, x2, y2):
+        complaints.append("the box was clipped to the image")
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        complaints.append("the box is empty or lies outside the image")
+        return None
+    return inside[0], inside[1], inside[2], inside[3]
+
+
+def _strict(text: str, profile: Profile) -> Answer:
+    """The published parsers, which raise on most bad texts: that is PARSE_ERROR here."""
+    think = re.search(r"<think>([^<]+)</think>", text)
+    try:
+        candidates = _strict_single(text) if profile.schema == "single" else _strict_list(text)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        return Answer(Status.PARSE_ERROR, (), think.group(1) if think else "", "", (f"refused: {error!r}"[:300],))
+    if think is None and profile.schema == "single":
+        return Answer(Status.PARSE_ERROR, (), "", "", ("refused: no thinking",))
+    status = Status.OK if candidates else Status.NO_OBJECT
+    return Answer(status, tuple(candidates), think.group(1) if think else "", "")
+
+
+def _strict_single(text: str) -> list[Candidate]:
+    match = re.search(r"{[^}]+}", text)
+    if match is None:
+        raise ValueError("no object")
+    data = json.loads(match.group(0))
+    box_key = next((key for key in data if "bbox" in key.lower()), None)
+    if not box_key or len(data[box_key]) != 4:
+        raise ValueError("no box")
+    box = tuple(float(int(v)) for v in data[box_key])
+    keys = [key for key in data if "points" in key.lower()][:2]
+    if len(keys) != 2:
+        raise ValueError("no two points")
+    points = tuple((float(int(data[k][0])), float(int(data[k][1]))) for k in keys)
+    return [Candidate((box[0], box[1], box[2], box[3]), points)]
+
+
+def _strict_list(text: str) -> list[Candidate]:
+    match = re.search(r"<answer>\s*(.*?)\s*</answer>", text, re.DOTALL)
+    if match is None:
+        raise ValueError("no answer")
+    found = []
+    for item in json.loads(match.group(1)):
+        # The published code multiplies, so anything that a number multiplies to an int-able value passes.
+        box = [item["bbox_2d"][i] * 1.0 for i in range(4)]
+        point = [item["point_2d"][i] * 1.0 for i in range(2)]
+        for v in (*box, *point):
+            int(v + 0.5)
+        found.append(Candidate((box[0], box[1], box[2], box[3]), ((point[0], point[1]),)))
+    return found
