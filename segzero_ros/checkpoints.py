@@ -1,0 +1,80 @@
+"""From a name to a folder of weights: embedded, a local path, or the hub. safetensors only.
+
+Everything that can be known without a model library is checked first, so that a missing, truncated or corrupt file
+is a sentence and not a stack trace.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from segzero_ros.types import SegzeroError, Status
+
+EMBEDDED = Path(__file__).with_name("weights")
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+def resolve(name: str, role: str, *, revision: str | None = None, offline: bool = False) -> Path:
+    """The folder of a checkpoint. role: "reasoner" or "segmenter". Raises SegzeroError(NOT_READY)."""
+    if name == "embedded":
+        folder = EMBEDDED / role
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise SegzeroError(Status.NOT_READY, f"there is no folder {name} with a {role}'s weights")
+    else:
+        folder = _from_hub(name, revision, offline)
+    check(folder, role)
+    return folder
+
+
+def _from_hub(name: str, revision: str | None, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=HUB_FILES))
+    except Exception as error:
+        hint = "it is not on this disk and offline is set" if offline else "is the name right, and the network there?"
+        raise SegzeroError(Status.NOT_READY, f"could not get {name} from the hub ({hint}): {_first_line(error)}") from error
+
+
+def check(folder: Path, role: str) -> None:
+    """Raises SegzeroError(NOT_READY) unless the folder holds a readable configuration and whole safetensors files."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise SegzeroError(Status.NOT_READY, f"{folder} holds no {role}: config.json is missing")
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SegzeroError(Status.NOT_READY, f"{config} is not valid JSON: {error}") from error
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise SegzeroError(Status.NOT_READY, f"{folder} holds no {role}: there is no .safetensors file (others are not loaded)")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(wanted - {w.name for w in weights}):
+            raise SegzeroError(Status.NOT_READY, f"{folder} lacks {', '.join(missing[:3])}")
+    for path in weights:
+        _check_weights(path)
+
+
+def _check_weights(path: Path) -> None:
+    """The header of a safetensors file says how long the file is."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= min(size - 8, 100_000_000):
+                raise ValueError("the header is damaged")
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        if 8 + length + max(ends, default=0) != size:
+            raise ValueError(f"it has {size} bytes and should have {8 + length + max(ends, default=0)}")
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise SegzeroError(Status.NOT_READY, f"{path} is truncated or corrupt: {error}; fetch it again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,42 @@
+"""What runs where: device, number format and memory, chosen by what is there."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from segzero_ros.types import SegzeroError, Status
+
+
+def choose_device(wish: str | None) -> torch.device:
+    if not wish or wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+    except RuntimeError as error:
+        raise SegzeroError(Status.NOT_READY, f"{wish!r} is no device; try auto, cpu or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SegzeroError(Status.NOT_READY, f"{wish} was asked for, but this torch sees no CUDA device")
+    return device
+
+
+def choose_dtype(wish: str | None, device: torch.device) -> torch.dtype:
+    if not wish or wish == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if wish not in dtypes:
+        raise SegzeroError(Status.NOT_READY, f"{wish!r} is no number format; one of {', '.join(dtypes)}")
+    return dtypes[wish]
+
+
+def choose_attention(wish: str | None, device: torch.device) -> str:
+    if wish and wish != "auto":
+        return wish
+    flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def memory_of(model: torch.nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))

@@ -1,0 +1,246 @@
+"""The reasoning model by transformers: squares and prompts in, texts out. Qwen2.5-VL and Qwen3-VL.
+
+Inputs are built by hand, since the library's processors need torchvision: one path with and without a GPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from segzero_ros import checkpoints
+from segzero_ros.devices import choose_attention, choose_device, choose_dtype, memory_of
+from segzero_ros.profiles import Profile
+from segzero_ros.types import Cancel, Generation, Image, LoadedModel, OnProgress, OnText, SegzeroError, Status
+
+# preprocessor_config.json of the published checkpoints.
+_NORMS = {
+    "qwen2_5_vl": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "qwen3_vl": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+def load_reasoner(
+    profile: Profile,
+    checkpoint: str | None = None,
+    revision: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    attention: str | None = None,
+    offline: bool = False,
+    on_progress: OnProgress | None = None,
+    cancel: Cancel | None = None,
+) -> TransformersReasoner:
+    """Loads a checkpoint folder or hub name. Raises SegzeroError with a sentence for what is missing or broken."""
+    tell = on_progress or (lambda share, what: None)
+    name = checkpoint or profile.reasoner
+    revision = revision or (profile.reasoner_revision if name == profile.reasoner else None)
+    tell(0.0, f"finding {name}")
+    folder = checkpoints.resolve(name, "reasoner", revision=revision, offline=offline)
+    _stop_if(cancel)
+    tell(0.3, f"loading {name}")
+    where = choose_device(device)
+    kind = choose_dtype(dtype, where)
+    model_class = _model_class(profile)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = model_class.from_pretrained(
+            folder,
+            dtype=kind,
+            attn_implementation=choose_attention(attention, where),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        _stop_if(cancel)
+        tell(0.9, f"moving {name} to {where}")
+        model = model.to(where).eval()
+    except SegzeroError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
+    except Exception as error:
+        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {checkpoints._first_line(error)}") from error
+    info = LoadedModel(
+        name=name,
+        revision=revision or "",
+        parameters=sum(p.numel() for p in model.parameters()),
+        dtype=str(kind).removeprefix("torch."),
+        device=str(where),
+        memory_bytes=memory_of(model),
+    )
+    return TransformersReasoner(model, tokenizer, profile, info)
+
+
+def _model_class(profile: Profile) -> type:
+    if profile.model_class == "qwen3_vl":
+        from transformers import Qwen3VLForConditionalGeneration
+
+        return Qwen3VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    return Qwen2_5_VLForConditionalGeneration
+
+
+def _stop_if(cancel: Cancel | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise SegzeroError(Status.CANCELLED, "the load was cancelled")
+
+
+class TransformersReasoner:
+    """See types.Reasoner. Not thread-safe: one thread owns it."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer: object, profile: Profile, info: LoadedModel) -> None:
+        self.model, self.tokenizer, self.profile, self.info = model, tokenizer, profile, info
+        vision = model.config.vision_config
+        self.patch, self.merge = vision.patch_size, vision.spatial_merge_size
+        self.temporal = vision.temporal_patch_size
+        cell = self.patch * self.merge
+        if profile.square % cell:
+            raise SegzeroError(
+                Status.NOT_READY, f"profile {profile.name}: square {profile.square} is no multiple of {cell} pixels"
+            )
+        self.image_tokens = (profile.square // cell) ** 2
+        self.mean, self.std = (
+            torch.tensor(v, dtype=torch.float32)[:, None, None] for v in _NORMS[profile.model_class]
+        )
+        self._image_id = model.config.image_token_id
+        before, after = self._chat()
+        self._before, self._after = self._encode(before), self._encode(after)
+
+    def _chat(self) -> tuple[str, str]:
+        """Qwen's chat format around image and prompt, written by hand."""
+        system = self.profile.system
+        head = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+        return head + "<|im_start|>user\n<|vision_start|>", "<|im_end|>\n<|im_start|>assistant\n"
+
+    def _encode(self, text: str, *, hostile: bool = False) -> list[int]:
+        """hostile: special tokens in the text are spelled out and not obeyed."""
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        return list(self.tokenizer.encode(clean, add_special_tokens=False, split_special_tokens=hostile))
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        end = self.tokenizer.convert_tokens_to_ids("<|vision_end|>")
+        image = [self._image_id] * self.image_tokens
+        return [*self._before, *image, end, *self._encode(prompt, hostile=True), *self._after]
+
+    def pixel_values(self, squares: list[Image]) -> torch.Tensor:
+        """(sum of patches, channels x temporal x patch x patch), patches in the order of merged cells."""
+        side, p, m = self.profile.square, self.patch, self.merge
+        grid = side // p // m
+        images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
+        x = ((images - self.mean) / self.std).view(len(squares), 3, grid, m, p, grid, m, p)
+        x = x.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, 3, 1, p * p)
+        return x.expand(-1, 3, self.temporal, p * p).reshape(len(squares) * (grid * m) ** 2, -1)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        squares: list[Image],
+        prompts: list[str],
+        *,
+        on_text: OnText | None = None,
+        cancel: Cancel | None = None,
+    ) -> list[Generation]:
+        """Greedy. on_text(i, piece) as text comes; cancel is looked at before every token. Left padding in batches."""
+        began = time.perf_counter()
+        sequences = [self.prompt_ids(p) for p in prompts]
+        longest = max(map(len, sequences))
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        ids = torch.tensor([[pad] * (longest - len(s)) + s for s in sequences])
+        attended = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences])
+        rows = self.profile.square // self.patch
+        device = self.model.device
+        # Positions of an earlier call must not leak into this one.
+        self.model.model.rope_deltas = None
+        stop = _Watch(cancel)
+        end = self.model.generation_config.eos_token_id
+        ends = set(end if isinstance(end, list) else [end]) | {self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+        streamer = _Streamer(self._decode, on_text, began, ends)
+        out = self.model.generate(
+            input_ids=ids.to(device),
+            attention_mask=attended.to(device),
+            pixel_values=self.pixel_values(squares).to(device, self.model.dtype),
+            image_grid_thw=torch.tensor([[1, rows, rows]] * len(squares), device=device),
+            mm_token_type_ids=(ids == self._image_id).int().to(device),
+            max_new_tokens=self.profile.max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            repetition_penalty=1.0,
+            eos_token_id=sorted(ends - {None}),
+            pad_token_id=pad,
+            streamer=streamer if len(prompts) == 1 else None,
+            stopping_criteria=StoppingCriteriaList([stop]),
+        )
+        done = []
+        for i, row in enumerate(out[:, longest:].tolist()):
+            count = next((n for n, t in enumerate(row) if t in ends), len(row))
+            finished = count < len(row)
+            cancelled = stop.stopped and not finished
+            text = self._decode(row[:count])
+            if on_text and len(prompts) > 1:
+                on_text(i, text)
+            done.append(
+                Generation(
+                    text=text,
+                    prompt_tokens=len(sequences[i]),
+                    completion_tokens=count,
+                    truncated=not finished and not cancelled,
+                    cancelled=cancelled,
+                    first_token=streamer.first or time.perf_counter() - began,
+                )
+            )
+        return done
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class _Watch(StoppingCriteria):
+    """Stops before the next token when asked to."""
+
+    def __init__(self, cancel: Cancel | None) -> None:
+        self.cancel, self.stopped = cancel, False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        self.stopped = self.cancel is not None and self.cancel.is_set()
+        return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device)
+
+
+class _Streamer(BaseStreamer):
+    """Gives text as it comes, holding back a character whose bytes are not all there."""
+
+    def __init__(
+        self, decode: Callable[[list[int]], str], on_text: OnText | None, began: float, ends: set[int]
+    ) -> None:
+        self.decode, self.on_text, self.began, self.ends = decode, on_text, began, ends
+        self.ids: list[int] = []
+        self.said = 0
+        self.first = 0.0
+        self._prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompt:  # the library streams the prompt first
+            self._prompt = False
+            return
+        self.first = self.first or time.perf_counter() - self.began
+        if self.on_text is None:
+            return
+        self.ids += [t for t in value.reshape(-1).tolist() if t not in self.ends]
+        text = self.decode(self.ids)
+        if len(text) > self.said and not text.endswith("\ufffd"):
+            self.on_text(0, text[self.said :])
+            self.said = len(text)
+
+    def end(self) -> None:
+        return
+
+

@@ -1,0 +1,118 @@
+"""SAM 2 by transformers: encode an image once, prompt it often; best of the multimask outputs by predicted IoU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import Sam2Model
+
+from segzero_ros import checkpoints
+from segzero_ros.devices import choose_device, choose_dtype, memory_of
+from segzero_ros.profiles import Profile
+from segzero_ros.types import Box, Cancel, Image, LoadedModel, Mask, OnProgress, Point, SegzeroError, Status
+
+# ImageNet's, as in the published preprocessor_config.json.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_segmenter(
+    profile: Profile,
+    checkpoint: str | None = None,
+    revision: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    offline: bool = False,
+    on_progress: OnProgress | None = None,
+    cancel: Cancel | None = None,
+) -> TransformersSegmenter:
+    """Loads a checkpoint folder or hub name (SAM 2.0 or 2.1, any size). Raises SegzeroError."""
+    tell = on_progress or (lambda share, what: None)
+    name = checkpoint or profile.segmenter
+    revision = revision or (profile.segmenter_revision if name == profile.segmenter else None)
+    tell(0.0, f"finding {name}")
+    folder = checkpoints.resolve(name, "segmenter", revision=revision, offline=offline)
+    if cancel is not None and cancel.is_set():
+        raise SegzeroError(Status.CANCELLED, "the load was cancelled")
+    tell(0.3, f"loading {name}")
+    where = choose_device(device)
+    kind = choose_dtype(dtype, where)
+    try:
+        model = Sam2Model.from_pretrained(
+            folder, dtype=kind, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+        model = model.to(where).eval()
+    except torch.OutOfMemoryError as error:
+        raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
+    except Exception as error:
+        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {checkpoints._first_line(error)}") from error
+    info = LoadedModel(
+        name=name,
+        revision=revision or "",
+        parameters=sum(p.numel() for p in model.parameters()),
+        dtype=str(kind).removeprefix("torch."),
+        device=str(where),
+        memory_bytes=memory_of(model),
+    )
+    return TransformersSegmenter(model, info)
+
+
+@dataclass(frozen=True)
+class Features:
+    embeddings: list[torch.Tensor]
+    height: int
+    width: int
+
+
+class TransformersSegmenter:
+    """See types.Segmenter. Not thread-safe: one thread owns it."""
+
+    def __init__(self, model: Sam2Model, info: LoadedModel) -> None:
+        self.model, self.info = model, info
+        size = model.config.vision_config.backbone_config.image_size
+        self.side = int(size[0] if isinstance(size, (list, tuple)) else size)
+
+    @torch.inference_mode()
+    def encode(self, image: Image) -> Features:
+        height, width = image.shape[:2]
+        square = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
+        x = (square.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+        pixels = torch.from_numpy(x).permute(2, 0, 1)[None].to(self.model.device, self.model.dtype)
+        return Features(self.model.get_image_embeddings(pixels), height, width)
+
+    @torch.inference_mode()
+    def segment(
+        self, features: object, boxes: list[Box | None], points: list[tuple[Point, ...]]
+    ) -> list[tuple[Mask, float]]:
+        assert isinstance(features, Features)
+        found: list[tuple[Mask, float] | None] = [None] * len(boxes)
+        # One call for all prompts of one form; a tensor cannot hold some with and some without a box.
+        forms: dict[tuple[bool, int], list[int]] = {}
+        for i, (box, many) in enumerate(zip(boxes, points, strict=True)):
+            if box is None and not many:
+                raise ValueError("a prompt needs a box or a point")
+            forms.setdefault((box is not None, len(many)), []).append(i)
+        scale = torch.tensor([self.side / features.width, self.side / features.height], device=self.model.device)
+        for (with_box, count), members in forms.items():
+            prompt: dict[str, torch.Tensor] = {}
+            if with_box:
+                xyxy = torch.tensor([[boxes[i] for i in members]], device=self.model.device, dtype=torch.float32)
+                prompt["input_boxes"] = xyxy * scale.repeat(2)
+            if count:
+                xy = torch.tensor([[points[i] for i in members]], device=self.model.device, dtype=torch.float32)
+                prompt["input_points"] = xy * scale
+                prompt["input_labels"] = torch.ones(1, len(members), count, dtype=torch.int64, device=self.model.device)
+            out = self.model(image_embeddings=list(features.embeddings), multimask_output=True, **prompt)
+            scores = out.iou_scores[0].float()
+            best = scores.argmax(1)
+            rows = torch.arange(len(members), device=best.device)
+            logits = out.pred_masks[0][rows, best].float()[None]
+            size = (features.height, features.width)
+            masks = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0] > 0
+            for n, i in enumerate(members):
+                found[i] = (masks[n].cpu().numpy(), float(scores[n, best[n]].clamp(0, 1)))
+        return [f for f in found if f is not None]
