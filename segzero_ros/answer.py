@@ -162,7 +162,7 @@ def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None
         return None, complaints or ["there is neither a box nor a point"]
     if box is None and profile.sam_prompts != "points" and not any("box" in c for c in complaints):
         complaints.append("there is no box")
-    if box is None and any("empty" in c or "outside" in c and "box" in c for c in complaints):
+    if box is None and any("empty" in c or ("outside" in c and "box" in c) for c in complaints):
         return None, complaints
     label = item.get("label")
     clean = " ".join("".join(c if c.isprintable() else " " for c in label).split()) if isinstance(label, str) else ""

@@ -36,7 +36,9 @@ def _from_hub(name: str, revision: str | None, offline: bool) -> Path:
         return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=HUB_FILES))
     except Exception as error:
         hint = "it is not on this disk and offline is set" if offline else "is the name right, and the network there?"
-        raise SegzeroError(Status.NOT_READY, f"could not get {name} from the hub ({hint}): {_first_line(error)}") from error
+        raise SegzeroError(
+            Status.NOT_READY, f"could not get {name} from the hub ({hint}): {_first_line(error)}"
+        ) from error
 
 
 def check(folder: Path, role: str) -> None:
@@ -50,7 +52,9 @@ def check(folder: Path, role: str) -> None:
         raise SegzeroError(Status.NOT_READY, f"{config} is not valid JSON: {error}") from error
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise SegzeroError(Status.NOT_READY, f"{folder} holds no {role}: there is no .safetensors file (others are not loaded)")
+        raise SegzeroError(
+            Status.NOT_READY, f"{folder} holds no {role}: there is no .safetensors file (others are not loaded)"
+        )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

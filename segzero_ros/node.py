@@ -89,7 +89,9 @@ class SegzeroNode(LifecycleNode):
         self._image_group, self._quick_group, self._segment_group = group(), group(), group()
         self._state_publisher = self._latched(StateMsg, "~/state")
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(1.0, self._publish_diagnostics, self._quick_group, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(
+            1.0, self._publish_diagnostics, self._quick_group, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         self.create_service(SegmentImage, "~/segment", self._on_segment, callback_group=self._segment_group)
         self.create_service(SetInstruction, "~/set_instruction", self._on_set, callback_group=self._quick_group)
         self.create_service(Trigger, "~/clear", self._on_clear, callback_group=self._quick_group)
@@ -182,7 +184,12 @@ class SegzeroNode(LifecycleNode):
         compressed, info = input_topics(image, p["compressed_topic"], p["camera_info_topic"])
         as_raw = p["image_transport"] == "raw"
         for kind, topic, callback, profile in (
-            (Image if as_raw else CompressedImage, image if as_raw else compressed, self._on_image, qos(5, reliable=False)),
+            (
+                Image if as_raw else CompressedImage,
+                image if as_raw else compressed,
+                self._on_image,
+                qos(5, reliable=False),
+            ),
             (CameraInfo, info, self._on_info, qos(5, reliable=False)),
             (String, "~/instruction", self._on_instruction, qos(5)),
         ):
@@ -265,7 +272,9 @@ class SegzeroNode(LifecycleNode):
             raise SegzeroError(Status.NOT_READY, "disabled by ~/enable")
         return validate_instruction(text, max_chars=self.get_parameter("max_instruction_chars").value)
 
-    def _request(self, text: str, request_id: str, done: Any = None, image: Any = None, timeout: float = 0.0) -> Request:
+    def _request(
+        self, text: str, request_id: str, done: Any = None, image: Any = None, timeout: float = 0.0
+    ) -> Request:
         deadline = time.monotonic() + (timeout or self.get_parameter("timeout").value)
 
         def publish(answer: tuple[Any, Segmentation]) -> None:
@@ -403,7 +412,9 @@ class SegzeroNode(LifecycleNode):
             level, message = DiagnosticStatus.WARN, f"no image on {[s.topic_name for s in self._inputs[:1]]}"
         facts = {"state": report.state.value, "model": self.model, "frames": self.frames.count,
                  "instruction": report.instruction, "enabled": self.enabled}  # fmt: skip
-        status = DiagnosticStatus(level=level, name=self.get_fully_qualified_name(), message=message, hardware_id="segzero")
+        status = DiagnosticStatus(
+            level=level, name=self.get_fully_qualified_name(), message=message, hardware_id="segzero"
+        )
         status.values = [KeyValue(key=k, value=str(v)) for k, v in facts.items()]
         msg = DiagnosticArray(status=[status])
         msg.header.stamp = self.get_clock().now().to_msg()

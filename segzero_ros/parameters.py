@@ -36,18 +36,35 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("attention", "auto", "Attention of the reasoning model: auto, eager, sdpa or flash_attention_2."),
     Parameter("offline", False, "Never ask the hub, take only what is on the disk."),
     Parameter("image_topic", "image", "Image topic; the compressed topic and camera_info follow from it."),
-    Parameter("image_transport", "raw", "raw: sensor_msgs/Image; compressed: CompressedImage.", choices=("raw", "compressed")),
+    Parameter(
+        "image_transport", "raw", "raw: sensor_msgs/Image; compressed: CompressedImage.", choices=("raw", "compressed")
+    ),
     Parameter("compressed_topic", "", "Compressed image topic; empty: image_topic + /compressed."),
     Parameter("camera_info_topic", "", "Topic of camera_info; empty: camera_info beside the image topic."),
-    Parameter("mode", "once", "once: one answer per instruction; continuous: again on the newest frame.",
-              choices=("once", "continuous"), live=True),  # fmt: skip
+    Parameter(
+        "mode",
+        "once",
+        "once: one answer per instruction; continuous: again on the newest frame.",
+        choices=("once", "continuous"),
+        live=True,
+    ),
     Parameter("instruction", "", "Instruction that is taken when the node becomes active; empty: none."),
-    Parameter("max_age", 1.0, "Seconds that a frame may be old; an older one is not used, the next is. 0: any age.",
-              bounds=(0.0, 86400.0), live=True),  # fmt: skip
+    Parameter(
+        "max_age",
+        1.0,
+        "Seconds that a frame may be old; an older one is not used, the next is. 0: any age.",
+        bounds=(0.0, 86400.0),
+        live=True,
+    ),
     Parameter("image_timeout", 5.0, "Seconds to wait for a frame.", bounds=(0.0, 3600.0), live=True),
     Parameter("timeout", 120.0, "Seconds for one answer, waiting included.", bounds=(0.1, 86400.0), live=True),
-    Parameter("repeat_gap", 2.0, "Seconds within which the identical instruction is taken for a repetition.",
-              bounds=(0.0, 3600.0), live=True),  # fmt: skip
+    Parameter(
+        "repeat_gap",
+        2.0,
+        "Seconds within which the identical instruction is taken for a repetition.",
+        bounds=(0.0, 3600.0),
+        live=True,
+    ),
     Parameter("max_instruction_chars", 2000, "Longest instruction, characters.", bounds=(1, 100000), live=True),
 )
 BY_NAME = {p.name: p for p in TABLE}

@@ -186,9 +186,7 @@ class Pipeline:
         """From a text to masks."""
         height, width = image.shape[:2]
         read = parse_answer(generation.text, self.profile, truncated=generation.truncated)
-        timing = replace(
-            timing, prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens
-        )
+        timing = replace(timing, prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
         result = Segmentation(
             read.status,
             _sentence(read),
@@ -228,7 +226,9 @@ class Pipeline:
         return c.box, points
 
 
-def _run(pipeline: Pipeline, image: Image, instruction: str, cancel: Cancel, timeout: float | None, emit) -> Segmentation:  # type: ignore[no-untyped-def]
+def _run(
+    pipeline: Pipeline, image: Image, instruction: str, cancel: Cancel, timeout: float | None, emit
+) -> Segmentation:  # type: ignore[no-untyped-def]
     began = time.perf_counter()
     deadline = None if timeout is None else began + timeout
     late = False

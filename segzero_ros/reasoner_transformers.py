@@ -107,9 +107,7 @@ class TransformersReasoner:
                 Status.NOT_READY, f"profile {profile.name}: square {profile.square} is no multiple of {cell} pixels"
             )
         self.image_tokens = (profile.square // cell) ** 2
-        self.mean, self.std = (
-            torch.tensor(v, dtype=torch.float32)[:, None, None] for v in _NORMS[profile.model_class]
-        )
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in _NORMS[profile.model_class])
         self._image_id = model.config.image_token_id
         before, after = self._chat()
         self._before, self._after = self._encode(before), self._encode(after)
@@ -242,5 +240,3 @@ class _Streamer(BaseStreamer):
 
     def end(self) -> None:
         return
-
-

@@ -1,0 +1,185 @@
+"""Everything that the node publishes about an answer, each with the source image's header verbatim.
+
+All reliable, transient local, depth 1, so that who subscribes after the answer still gets it. Heavy outputs are
+computed when somebody listens: at once, or from the kept answer for one who comes late.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from segzero_msgs.msg import Segmentation as SegmentationMsg
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
+
+from segzero_ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
+from segzero_ros.geometry import label_image
+from segzero_ros.messages import clean, result_json, to_result_msg
+from segzero_ros.overlay import draw_overlay
+from segzero_ros.types import Segmentation
+
+LATE_PERIOD = 0.25  # seconds between looks for late subscribers
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One answer. image: the frame's message (Image or CompressedImage), or None when there was no frame."""
+
+    header: Any
+    image: Any | None
+    camera_info: Any | None
+    segmentation: Segmentation
+    request_id: str
+
+
+class Outputs:
+    """The publishers. `publish` may be called from any thread."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._kept: Kept | None = None
+        self._overlay: tuple[Kept, Any] | None = None
+        self._fresh: set[str] = set()  # topics that carry the kept answer
+        self._light: dict[str, tuple[Any, Callable[[Kept], Any]]] = {}
+        self._heavy: dict[str, tuple[Any, Callable[[Kept], Any]]] = {}
+        for name, kind, make in (
+            ("~/result", SegmentationMsg, self._result),
+            ("~/reasoning", String, lambda k: String(data=clean(k.segmentation.reasoning))),
+            ("~/result_json", String, lambda k: String(data=result_json(k.segmentation, k.header, k.request_id))),
+            ("~/camera_info", CameraInfo, lambda k: k.camera_info),
+        ):
+            self._light[name] = (self._publisher(kind, name), make)
+        for name, kind, make in (
+            ("~/source_image", Image, self._source),
+            ("~/mask", Image, self._mask),
+            ("~/label_mask", Image, self._labels),
+            ("~/overlay", Image, lambda k: self._drawn(k, lambda p: image_to_msg(p, "rgb8", k.header))),
+            (
+                "~/overlay/compressed",
+                CompressedImage,
+                lambda k: self._drawn(k, lambda p: compressed_to_msg(p, k.header)),
+            ),
+        ):
+            self._heavy[name] = (self._publisher(kind, name), make)
+        self._add_vision_msgs()
+        self._timer = node.create_timer(LATE_PERIOD, self._serve, callback_group=MutuallyExclusiveCallbackGroup())
+
+    def _publisher(self, kind: type, name: str) -> Any:
+        profile = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=1,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        )
+        return self._node.create_publisher(
+            kind, name, profile, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+        )
+
+    def publish(self, kept: Kept) -> None:
+        with self._lock:
+            self._kept, self._overlay, self._fresh = kept, None, set()
+            for name, (publisher, make) in self._light.items():
+                message = make(kept)
+                if message is not None:
+                    publisher.publish(message)
+                self._fresh.add(name)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Computes each heavy output that somebody listens to and that does not carry the kept answer yet."""
+        with self._lock:
+            kept = self._kept
+            if kept is None:
+                return
+            for name, (publisher, make) in self._heavy.items():
+                if name in self._fresh or not publisher.get_subscription_count():
+                    continue
+                self._fresh.add(name)
+                try:
+                    message = make(kept)
+                except Exception as error:
+                    self._node.get_logger().error(f"{name}: {error}")
+                    continue
+                if message is not None:
+                    publisher.publish(message)
+
+    # -- what each says; None: nothing to say about this answer
+
+    @staticmethod
+    def _result(k: Kept) -> SegmentationMsg:
+        return to_result_msg(k.segmentation, k.header, k.camera_info, k.request_id)
+
+    @staticmethod
+    def _source(k: Kept) -> Any:
+        if k.image is None or isinstance(k.image, Image):
+            return k.image
+        return image_to_msg(compressed_from_msg(k.image), "rgb8", k.header)
+
+    @staticmethod
+    def _mask(k: Kept) -> Any:
+        s = k.segmentation
+        if not s.height:
+            return None
+        union = np.zeros((s.height, s.width), np.uint8)
+        for i in s.instances:
+            union[i.mask] = 255
+        return image_to_msg(union, "mono8", k.header)
+
+    @staticmethod
+    def _labels(k: Kept) -> Any:
+        s = k.segmentation
+        if not s.height:
+            return None
+        labels = label_image([i.mask for i in s.instances], [i.score for i in s.instances], s.height, s.width)
+        return image_to_msg(labels, "mono8" if labels.dtype == np.uint8 else "16UC1", k.header)
+
+    def _drawn(self, k: Kept, wrap: Callable[[Any], Any]) -> Any:
+        if k.image is None or not k.segmentation.height:
+            return None
+        if self._overlay is None or self._overlay[0] is not k:
+            raw = image_from_msg(k.image) if isinstance(k.image, Image) else compressed_from_msg(k.image)
+            self._overlay = (k, draw_overlay(raw, k.segmentation))
+        return wrap(self._overlay[1])
+
+    def _add_vision_msgs(self) -> None:
+        """~/detections and ~/label_info, where vision_msgs is installed."""
+        try:
+            from vision_msgs.msg import Detection2DArray, LabelInfo
+        except ImportError:
+            self._node.get_logger().info("vision_msgs is not installed: no ~/detections, no ~/label_info")
+            return
+        self._light["~/detections"] = (self._publisher(Detection2DArray, "~/detections"), _detections)
+        self._light["~/label_info"] = (self._publisher(LabelInfo, "~/label_info"), _label_info)
+
+
+def _detections(k: Kept) -> Any:
+    """vision_msgs/Detection2DArray: the masks' boxes as centre and size."""
+    from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+    out = Detection2DArray(header=k.header)
+    for i in k.segmentation.instances:
+        detection = Detection2D(header=k.header)
+        x1, y1, x2, y2 = (float(v) for v in i.box)
+        detection.bbox.center.position.x, detection.bbox.center.position.y = (x1 + x2) / 2, (y1 + y2) / 2
+        detection.bbox.size_x, detection.bbox.size_y = x2 - x1, y2 - y1
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = clean(i.label), float(i.score)
+        detection.results = [hypothesis]
+        out.detections.append(detection)
+    return out
+
+
+def _label_info(k: Kept) -> Any:
+    """vision_msgs/LabelInfo: what the values of ~/label_mask stand for; 255 is reserved for unlabelled."""
+    from vision_msgs.msg import LabelInfo, VisionClass
+
+    names = [(0, "background"), *((i.index, clean(i.label)) for i in k.segmentation.instances), (255, "unlabelled")]
+    return LabelInfo(header=k.header, class_map=[VisionClass(class_id=n, class_name=name) for n, name in names])

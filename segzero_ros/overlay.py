@@ -1,0 +1,82 @@
+"""Pictures of answers: masks in colours, boxes, labels, and the reasoning in a caption band. No ROS."""
+
+from __future__ import annotations
+
+import colorsys
+import textwrap
+
+import cv2
+import numpy as np
+from PIL import Image as PIL
+from PIL import ImageDraw, ImageFont
+
+from segzero_ros.types import Image, Segmentation, Status
+
+MAX_LINES = 6
+
+
+def color(index: int) -> tuple[int, int, int]:
+    """RGB of an instance; neighbours in number differ clearly (golden angle around the hue circle)."""
+    r, g, b = colorsys.hsv_to_rgb((0.02 + 0.381966 * (index - 1)) % 1.0, 0.85, 1.0)
+    return int(255 * r), int(255 * g), int(255 * b)
+
+
+def draw_overlay(image: Image, result: Segmentation) -> Image:
+    """RGB (H + caption, W, 3): the source image with what was found, and a band that says it in words."""
+    canvas = image.copy()
+    line = max(1, round(min(image.shape[:2]) / 240))
+    for i in result.instances:
+        tint = np.array(color(i.index), np.float32)
+        canvas[i.mask] = (0.5 * canvas[i.mask] + 0.5 * tint).astype(np.uint8)
+        outlines, _ = cv2.findContours(i.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outlines, -1, color(i.index), line)
+        if i.prompt_box is not None:
+            x1, y1, x2, y2 = (round(v) for v in i.prompt_box)
+            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color(i.index), line)
+        for x, y in i.prompt_points:
+            cv2.circle(canvas, (round(x), round(y)), 2 * line, (255, 255, 255), -1)
+    picture = PIL.fromarray(canvas)
+    font = ImageFont.load_default(size=max(11, min(image.shape[:2]) // 30))
+    draw = ImageDraw.Draw(picture)
+    for i in result.instances:
+        text = f"{i.index} {_plain(i.label)[:40]} {i.score:.2f}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        x = min(max(0, i.box[0]), max(0, picture.width - (right - left)))
+        y = max(0, i.box[1] - (bottom - top) - 4)
+        draw.rectangle((x, y, x + right - left + 2, y + bottom - top + 4), fill=color(i.index))
+        draw.text((x + 1 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
+    return np.vstack([np.asarray(picture), caption(result, picture.width)])
+
+
+def caption(result: Segmentation, width: int) -> Image:
+    """The band: instruction, reasoning and how it ended, wrapped to the width in pixels."""
+    size = max(11, width // 45)
+    font = ImageFont.load_default(size=size)
+    columns = max(16, int(width / font.getlength("abcdefghij") * 10))
+    said = [_plain(result.reasoning)] if result.reasoning else []
+    if result.status is not Status.OK:
+        said.append(f"{result.status.value}: {_plain(result.message)}")
+    lines = textwrap.wrap(f'"{_plain(result.instruction)}"', columns)[:2]
+    words = [line for text in said for line in textwrap.wrap(text, columns)]
+    if len(words) > MAX_LINES:
+        words = [*words[: MAX_LINES - 1], words[MAX_LINES - 1][: columns - 3] + "..."]
+    height = (len(lines) + len(words)) * (size + 4) + 8
+    band = PIL.new("RGB", (width, height), (24, 24, 24))
+    draw = ImageDraw.Draw(band)
+    for n, line in enumerate(lines + words):
+        draw.text((6, 4 + n * (size + 4)), line, fill=(255, 220, 120) if n < len(lines) else (235, 235, 235), font=font)
+    return np.asarray(band)
+
+
+def side_by_side(image: Image, result: Segmentation) -> Image:
+    """The source image beside the overlay, RGB."""
+    right = draw_overlay(image, result)
+    left = np.full((right.shape[0], image.shape[1], 3), 24, np.uint8)
+    left[: image.shape[0]] = image
+    return np.hstack([left, right])
+
+
+def _plain(text: str) -> str:
+    """What the built-in font and the drawing library can show."""
+    clean = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else " " for c in clean)[:2000]
