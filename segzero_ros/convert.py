@@ -76,7 +76,10 @@ def image_from_msg(msg: Any) -> Image:
 
 
 def compressed_from_msg(msg: Any) -> Image:
-    """sensor_msgs/CompressedImage (JPEG, PNG, ...) to RGB uint8 (H, W, 3). Raises SegzeroError(UNSUPPORTED_ENCODING)."""
+    """sensor_msgs/CompressedImage (JPEG, PNG, ...) to RGB uint8 (H, W, 3).
+
+    Raises SegzeroError(UNSUPPORTED_ENCODING).
+    """
     if "compressedDepth" in msg.format:
         raise _refuse("compressedDepth is no colour image")
     data = np.frombuffer(memoryview(msg.data), np.uint8)

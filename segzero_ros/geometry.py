@@ -75,7 +75,7 @@ def label_image(masks: Sequence[Mask], scores: Sequence[float], height: int, wid
 
 
 def rle_encode(mask: Mask) -> list[int]:
-    """COCO's uncompressed counts: lengths of runs in column-major order, the first of background (0 if there is none)."""
+    """COCO's uncompressed counts: lengths of runs in column-major order, the first of background (may be 0)."""
     flat = np.asarray(mask, np.bool_).ravel(order="F")
     if not flat.size:
         return []

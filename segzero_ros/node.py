@@ -255,10 +255,12 @@ class SegzeroNode(LifecycleNode):
             return error.status, error.message, ""
         worker = self.worker
         assert worker is not None
+        # Asked before our lock is taken: the worker holds its own when it calls _idle, which takes ours.
+        busy = worker.instructions()
         with self._lock:
             standing = (self._standing,) if self._standing else ()
             gap = self.get_parameter("repeat_gap").value
-            if not self.instructions.accept(text, self._now(), gap, worker.instructions() + standing):
+            if not self.instructions.accept(text, self._now(), gap, busy + standing):
                 return Status.OK, "the same instruction is being answered, or was repeated within repeat_gap", ""
             again = self.get_parameter("mode").value == "continuous" and not once
             self._standing, self._standing_id = (text, request_id) if again else ("", "")
