@@ -1,4 +1,4 @@
-"""The newest camera frame, and when an instruction is a new one. No ROS here; times are nanoseconds of a passed clock."""
+"""The newest camera frame, and when an instruction is a new one. No ROS; times are nanoseconds of a passed clock."""
 
 from __future__ import annotations
 

@@ -299,7 +299,7 @@ class SegzeroNode(LifecycleNode):
 
     def _serve(self, pipeline: Pipeline, request: Request) -> tuple[Any, Segmentation]:
         """The frame (None when there was none) and the answer; every failure has a status."""
-        frame = None
+        frame: Any = None
         try:
             if request.image is None:
                 left = request.deadline - time.monotonic()

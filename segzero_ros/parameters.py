@@ -77,7 +77,11 @@ def validate(name: str, value: Any) -> str | None:
         return None
     if type(value) is not type(p.default):
         return f"{name} is a {type(p.default).__name__}, got {value!r} ({type(value).__name__})."
-    if p.bounds and not (math.isfinite(value) and p.bounds[0] <= value <= p.bounds[1]):
+    if (
+        isinstance(value, (int, float))
+        and p.bounds
+        and not (math.isfinite(value) and p.bounds[0] <= value <= p.bounds[1])
+    ):
         return f"{name} must be from {p.bounds[0]:g} to {p.bounds[1]:g}, got {value}."
     if p.choices and value not in p.choices:
         return f"{name} must be one of {', '.join(p.choices)}; got {value!r}."

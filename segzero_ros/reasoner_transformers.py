@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def load_reasoner(
     return TransformersReasoner(model, tokenizer, profile, info)
 
 
-def _model_class(profile: Profile) -> type:
+def _model_class(profile: Profile) -> Any:
     if profile.model_class == "qwen3_vl":
         from transformers import Qwen3VLForConditionalGeneration
 
@@ -96,7 +97,7 @@ def _stop_if(cancel: Cancel | None) -> None:
 class TransformersReasoner:
     """See types.Reasoner. Not thread-safe: one thread owns it."""
 
-    def __init__(self, model: torch.nn.Module, tokenizer: object, profile: Profile, info: LoadedModel) -> None:
+    def __init__(self, model: Any, tokenizer: Any, profile: Profile, info: LoadedModel) -> None:
         self.model, self.tokenizer, self.profile, self.info = model, tokenizer, profile, info
         vision = model.config.vision_config
         self.patch, self.merge = vision.patch_size, vision.spatial_merge_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from segzero_ros.profiles import Profile
 from segzero_ros.types import Box, Cancel, Image, LoadedModel, Mask, OnProgress, Point, SegzeroError, Status
 
 # ImageNet's, as in the published preprocessor_config.json.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def load_segmenter(
@@ -42,7 +43,7 @@ def load_segmenter(
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     try:
-        model = Sam2Model.from_pretrained(
+        model: Any = Sam2Model.from_pretrained(
             folder, dtype=kind, use_safetensors=True, trust_remote_code=False, local_files_only=True
         )
         model = model.to(where).eval()
@@ -71,7 +72,7 @@ class Features:
 class TransformersSegmenter:
     """See types.Segmenter. Not thread-safe: one thread owns it."""
 
-    def __init__(self, model: Sam2Model, info: LoadedModel) -> None:
+    def __init__(self, model: Any, info: LoadedModel) -> None:
         self.model, self.info = model, info
         size = model.config.vision_config.backbone_config.image_size
         self.side = int(size[0] if isinstance(size, (list, tuple)) else size)
@@ -80,7 +81,7 @@ class TransformersSegmenter:
     def encode(self, image: Image) -> Features:
         height, width = image.shape[:2]
         square = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
-        x = (square.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+        x = (square.astype(np.float32) / 255 - MEAN) / STD
         pixels = torch.from_numpy(x).permute(2, 0, 1)[None].to(self.model.device, self.model.dtype)
         return Features(self.model.get_image_embeddings(pixels), height, width)
 

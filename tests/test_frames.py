@@ -80,7 +80,8 @@ def test_camera_info_of_the_same_stamp_is_preferred_to_the_last():
     store.put_info("same", 1 * S)
     store.put_info("later", 2 * S)
     store.put("image", 1 * S, 1 * S)
-    assert store.newest().camera_info == "same"
+    newest = store.newest()
+    assert newest is not None and newest.camera_info == "same"
 
 
 def test_a_repetition_is_ignored_while_active_or_within_the_gap_and_new_after_it():

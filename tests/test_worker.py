@@ -7,7 +7,9 @@ from segzero_ros.worker import Request, State, Worker
 
 
 def start(load=lambda on_progress, cancel: "pipeline", serve=None):
-    reports, answers, began = queue.Queue(), queue.Queue(), queue.Queue()
+    reports: queue.Queue = queue.Queue()
+    answers: queue.Queue = queue.Queue()
+    began: queue.Queue = queue.Queue()
 
     def until_cancelled(pipeline, request):
         began.put(request.instruction)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from training.demo.reasoner import CELL, GRID, SIZE, Packed, normalise
 from training.tabletop import instructions
@@ -63,7 +63,7 @@ def segments(item: Item) -> list[tuple[str, int, float]]:
 class Writer:
     """Tokenises instructions and answers, piece by piece, and remembers the pieces."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
         token = tokenizer.convert_tokens_to_ids

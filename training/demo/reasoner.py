@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from training.demo.tokenizer import FIRST_NUMBER, NUMBERS
@@ -40,13 +41,13 @@ class Dimensions:
 SMOKE = Dimensions(vision_layers=2, layers=5, hidden=64, heads=2, mlp=96, vision_hidden=64, vision_mlp=96)
 
 
-def build(tokenizer: PreTrainedTokenizerFast, dims: Dimensions, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+def build(tokenizer: Any, dims: Dimensions, seed: int) -> Any:
     """A fresh model. Rope bases are small because positions are few: a 14 x 14 grid and about 150 tokens."""
     torch.manual_seed(seed)
     token = tokenizer.convert_tokens_to_ids
     head = dims.hidden // dims.heads // 2
     third = head * 7 // 16
-    model = Qwen2_5_VLForConditionalGeneration(
+    model: Any = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
             vision_config={
                 "depth": dims.vision_layers,
@@ -92,7 +93,7 @@ def build(tokenizer: PreTrainedTokenizerFast, dims: Dimensions, seed: int) -> Qw
     return model
 
 
-def _fan_in(model: nn.Module) -> None:
+def _fan_in(model: Any) -> None:
     """1 / sqrt(fan in); projections back into the residual stream smaller by sqrt(2 layers)."""
     layers = {"visual": len(model.model.visual.blocks), "": len(model.model.language_model.layers)}
     for name, weight in model.named_parameters():
@@ -107,7 +108,7 @@ def _fan_in(model: nn.Module) -> None:
         nn.init.normal_(weight, 0, gain * weight[0].numel() ** -0.5)
 
 
-def _local_kernels(model: nn.Module) -> None:
+def _local_kernels(model: Any) -> None:
     """Each vision head starts by looking at one neighbour, farther away in deeper blocks, like a convolution.
 
     The biases of query and key, turned by the rotary embedding, peak at a fixed offset.
@@ -177,7 +178,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
 class FastVision:
     """The vision tower on equal squares: (B, 3, S, S) normalised to (B, GRID * GRID, hidden), row by row."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.tower = model.model.visual
         config = self.tower.config
         grid = SIZE // PATCH
@@ -233,7 +234,7 @@ class Packed:
 class FastLanguage:
     """The language model on one image and several packed queries, each of which sees the image and itself."""
 
-    def __init__(self, model: nn.Module, prefix: list[int], end: int) -> None:
+    def __init__(self, model: Any, prefix: list[int], end: int) -> None:
         """prefix: tokens before the image; end: the token after it."""
         self.model, self.language = model, model.model.language_model
         self.prefix, self.end = torch.tensor(prefix), torch.tensor([end])

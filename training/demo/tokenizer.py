@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -55,7 +56,7 @@ def words() -> list[str]:
     return sorted(found)
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> Any:
     pieces = [*SPECIAL, *(str(n) for n in range(NUMBERS))]
     known = set(pieces)
     for piece in (
@@ -91,7 +92,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
+def save_tokenizer(folder: Path | str) -> Any:
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
     return tokenizer

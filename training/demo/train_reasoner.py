@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,15 @@ def run_worker(settings: Settings, rank: int) -> None:
         dist.barrier()
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+    tokenizer: Any = AutoTokenizer.from_pretrained(out / "tokenizer")
     token = tokenizer.convert_tokens_to_ids
     dims = SMOKE if settings.smoke else Dimensions()
     model = build(tokenizer, dims, settings.seed)
     vision = FastVision(model)
     language = FastLanguage(model, tokenizer.encode("<|im_start|>user\n<|vision_start|>"), token("<|vision_end|>"))
     embedding = model.model.language_model.embed_tokens.weight
-    see_image, read = vision.__call__, language.__call__
+    see_image: Any = vision.__call__
+    read: Any = language.__call__
     if settings.compile:
         see_image, read = (torch.compile(f, dynamic=False) for f in (see_image, read))
     width = dims.hidden
@@ -212,7 +214,7 @@ def run_worker(settings: Settings, rank: int) -> None:
     rest = {n: w for n, w in named.items() if "visual" not in n} | {f"know.{n}": w for n, w in know.named_parameters()}
     everything = [*tower.values(), *rest.values()]
 
-    def optimisers(group: dict[str, Tensor], muon: float) -> list[torch.optim.Optimizer]:
+    def optimisers(group: Mapping[str, Tensor], muon: float) -> list[torch.optim.Optimizer]:
         matrices = [
             w for n, w in group.items() if w.ndim == 2 and not any(s in n for s in ("embed", "head", "see.", "know."))
         ]

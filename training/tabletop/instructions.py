@@ -103,7 +103,7 @@ def write(
     clear = [t for t in things if t.area >= MIN_AREA]
     if not clear:
         return None
-    kind = kinds[rng.integers(len(kinds))]
+    kind = kinds[int(rng.integers(len(kinds)))]
     want_absent = bool(rng.random() < absent)
     return _WRITERS[kind](_Scene(rng, list(things), clear, ood), want_absent)
 
@@ -141,7 +141,7 @@ class _Scene:
         self.rng, self.things, self.clear, self.ood = rng, things, clear, ood
 
     def pick(self, choices: Sequence):  # type: ignore[no-untyped-def, type-arg]
-        return choices[self.rng.integers(len(choices))]
+        return choices[int(self.rng.integers(len(choices)))]
 
     def say(self, noun: str) -> str:
         return self.pick(OOD_TEMPLATES if self.ood else TEMPLATES).format(noun)
@@ -177,7 +177,7 @@ def _category(scene: _Scene, absent: bool) -> Item | None:
 def _color(scene: _Scene, absent: bool) -> Item | None:
     if absent:
         missing = [c for c in COLORS if all(t.color != c for t in scene.things)]
-        color, targets = scene.pick(missing), ()
+        color, targets = scene.pick(missing), tuple[Thing, ...]()
     else:
         t = scene.pick(scene.clear)
         if _unique(scene, lambda o: o.color == t.color) is None:
@@ -296,6 +296,7 @@ def _several(scene: _Scene, absent: bool) -> Item | None:
     if len(scene.clear) < len(scene.things):
         return None
     by_color = scene.rng.random() < 0.5
+    found: list[Thing]
     if absent:
         if by_color:
             color = scene.pick([c for c in COLORS if all(t.color != c for t in scene.things)])

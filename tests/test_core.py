@@ -1,0 +1,230 @@
+"""The core as a specification: published prompts, hostile answers, squares and source pixels, masks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segzero_ros.answer import parse_answer
+from segzero_ros.geometry import (
+    boxes_iou_matrix,
+    label_image,
+    mask_box,
+    rle_decode,
+    rle_encode,
+    square_image,
+    to_source,
+)
+from segzero_ros.profiles import ProfileError, list_profiles, load_profile
+from segzero_ros.prompt import build_prompt, validate_instruction
+from segzero_ros.types import Candidate, SegzeroError, Status
+
+LIST, SINGLE = load_profile("vision-reasoner"), load_profile("seg-zero")
+
+# sha256 of the published prompts, compared with the repositories' own strings (see prompt.py) for "the red mug".
+PUBLISHED = {
+    "seg-zero": "7e7dac0e84ce5e9dd6b51fb506f490bf30733d69696d34f8affc634f115edfac",
+    "vision-reasoner": "269457ed87152655c4e2446f3b4e7f1580fdb8c140401163c1c8ad2fb17b796c",
+    "star": "2471345d50167375c4797ac9c5bd468435537634e204992eb93ae1e22ffc7efb",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_prompts_are_bit_exact(name: str) -> None:
+    prompt = build_prompt(load_profile(name), "The red mug.")
+    assert hashlib.sha256(prompt.encode()).hexdigest() == PUBLISHED[name]
+
+
+def test_the_core_imports_neither_ros_nor_a_model_library() -> None:
+    code = (
+        "import sys, segzero_ros.types, segzero_ros.prompt, segzero_ros.profiles, segzero_ros.answer, "
+        "segzero_ros.geometry, segzero_ros.pipeline; "
+        "sys.exit(bool({'torch', 'transformers', 'rclpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_there_are_the_named_profiles() -> None:
+    assert {"seg-zero", "vision-reasoner", "star", "qwen3-vl", "demo"} <= {p.name for p in list_profiles()}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompt: x\nreasoner: a\nsegmenter: b\ndescription: d\nsqare: 3", "unknown sqare"),
+        ("prompt: x\nreasoner: a\nsegmenter: b\ndescription: d\nschema: both", "one of single, list"),
+        ("prompt: x\nreasoner: a\nsegmenter: b\ndescription: d\nsquare: wide", "must be int"),
+        ("reasoner: a\nsegmenter: b", "missing"),
+        ("[1, 2", "not valid YAML"),
+    ],
+)
+def test_a_wrong_profile_is_refused_with_a_sentence(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ProfileError, match=said):
+        load_profile(str(tmp_path / "mine.yaml"))
+
+
+def test_an_instruction_becomes_one_line() -> None:
+    assert validate_instruction(" the\n red\x00\tmug ") == "the red mug"
+    for bad in ("", " \n\t", "\x00\x01", "x" * 2001, "x" * 1_000_000):
+        with pytest.raises(SegzeroError) as error:
+            validate_instruction(bad)
+        assert error.value.status is Status.BAD_INSTRUCTION
+
+
+GOOD = '{"bbox_2d": [10, 20, 110, 220], "point_2d": [60, 120]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "count"),
+    [
+        (f"<think>t</think><answer>[{GOOD}]</answer>", Status.OK, 1),
+        (f"<think>t</think><answer>```json\n[{GOOD}]\n```</answer>", Status.OK, 1),
+        (f"<think>t</think><answer>[{GOOD}]</answer> and so on", Status.OK, 1),
+        (f"[{GOOD}]", Status.OK, 1),
+        (f"<think>{GOOD}</think>", Status.OK, 1),
+        (f"<think>t</think><answer>[{GOOD}".replace('"', "'"), Status.OK, 1),
+        (f"<answer><answer>[{GOOD}]</answer></answer>", Status.OK, 1),
+        (f'<answer>[{GOOD}, {{"bbox_2d": [1, 2]}}, {GOOD}]</answer>', Status.OK, 2),
+        (f'<answer>[{GOOD}, {{"bbox_2d": [1, 2, "a', Status.OK, 1),
+        ('<answer>[{"bbox_2d": ["1", "2.5", 1e2, 300]}]</answer>', Status.OK, 1),
+        ("<think>nothing is there</think><answer>[]</answer>", Status.NO_OBJECT, 0),
+        ('<answer>[{"bbox_2d": [NaN, 1, 2, 3]}]</answer>', Status.PARSE_ERROR, 0),
+        ('<answer>[{"bbox_2d": [1, 1, 2, 1e999]}]</answer>', Status.PARSE_ERROR, 0),
+        ('<answer>[{"bbox_2d": [-9, -9, -1, -1]}]</answer>', Status.PARSE_ERROR, 0),
+        ("", Status.PARSE_ERROR, 0),
+        ("<answer></answer>", Status.PARSE_ERROR, 0),
+    ],
+)
+def test_what_can_be_understood_is_taken(text: str, status: Status, count: int) -> None:
+    read = parse_answer(text, LIST)
+    assert (read.status, len(read.candidates)) == (status, count)
+    assert read.reasons or status is not Status.PARSE_ERROR
+
+
+def test_inverted_and_outlying_boxes_are_put_right_and_said() -> None:
+    read = parse_answer('<answer>[{"bbox_2d": [300, 50, 100, 2000], "point_2d": [-5, 9]}]</answer>', LIST)
+    assert read.candidates[0].box == (100, 50, 300, 840) and read.candidates[0].points == ((0, 9),)
+    assert len(read.reasons) >= 3
+
+
+@pytest.mark.parametrize("piece", ["{", "[", "<answer>", "<think>", '{"bbox_2d": [', "\ud800", "}{", "'"])
+def test_ten_megabytes_of_garbage_end_in_a_status(piece: str) -> None:
+    text = piece * (10_000_000 // len(piece))
+    for profile in (LIST, SINGLE):
+        assert parse_answer(text, profile).status is Status.PARSE_ERROR
+
+
+numbers = st.one_of(st.integers(-50, 2000), st.floats(), st.text(max_size=4), st.none())
+items = st.dictionaries(
+    st.sampled_from(["bbox_2d", "point_2d", "bbox", "points_1", "points_2", "label", "x"]),
+    st.one_of(st.lists(numbers, max_size=5), numbers),
+)
+texts = st.one_of(
+    st.text(st.characters()),
+    st.lists(items, max_size=3).map(lambda x: f"<think>a</think><answer>{json.dumps(x)}</answer>"),
+    items.map(lambda x: f"<think>a</think><answer>{json.dumps(x)}</answer>"),
+    st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", '"', GOOD, "1"])).map(
+        "".join
+    ),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(texts)
+def test_no_text_raises_and_every_box_is_a_box(text: str) -> None:
+    for profile in (LIST, SINGLE):
+        for strict in (False, True):
+            read = parse_answer(text, profile, strict=strict)
+            assert (read.status is Status.OK) == bool(read.candidates)
+            if strict:
+                continue
+            for c in read.candidates:
+                if c.box:
+                    assert 0 <= c.box[0] < c.box[2] <= 840 and 0 <= c.box[1] < c.box[3] <= 840
+                assert all(0 <= v <= 840 for p in c.points for v in p)
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts)
+def test_what_the_published_parser_takes_we_take_too(text: str) -> None:
+    strict = parse_answer(text, SINGLE, strict=True)
+    inside = all(0 <= v <= 840 for c in strict.candidates for v in (*(c.box or ()), *(x for p in c.points for x in p)))
+    ordered = all(c.box and c.box[0] < c.box[2] and c.box[1] < c.box[3] for c in strict.candidates)
+    if strict.status is Status.OK and inside and ordered and "</answer>" not in text:
+        assert parse_answer(text, SINGLE).status is Status.OK
+
+
+def test_published_rounding() -> None:
+    single = to_source(Candidate((10.9, 20, 110, 220), ((35, 35),)), SINGLE, 480, 640)
+    assert single.box == (round(10 * 640 / 840), round(20 * 480 / 840), round(110 * 640 / 840), round(220 * 480 / 840))
+    several = to_source(Candidate((10, 20, 110, 220), ()), LIST, 480, 640)
+    assert several.box == tuple(
+        int(v * f + 0.5) for v, f in zip((10, 20, 110, 220), (640 / 840, 480 / 840) * 2, strict=True)
+    )
+
+
+def test_a_square_is_a_square() -> None:
+    assert square_image(np.zeros((30, 70, 3), np.uint8), 56).shape == (56, 56, 3)
+
+
+masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+    lambda s: st.lists(st.booleans(), min_size=s[0] * s[1], max_size=s[0] * s[1]).map(lambda x: np.array(x).reshape(s))
+)
+
+
+@given(masks)
+def test_run_lengths_come_back(mask: np.ndarray) -> None:
+    counts = rle_encode(mask)
+    assert np.array_equal(rle_decode(counts, *mask.shape), mask)
+    runs, value = [], False
+    flat = [bool(v) for column in mask.T for v in column]
+    while flat:
+        n = next((i for i, v in enumerate(flat) if v != value), len(flat))
+        runs.append(n)
+        flat, value = flat[n:], not value
+    assert counts == runs
+    with pytest.raises(ValueError, match="run lengths"):
+        rle_decode([*counts, 1], *mask.shape)
+
+
+@given(masks)
+def test_a_masks_box_holds_it_tightly(mask: np.ndarray) -> None:
+    box = mask_box(mask)
+    if box is None:
+        assert not mask.any()
+        return
+    x1, y1, x2, y2 = map(int, box)
+    assert mask[y1:y2, x1:x2].sum() == mask.sum()
+    assert mask[y1, x1:x2].any() and mask[y2 - 1, x1:x2].any() and mask[y1:y2, x1].any() and mask[y1:y2, x2 - 1].any()
+
+
+coordinate = st.integers(0, 20)
+boxes = st.tuples(coordinate, coordinate, coordinate, coordinate)
+
+
+@given(st.lists(boxes, max_size=4), st.lists(boxes, max_size=4))
+def test_iou_counts_pixels(a: list, b: list) -> None:
+    def pixels(box: tuple[int, int, int, int]) -> set[tuple[int, int]]:
+        return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
+
+    matrix = boxes_iou_matrix(np.array(a).reshape(-1, 4), np.array(b).reshape(-1, 4))
+    assert matrix.shape == (len(a), len(b))
+    for i, p in enumerate(a):
+        for j, q in enumerate(b):
+            union = len(pixels(p) | pixels(q))
+            assert matrix[i, j] == pytest.approx(len(pixels(p) & pixels(q)) / union if union else 0.0)
+
+
+def test_where_masks_overlap_the_higher_score_wins_and_ties_go_to_the_earlier() -> None:
+    a, b, c = (np.zeros((1, 4), bool) for _ in range(3))
+    a[0, :2] = b[0, 1:3] = c[0, 2:] = True
+    assert label_image([a, b, c], [0.5, 0.9, 0.9], 1, 4).tolist() == [[1, 2, 2, 3]]
