@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything happens in .venv; the second time takes seconds.
 #
 # TORCH_INDEX: index to take torch from instead of pip's own settings, such as
-#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   make demo TORCH_INDEX=URL
 # PYTHON: interpreter that .venv is made with (ROS 2 wheels exist for 3.11 here).
 
 .DEFAULT_GOAL := help
