@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from segzero_ros.pipeline import Pipeline
-from segzero_ros.profiles import load_profile
 from tqdm import tqdm
 
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.profiles import load_profile
 from segzero_ros.types import Segmentation
 from training.metrics import box_accuracy, intersection_union, interval, matched
 from training.tabletop.instructions import KINDS, Item, write
@@ -153,6 +153,7 @@ def page(
 ) -> None:
     """A picture of the first answers."""
     from PIL import Image as PIL
+
     from segzero_ros.overlay import draw_overlay
 
     tiles = []

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from segzero_ros.geometry import boxes_iou_matrix
 
+from segzero_ros.geometry import boxes_iou_matrix
 from segzero_ros.types import Box
 
 
