@@ -62,11 +62,15 @@ def in_shell(script: str, cwd: Path) -> str:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """SHA-256 by path, of all that a build installs. Bytecode is no part of it."""
+    """SHA-256 by path, of all that a build installs.
+
+    Bytecode is no part of it, nor is the list that setuptools keeps of what it saw while it wrote its metadata:
+    the second time it sees its own list.
+    """
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix != ".pyc" and path.name != "SOURCES.txt"
     }
 
 
