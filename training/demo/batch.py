@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from training.tabletop.store import MIN_AREA, Scenes, Thing
 PREFIX = "<|im_start|>user\n<|vision_start|>"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 NOBODY, NONE = -1, 0  # whom a token is about, beside the ids of objects
+UNHEARD = 0.25  # share of training instructions with words that mean nothing
 WORD, DECISION = 4.0, 8.0  # weights: an object's words; the word that says found, none or one more
 
 
@@ -38,6 +39,24 @@ class Batch:
 def prompt_text(instruction: str) -> str:
     """The demo profile's way with an instruction: lower case, without closing punctuation."""
     return instruction.strip().strip('."?!').lower().strip()
+
+
+def unheard(rng: np.random.Generator, item: Item) -> str:
+    """The instruction among made-up words, so that words spelled by letters come to be read over.
+
+    In an instruction by function a made-up word may also take the place of a word.
+    """
+    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
+
+    def word() -> str:
+        return "".join(rng.choice(letters, int(rng.integers(2, 8))))
+
+    words = item.text.split()
+    if item.kind == "function" and rng.random() < 0.5:
+        words[int(rng.integers(len(words)))] = word()
+        return " ".join(words)
+    before, after = int(rng.integers(0, 4)), int(rng.integers(0, 3))
+    return " ".join([*(word() for _ in range(before)), *words, *(word() for _ in range(after))])
 
 
 def segments(item: Item) -> list[tuple[str, int, float]]:
@@ -157,6 +176,8 @@ def make_batch(
             item = instructions.write(rng, things, kinds, absent)
             if item is None:
                 continue
+            if augment and rng.random() < UNHEARD:
+                item = replace(item, text=unheard(rng, item))
             tokens, labels, weights, who = writer.write(item)
             if at + len(tokens) > length:
                 break
