@@ -95,10 +95,9 @@ def build(seed: int) -> Any:
             model.shared_image_embedding.positional_embedding
         )
         for name, module in model.mask_decoder.transformer.named_modules():
-            if "cross_attn" in name or "final_attn" in name:
-                if hasattr(module, "q_proj"):
-                    module.k_proj.weight.copy_(1.4 * module.q_proj.weight)
-                    module.q_proj.weight.mul_(1.4)
+            if ("cross_attn" in name or "final_attn" in name) and hasattr(module, "q_proj"):
+                module.k_proj.weight.copy_(1.4 * module.q_proj.weight)
+                module.q_proj.weight.mul_(1.4)
     return model
 
 
