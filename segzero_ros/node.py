@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import rclpy
@@ -47,7 +48,8 @@ from segzero_ros.types import Cancel, OnProgress, Segmentation, SegzeroError, St
 from segzero_ros.worker import Report, Request, State, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-EXIT_DEADLINE = 1.0  # seconds for the worker to end after SIGINT or SIGTERM
+STOPS = {signal.SIGINT, signal.SIGTERM}
+EXIT_DEADLINE = 1.0  # seconds for the worker to end after one of them
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
 
 
@@ -170,7 +172,9 @@ class SegzeroNode(LifecycleNode):
         wishes = {name: p[name] or None for name in names}
 
         def load(on_progress: OnProgress, cancel: Cancel) -> Pipeline:
-            return Pipeline.load(profile, **wishes, offline=p["offline"], on_progress=on_progress, cancel=cancel)
+            pipeline = Pipeline.load(profile, **wishes, offline=p["offline"], on_progress=on_progress, cancel=cancel)
+            self.model = pipeline.model
+            return pipeline
 
         self.worker = Worker(
             load, self._serve, self._cancelled, self._on_report, self._idle, self.frames.wake, after=self.worker
@@ -218,6 +222,7 @@ class SegzeroNode(LifecycleNode):
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
         self.frames.clear()
+        self.model = ""
         if self.report.state != State.FAILED:
             self.report = Report(State.UNLOADED, "not configured")
         self._publish_state()
@@ -300,11 +305,13 @@ class SegzeroNode(LifecycleNode):
     def _serve(self, pipeline: Pipeline, request: Request) -> tuple[Any, Segmentation]:
         """The frame (None when there was none) and the answer; every failure has a status."""
         frame: Any = None
+        waited, dropped = time.monotonic() - request.submitted, 0
         try:
             if request.image is None:
                 left = request.deadline - time.monotonic()
                 wait = min(left, self.get_parameter("image_timeout").value)
                 frame = self.frames.take(self._now, self.get_parameter("max_age").value, wait, request.cancel)
+                dropped = max(0, frame.number - self._answered_frame - 1) if self._answered_frame else 0
                 self._answered_frame = frame.number
                 msg, info = frame.image, frame.camera_info
             else:
@@ -314,7 +321,9 @@ class SegzeroNode(LifecycleNode):
             left = request.deadline - time.monotonic()
             if left <= 0:
                 raise SegzeroError(Status.TIMEOUT, "the time was over before the reasoning began")
-            return frame, pipeline.segment(image, request.instruction, cancel=request.cancel, timeout=left)
+            result = pipeline.segment(image, request.instruction, cancel=request.cancel, timeout=left)
+            timing = replace(result.timing, queue=waited, total=waited + result.timing.total, dropped_frames=dropped)
+            return frame, replace(result, timing=timing)
         except SegzeroError as error:
             return frame, self._failure(error.status, error.message, request.instruction)
         except MemoryError:
@@ -433,8 +442,7 @@ class SegzeroNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     # Blocked here, before any thread is there, and waited for below: nothing is ever interrupted in the middle.
-    stops = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     logging.basicConfig(level=logging.WARNING)
     code = 0
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -461,7 +469,7 @@ def main(args: list[str] | None = None) -> int:
 
     thread = threading.Thread(target=spin, name="segzero-executor", daemon=True)
     thread.start()
-    signal.sigwait(stops)
+    signal.sigwait(STOPS)
     node.close(EXIT_DEADLINE)
     sys.stdout.flush()
     sys.stderr.flush()

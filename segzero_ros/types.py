@@ -104,6 +104,7 @@ class Timing:
     total: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    dropped_frames: int = 0  # camera frames that came and were replaced since the answer before
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,9 @@ class Worker:
             self._condition.notify_all()
         self._wake()
         if replaced:
-            replaced.done(self._cancelled(replaced))
+            self._hand_out(replaced, self._cancelled(replaced))
         if stopped:
-            request.done(self._cancelled(request))
+            self._hand_out(request, self._cancelled(request))
 
     def cancel(self) -> bool:
         """Empty the slot and stop the running request before its next token. False when there was nothing."""
@@ -109,7 +109,7 @@ class Worker:
                 running.cancel.set()
         self._wake()
         if replaced:
-            replaced.done(self._cancelled(replaced))
+            self._hand_out(replaced, self._cancelled(replaced))
         return bool(replaced or running)
 
     def instructions(self) -> tuple[str, ...]:
@@ -156,10 +156,7 @@ class Worker:
             finally:
                 with self._condition:
                     self._running = None
-            try:
-                request.done(answer)
-            except Exception:  # an answer that cannot be published must not end the worker
-                log.exception("could not hand out the answer")
+            self._hand_out(request, answer)
             self._tell(Report(State.READY, "ready"))
         self.ready = False
 
@@ -172,6 +169,13 @@ class Worker:
                     return request
                 self._condition.wait()
         return None
+
+    @staticmethod
+    def _hand_out(request: Request, answer: Any) -> None:
+        try:
+            request.done(answer)
+        except Exception:  # an answer that cannot be published must end neither the worker nor who replaced it
+            log.exception("could not hand out the answer")
 
     def _tell(self, report: Report) -> None:
         if not self._stop.is_set():
