@@ -32,6 +32,7 @@ CONFIGS = {  # parameter file that belongs to a profile
     "vision-reasoner": "vision_reasoner_7b",
     "star": "star",
 }
+RECORDED = "/camera/color/image_raw"  # of the demo recording, and what segment.rviz shows as the camera
 OUTPUTS = ("overlay", "source_image", "camera_info", "mask", "label_mask")
 
 
@@ -53,7 +54,10 @@ def actions(context: LaunchContext) -> list[Node | ExecuteProcess]:
     if config and not os.path.isfile(config):
         raise FileNotFoundError(f"no parameter file {config}")
 
-    bag = os.path.join(share, "examples", "demo.mcap") if given["bag"] in ("demo", "true") else given["bag"]
+    recorded = given["bag"] in ("demo", "true")
+    bag = os.path.join(share, "examples", "demo.mcap") if recorded else given["bag"]
+    if recorded:
+        given["image_topic"] = given["image_topic"] or RECORDED
     simulated = given["use_sim_time"] or ("true" if bag else "")
 
     overrides = {name: ParameterValue(given[name], value_type=str) for name in TEXTS if given[name]}
@@ -86,7 +90,10 @@ def actions(context: LaunchContext) -> list[Node | ExecuteProcess]:
                 arguments=["-d", os.path.join(share, "config", "segment.rviz")]
                 + (["-f", given["fixed_frame"]] if given["fixed_frame"] else []),
                 parameters=[clock] if clock else [],
-                remappings=[(f"/segzero/{name}", f"{base}/{name}") for name in OUTPUTS],
+                remappings=[
+                    *((f"/segzero/{name}", f"{base}/{name}") for name in OUTPUTS),
+                    *([(RECORDED, given["image_topic"])] if given["image_topic"] else []),
+                ],
                 output="screen",
             )
         )

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training import evaluate
-from training.demo.segmenter import train_segmenter
-from training.demo.train_reasoner import Settings, train
+from training.demo import segmenter, train_reasoner
 from training.tabletop.store import render_split
 
 
@@ -29,7 +28,7 @@ class Size:
     questions: int
 
 
-FULL = Size(24000, 1000, 1000, vision_steps=500, joint_steps=2400, images=10, segmenter_steps=9000, questions=800)
+FULL = Size(24000, 1000, 1000, vision_steps=500, joint_steps=2400, images=10, segmenter_steps=2000, questions=800)
 SMOKE = Size(40, 12, 12, vision_steps=2, joint_steps=2, images=2, segmenter_steps=2, questions=16)
 
 
@@ -72,9 +71,11 @@ def main() -> None:
     data, out = arguments.data or arguments.out / "tabletop", arguments.out
     for split, scenes in (("val", size.val), ("test", size.test), ("test-ood", size.test), ("train", size.train)):
         render_split(data, split, scenes)
-    train_segmenter(data, out / "segmenter", steps=size.segmenter_steps, threads=arguments.workers, seed=arguments.seed)
-    model = train(
-        Settings(
+    masks = segmenter.train(
+        segmenter.Settings(data=str(data), out=str(out / "segmenter"), steps=size.segmenter_steps, seed=arguments.seed)
+    )
+    reasoner = train_reasoner.train(
+        train_reasoner.Settings(
             data=str(data),
             out=str(out / "reasoner"),
             vision_steps=size.vision_steps,
@@ -86,12 +87,13 @@ def main() -> None:
             compile=not arguments.smoke,
         )
     )
-    curves(out / "reasoner" / "log.jsonl", out / "reasoner" / "curves.png")
+    for name in ("segmenter", "reasoner"):
+        curves(out / name / "log.jsonl", out / name / "curves.png")
     for split in ("test", "test-ood"):
         evaluate.main(
             [
                 *("--data", f"tabletop:{split}", "--root", str(data), "--n", str(size.questions)),
-                *("--scenes", str(size.test), "--reasoner", str(model), "--segmenter", str(out / "segmenter")),
+                *("--scenes", str(size.test), "--reasoner", str(reasoner), "--segmenter", str(masks)),
                 *("--records", str(out / f"{split}.jsonl"), "--pictures", str(out / f"{split}.png"), "--json"),
             ]
         )

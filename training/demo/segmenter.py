@@ -78,8 +78,8 @@ def build(seed: int) -> Any:
             "iou_head_hidden_dim": 128,
             "dynamic_multimask_via_stability": False,
         },
-        attn_implementation="eager",  # the fused kernel's backward is slow on a CPU
     )
+    config._attn_implementation = "eager"  # the fused kernel's backward is slow on a CPU
     model = Sam2Model(config)
     with torch.no_grad():
         for module in model.modules():
@@ -146,7 +146,8 @@ def run(settings: Settings) -> None:
     def batch_at(step: int) -> tuple[Tensor, ...]:
         """A step's images, instance masks, and per prompt: object, box, point. Depends on seed and step alone."""
         rng = np.random.default_rng([settings.seed, step])
-        images, masks, objects, boxes, points = [], [], [], [], []
+        images: list[Any] = []
+        masks, objects, boxes, points = [], [], [], []
         while len(images) < settings.images:
             index = int(rng.integers(len(scenes)))
             rgb, ids, things = scenes.rgb(index), scenes.ids(index), scenes.things(index)

@@ -1,0 +1,176 @@
+"""A camera stream and six instructions through the real node; pictures and answers in out/. `make demo` runs it.
+
+Three processes, as on a robot: the node, a player that is the camera, and this one, which asks and listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from segzero_msgs.msg import Segmentation, State
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+# What is asked, and the labels that a right answer has.
+INSTRUCTIONS = (
+    ("something to drink from", ["white mug"]),
+    ("the yellow duck", ["yellow duck"]),
+    ("all the bricks", ["black brick", "purple brick"]),
+    ("something to kick", ["white soccer ball"]),
+    ("the brick that is not black", ["purple brick"]),
+    ("the red bear", []),
+)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Robot:
+    """Gives instructions and keeps the newest message of every topic."""
+
+    def __init__(self, processes: list[subprocess.Popen]) -> None:
+        rclpy.init()
+        self.processes = processes
+        self.node = rclpy.create_node("demo")
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.newest: dict[str, Any] = {}
+        for kind, name in (
+            (State, "state"),
+            (Segmentation, "result"),
+            (String, "result_json"),
+            (Image, "source_image"),
+            (Image, "overlay"),
+        ):
+            self.node.create_subscription(kind, f"/segzero/{name}", self._keeper(name), LATCHED)
+        self.ask = self.node.create_publisher(String, "/segzero/instruction", 5)
+
+    def _keeper(self, name: str) -> Callable[[Any], None]:
+        def keep(message: Any) -> None:
+            self.newest[name] = message
+
+        return keep
+
+    def until(self, right: Callable[[], bool], seconds: float, what: str) -> None:
+        end = time.monotonic() + seconds
+        while not right():
+            self.executor.spin_once(timeout_sec=0.1)
+            for process in self.processes:
+                if process.poll() is not None:
+                    raise SystemExit(f"{process.args[1:3]} ended with code {process.returncode}")  # type: ignore[index]
+            if time.monotonic() > end:
+                raise SystemExit(f"{what}: nothing within {seconds:g} s")
+
+    def load(self) -> State:
+        """Waits until the node is ready, with its progress shown."""
+        with tqdm(total=100, desc="loading the models", bar_format="{desc}: {bar} {percentage:3.0f} %") as bar:
+
+            def ready() -> bool:
+                state = self.newest.get("state")
+                if state is None:
+                    return False
+                if state.state == State.FAILED:
+                    raise SystemExit(f"the node could not load its models: {state.message}")
+                share = 100 if state.state == State.READY else round(100 * state.progress)
+                if share > bar.n:
+                    bar.update(share - bar.n)
+                return bool(state.state == State.READY)
+
+            self.until(ready, 180, "the node")
+        return self.newest["state"]
+
+    def instruct(self, text: str) -> Segmentation:
+        """The answer; its picture and JSON are in `newest` then."""
+        for name in ("result", "result_json", "overlay", "source_image"):
+            self.newest.pop(name, None)
+        self.ask.publish(String(data=text))
+
+        def answered() -> bool:
+            result = self.newest.get("result")
+            if result is None or result.instruction != text:
+                return False
+            pictures = [self.newest.get(name) for name in ("overlay", "source_image")] if result.height else []
+            return "result_json" in self.newest and all(p and p.header == result.header for p in pictures)
+
+        self.until(answered, 120, f'"{text}"')
+        return self.newest["result"]
+
+
+def pixels(message: Image) -> np.ndarray:
+    return (
+        np.frombuffer(message.data, np.uint8)
+        .reshape(message.height, message.step)[:, : message.width * 3]
+        .reshape(message.height, message.width, 3)
+    )
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    height = max(left.shape[0], right.shape[0])
+    tall = [np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0)), constant_values=24) for p in (left, right)]
+    return np.hstack(tall)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "out")
+    parser.add_argument("--reasoner", help="another checkpoint folder than the embedded one")
+    parser.add_argument("--segmenter", help="another checkpoint folder than the embedded one")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    own = [f"-p {name}:={value}" for name in ("reasoner", "segmenter") if (value := getattr(arguments, name))]
+    settings = "-p use_sim_time:=true -p image_topic:=/camera/color/image_raw " + " ".join(own)
+    node = [sys.executable, "-m", "segzero_ros", "--ros-args", "--params-file", str(ROOT / "config/demo.yaml")]
+    player = [sys.executable, str(ROOT / "examples/play.py"), str(ROOT / "examples/demo.mcap"), "--loop"]
+    processes = [
+        subprocess.Popen([*node, *settings.split()], cwd=ROOT),
+        subprocess.Popen(player, stderr=subprocess.DEVNULL),
+    ]
+    rows, failed = [], 0
+    try:
+        robot = Robot(processes)
+        print(f"ready: {robot.load().model}")
+        with (arguments.out / "results.jsonl").open("w") as lines:
+            for number, (text, wanted) in enumerate(tqdm(INSTRUCTIONS, desc="instructions", unit="instruction"), 1):
+                began = time.monotonic()
+                result = robot.instruct(text)
+                seconds = time.monotonic() - began
+                said = robot.newest["result_json"].data
+                lines.write(said + "\n")
+                if result.height:
+                    picture = side_by_side(pixels(robot.newest["source_image"]), pixels(robot.newest["overlay"]))
+                    name = f"{number}_{text.replace(' ', '_')}.png"
+                    cv2.imwrite(str(arguments.out / name), picture[:, :, ::-1])
+                labels = sorted(i.label for i in result.instances)
+                answered = result.status in (Segmentation.STATUS_OK, Segmentation.STATUS_NO_OBJECT)
+                failed += not answered
+                found = ", ".join(f"{i.label} ({i.area} px)" for i in result.instances) or result.message
+                rows.append(
+                    (text, json.loads(said)["status"], found, "yes" if labels == sorted(wanted) else "NO", seconds)
+                )
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(10)
+    print(f"\n{'instruction':28} {'status':10} {'found':44} {'as meant':9} seconds")
+    for text, status, found, right, seconds in rows:
+        print(f"{text:28} {status:10} {found[:44]:44} {right:9} {seconds:6.1f}")
+    print(f"\npictures and results.jsonl: {arguments.out}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
