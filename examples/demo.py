@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 # What is asked, and the labels that a right answer has.
-INSTRUCTIONS = (
+INSTRUCTIONS: tuple[tuple[str, list[str]], ...] = (
     ("something to drink from", ["white mug"]),
     ("the yellow duck", ["yellow duck"]),
     ("all the bricks", ["black brick", "purple brick"]),
@@ -69,7 +69,7 @@ class Robot:
             self.executor.spin_once(timeout_sec=0.1)
             for process in self.processes:
                 if process.poll() is not None:
-                    raise SystemExit(f"{process.args[1:3]} ended with code {process.returncode}")  # type: ignore[index]
+                    raise SystemExit(f"{process.args!r} ended with code {process.returncode}")
             if time.monotonic() > end:
                 raise SystemExit(f"{what}: nothing within {seconds:g} s")
 

@@ -42,9 +42,10 @@ def curves(log: Path, picture: Path) -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     trained = [r for r in rows if "validation" not in r]
     checked = [{"step": r["step"], **r["validation"]} for r in rows if "validation" in r]
-    names = sorted({k for r in trained for k in r} - {"step", "seconds"})
+    names = sorted({k for r in trained + checked for k in r} - {"step", "seconds"})
     columns = 4
-    figure, axes = pyplot.subplots(-(-len(names) // columns), columns, figsize=(16, 3 * -(-len(names) // columns)))
+    lines = -(-len(names) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(16, 3 * lines), squeeze=False)
     for axis in axes.flat[len(names) :]:
         axis.remove()
     for name, axis in zip(names, axes.flat, strict=False):
