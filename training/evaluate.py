@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reasoner", help="another checkpoint than the profile's")
     parser.add_argument("--segmenter", help="another checkpoint than the profile's")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--summary", type=Path, help="the same object into a file")
     parser.add_argument("--records", type=Path, help="per-item records, JSONL")
     parser.add_argument("--pictures", type=Path, help="a page of answers, PNG")
     arguments = parser.parse_args(argv)
@@ -198,6 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.records.write_text("".join(json.dumps(r) + "\n" for r in records))
     if arguments.pictures:
         page(pipeline, scenes, asked, arguments.pictures)
+    if arguments.summary:
+        arguments.summary.parent.mkdir(parents=True, exist_ok=True)
+        arguments.summary.write_text(json.dumps(summary, indent=1))
     if arguments.json:
         print(json.dumps(summary))
     else:

@@ -95,7 +95,8 @@ def main() -> None:
             [
                 *("--data", f"tabletop:{split}", "--root", str(data), "--n", str(size.questions)),
                 *("--scenes", str(size.test), "--reasoner", str(reasoner), "--segmenter", str(masks)),
-                *("--records", str(out / f"{split}.jsonl"), "--pictures", str(out / f"{split}.png"), "--json"),
+                *("--summary", str(out / f"{split}.json"), "--records", str(out / f"{split}.jsonl")),
+                *("--pictures", str(out / f"{split}.png")),
             ]
         )
 
