@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from segzero_ros.types import Cancel, OnProgress
+from segzero_ros.types import Cancel, OnProgress, SegzeroError
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,8 @@ class Worker:
         except Exception as error:  # hostile files raise anything; the sentence goes to ~/state
             if not self._stop.is_set():
                 log.debug("load failed", exc_info=True)
-                self._tell(Report(State.FAILED, f"{type(error).__name__}: {error}"))
+                known = isinstance(error, SegzeroError)
+                self._tell(Report(State.FAILED, str(error) if known else f"{type(error).__name__}: {error}"))
             return
         self.ready = True
         self._tell(Report(State.READY, "ready"))
