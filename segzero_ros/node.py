@@ -443,7 +443,8 @@ class SegzeroNode(LifecycleNode):
 def main(args: list[str] | None = None) -> int:
     # Blocked here, before any thread is there, and waited for below: nothing is ever interrupted in the middle.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    for number in STOPS:  # a shell starts background jobs with SIGINT ignored, and an ignored signal is never waited for
+    # A shell starts background jobs with SIGINT ignored, and an ignored signal is never waited for.
+    for number in STOPS:
         signal.signal(number, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING)
     code = 0
