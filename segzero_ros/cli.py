@@ -91,7 +91,7 @@ def load(profile, arguments: argparse.Namespace) -> Pipeline:  # type: ignore[no
             bar.set_description(what)
             bar.update(100 * share - bar.n)
 
-        return Pipeline.load(
+        pipeline = Pipeline.load(
             profile,
             reasoner=arguments.reasoner,
             segmenter=arguments.segmenter,
@@ -100,6 +100,8 @@ def load(profile, arguments: argparse.Namespace) -> Pipeline:  # type: ignore[no
             offline=arguments.offline,
             on_progress=tell,
         )
+    print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)
+    return pipeline
 
 
 def read_image(path: Path) -> Image:

@@ -79,6 +79,7 @@ class SegzeroNode(LifecycleNode):
         self.enabled = True
         self.report = Report(State.UNLOADED, "not configured")
         self.model = ""
+        self.loaded: dict[str, str] = {}
         self._standing = ""  # the instruction of mode `continuous`
         self._standing_id = ""
         self._answered_frame = 0
@@ -174,6 +175,8 @@ class SegzeroNode(LifecycleNode):
         def load(on_progress: OnProgress, cancel: Cancel) -> Pipeline:
             pipeline = Pipeline.load(profile, **wishes, offline=p["offline"], on_progress=on_progress, cancel=cancel)
             self.model = pipeline.model
+            self.loaded = {"reasoner": str(pipeline.reasoner.info), "segmenter": str(pipeline.segmenter.info)}
+            self.get_logger().info("loaded " + "; ".join(f"{role} {info}" for role, info in self.loaded.items()))
             return pipeline
 
         self.worker = Worker(
@@ -222,7 +225,7 @@ class SegzeroNode(LifecycleNode):
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
         self.frames.clear()
-        self.model = ""
+        self.model, self.loaded = "", {}
         if self.report.state != State.FAILED:
             self.report = Report(State.UNLOADED, "not configured")
         self._publish_state()
@@ -422,7 +425,7 @@ class SegzeroNode(LifecycleNode):
         if self.active and self.frames.count == 0 and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f"no image on {[s.topic_name for s in self._inputs[:1]]}"
         facts = {"state": report.state.value, "model": self.model, "frames": self.frames.count,
-                 "instruction": report.instruction, "enabled": self.enabled}  # fmt: skip
+                 "instruction": report.instruction, "enabled": self.enabled, **self.loaded}  # fmt: skip
         status = DiagnosticStatus(
             level=level, name=self.get_fully_qualified_name(), message=message, hardware_id="segzero"
         )

@@ -181,6 +181,11 @@ class LoadedModel:
     device: str
     memory_bytes: int
 
+    def __str__(self) -> str:
+        name = f"{self.name}@{self.revision}" if self.revision else self.name
+        size = f"{self.parameters / 1e6:.1f} M parameters, {self.memory_bytes / 1e6:.0f} MB"
+        return f"{name} ({size}, {self.dtype} on {self.device})"
+
 
 class Cancel(threading.Event):
     """Set it and the generation stops before its next token."""
