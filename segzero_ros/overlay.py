@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-import textwrap
+from bisect import bisect_right
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import ImageDraw, ImageFont
 from segzero_ros.types import Image, Segmentation, Status
 
 MAX_LINES = 6
+MAX_LABEL = 40
 
 
 def color(index: int) -> tuple[int, int, int]:
@@ -28,6 +30,7 @@ def draw_overlay(image: Image, result: Segmentation) -> Image:
     for i in result.instances:
         tint = np.array(color(i.index), np.float32)
         canvas[i.mask] = (0.5 * canvas[i.mask] + 0.5 * tint).astype(np.uint8)
+    for i in result.instances:
         outlines, _ = cv2.findContours(i.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, outlines, -1, color(i.index), line)
         if i.prompt_box is not None:
@@ -39,10 +42,13 @@ def draw_overlay(image: Image, result: Segmentation) -> Image:
     font = ImageFont.load_default(size=max(11, min(image.shape[:2]) // 30))
     draw = ImageDraw.Draw(picture)
     for i in result.instances:
-        text = f"{i.index} {_plain(i.label)[:40]} {i.score:.2f}"
+        room = picture.width - 3 - font.getlength(f"{i.index}  {i.score:.2f}")
+        label = _plain(i.label)
+        label = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 3] + "..."
+        text = f"{i.index} {_shorten(label, font, room)} {i.score:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        x = min(max(0, i.box[0]), max(0, picture.width - (right - left)))
-        y = max(0, i.box[1] - (bottom - top) - 4)
+        x = max(0, min(i.box[0], picture.width - 3 - (right - left)))
+        y = max(0, i.box[1] - (bottom - top) - 5)
         draw.rectangle((x, y, x + right - left + 2, y + bottom - top + 4), fill=color(i.index))
         draw.text((x + 1 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
     return np.vstack([np.asarray(picture), caption(result, picture.width)])
@@ -52,14 +58,11 @@ def caption(result: Segmentation, width: int) -> Image:
     """The band: instruction, reasoning and how it ended, wrapped to the width in pixels."""
     size = max(11, width // 45)
     font = ImageFont.load_default(size=size)
-    columns = max(16, int(width / font.getlength("abcdefghij") * 10))
-    said = [_plain(result.reasoning)] if result.reasoning else []
-    if result.status is not Status.OK:
-        said.append(f"{result.status.value}: {_plain(result.message)}")
-    lines = textwrap.wrap(f'"{_plain(result.instruction)}"', columns)[:2]
-    words = [line for text in said for line in textwrap.wrap(text, columns)]
-    if len(words) > MAX_LINES:
-        words = [*words[: MAX_LINES - 1], words[MAX_LINES - 1][: columns - 3] + "..."]
+    room = width - 12
+    ended = f"{result.status.value}: {_plain(result.message)}" if result.status is not Status.OK else ""
+    lines = _wrap(f'"{_plain(result.instruction)}"', font, room, 2)
+    last = _wrap(ended, font, room, MAX_LINES // 2)
+    words = _wrap(_plain(result.reasoning), font, room, MAX_LINES - len(last)) + last
     height = (len(lines) + len(words)) * (size + 4) + 8
     band = PIL.new("RGB", (width, height), (24, 24, 24))
     draw = ImageDraw.Draw(band)
@@ -74,6 +77,36 @@ def side_by_side(image: Image, result: Segmentation) -> Image:
     left = np.full((right.shape[0], image.shape[1], 3), 24, np.uint8)
     left[: image.shape[0]] = image
     return np.hstack([left, right])
+
+
+def _wrap(text: str, font: Any, width: float, most: int) -> list[str]:
+    """At most that many lines, none wider than the width in pixels; dots where there was more."""
+    lines, line = [], ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if line and font.getlength(longer) > width:
+            lines.append(line)
+            longer = word
+        while len(lines) <= most and len(longer) > 1 and font.getlength(longer) > width:
+            n = _fitting(longer, font, width)
+            lines.append(longer[:n])
+            longer = longer[n:]
+        line = longer
+        if len(lines) > most:
+            break
+    lines += [line] if line else []
+    return lines if len(lines) <= most else [*lines[: most - 1], _shorten(f"{lines[most - 1]}...", font, width)]
+
+
+def _shorten(text: str, font: Any, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    return text[: _fitting(text, font, width - font.getlength("..."))] + "..."
+
+
+def _fitting(text: str, font: Any, width: float) -> int:
+    """How many characters fit into the width; at least one."""
+    return max(1, bisect_right(range(len(text) + 1), width, key=lambda n: font.getlength(text[:n])) - 1)
 
 
 def _plain(text: str) -> str:
