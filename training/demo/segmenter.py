@@ -46,7 +46,7 @@ class Settings:
 
 
 def build(seed: int) -> Any:
-    """An untrained Sam2Model of 1.8 million parameters that listens to its prompts."""
+    """An untrained Sam2Model of 2.1 million parameters that listens to its prompts."""
     import torch
     from torch import nn
     from transformers import Sam2Config, Sam2Model
