@@ -224,11 +224,11 @@ def _strict_single(text: str) -> list[Candidate]:
     box_key = next((key for key in data if "bbox" in key.lower()), None)
     if not box_key or len(data[box_key]) != 4:
         raise ValueError("no box")
-    box = tuple(float(int(v)) for v in data[box_key])
+    box = tuple(_scalable(int(v)) for v in data[box_key])
     keys = [key for key in data if "points" in key.lower()][:2]
     if len(keys) != 2:
         raise ValueError("no two points")
-    points = tuple((float(int(data[k][0])), float(int(data[k][1]))) for k in keys)
+    points = tuple((_scalable(int(data[k][0])), _scalable(int(data[k][1]))) for k in keys)
     return [Candidate((box[0], box[1], box[2], box[3]), points)]
 
 
@@ -239,9 +239,14 @@ def _strict_list(text: str) -> list[Candidate]:
     found = []
     for item in json.loads(match.group(1)):
         # The published code multiplies, so anything that a number multiplies to an int-able value passes.
-        box = [item["bbox_2d"][i] * 1.0 for i in range(4)]
-        point = [item["point_2d"][i] * 1.0 for i in range(2)]
-        for v in (*box, *point):
-            int(v + 0.5)
+        box = [_scalable(item["bbox_2d"][i] * 1.0) for i in range(4)]
+        point = [_scalable(item["point_2d"][i] * 1.0) for i in range(2)]
         found.append(Candidate((box[0], box[1], box[2], box[3]), ((point[0], point[1]),)))
     return found
+
+
+def _scalable(value: float) -> float:
+    """The published code fails where a coordinate times the image's scale is no finite number."""
+    if not abs(value) < 1e300:
+        raise OverflowError(f"{value:g} cannot be scaled")
+    return float(value)

@@ -163,6 +163,14 @@ def test_what_the_published_parser_takes_we_take_too(text: str) -> None:
         assert parse_answer(text, SINGLE).status is Status.OK
 
 
+@pytest.mark.parametrize("number", ["1e309", "-1.7e308", "NaN", "9" * 400])
+def test_a_number_that_cannot_be_scaled_is_refused_as_the_published_parsers_do(number: str) -> None:
+    single = f'<think>t</think><answer>{{"bbox": [1, 2, 3, {number}], "points_1": [1, 1], "points_2": [2, 2]}}</answer>'
+    several = f'<answer>[{{"bbox_2d": [1, 2, 3, 4], "point_2d": [{number}, 2]}}]</answer>'
+    assert parse_answer(single, SINGLE, strict=True).status is Status.PARSE_ERROR
+    assert parse_answer(several, LIST, strict=True).status is Status.PARSE_ERROR
+
+
 def test_published_rounding() -> None:
     single = to_source(Candidate((10.9, 20, 110, 220), ((35, 35),)), SINGLE, 480, 640)
     assert single.box == (round(10 * 640 / 840), round(20 * 480 / 840), round(110 * 640 / 840), round(220 * 480 / 840))
