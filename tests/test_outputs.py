@@ -1,0 +1,248 @@
+"""What is published about an answer, on real DDS: all of it to who listens, early or late, and nothing for nobody."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
+
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from segzero_msgs.msg import Segmentation as SegmentationMsg
+from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import Image as ImageMsg
+from std_msgs.msg import Header, String
+
+from segzero_ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
+from segzero_ros.geometry import mask_box
+from segzero_ros.outputs import Kept, Outputs
+from segzero_ros.overlay import draw_overlay
+from segzero_ros.types import Image, Instance, Segmentation, Status
+
+LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PATIENCE = 30.0  # seconds; only a failing test waits so long
+HEAVY = {
+    "source_image": ImageMsg,
+    "mask": ImageMsg,
+    "label_mask": ImageMsg,
+    "overlay": ImageMsg,
+    "overlay/compressed": CompressedImage,
+}
+LIGHT = {"result": SegmentationMsg, "reasoning": String, "result_json": String, "camera_info": CameraInfo}
+NUMBERS = itertools.count(1)
+HEADER = Header(stamp=Time(sec=12, nanosec=34), frame_id="camera")
+
+
+class Bench:
+    """Outputs on a node, and another node that listens."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.name = f"speaker_{next(NUMBERS)}"
+        self.node = rclpy.create_node(self.name, context=self.context)
+        self.ear = rclpy.create_node("ear", context=self.context)
+        self.outputs = Outputs(self.node)
+        self.executor = MultiThreadedExecutor(2, context=self.context)
+        for node in (self.node, self.ear):
+            self.executor.add_node(node)
+        self.heard: dict[str, list[Any]] = {}
+        self.news = threading.Condition()
+        self.thread = threading.Thread(target=self.executor.spin)
+        self.thread.start()
+
+    def listen(self, topics: dict[str, type]) -> None:
+        def hear(topic: str) -> Callable[[Any], None]:
+            def take(message: Any) -> None:
+                with self.news:
+                    self.heard[topic].append(message)
+                    self.news.notify_all()
+
+            return take
+
+        for topic, kind in topics.items():
+            self.heard[topic] = []
+            self.ear.create_subscription(kind, f"/{self.name}/{topic}", hear(topic), LATCHED)
+
+    def wait(self, right: Callable[[], bool]) -> None:
+        with self.news:
+            assert self.news.wait_for(right, PATIENCE), {topic: len(heard) for topic, heard in self.heard.items()}
+
+    def all_of(self, topics: dict[str, type], count: int = 1) -> dict[str, Any]:
+        """The newest message of each topic, when that many have come on each."""
+        self.wait(lambda: all(len(self.heard[topic]) >= count for topic in topics))
+        return {topic: self.heard[topic][-1] for topic in topics}
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.thread.join(PATIENCE)
+        for node in (self.node, self.ear):
+            node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def picture() -> Image:
+    return np.random.default_rng(4).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+def instance(index: int, x: int, score: float = 0.5, label: str = "mug") -> Instance:
+    mask = np.zeros((48, 64), bool)
+    mask[10:30, x : x + 20] = True
+    box = mask_box(mask)
+    assert box
+    return Instance(index, label, score, mask, box, box, (), 400)
+
+
+def answer(*instances: Instance, reasoning: str = "It is red.") -> Segmentation:
+    return Segmentation(Status.OK, "found", "the mug", 48, 64, instances, reasoning)
+
+
+def kept(result: Segmentation, image: Any = None, request_id: str = "7") -> Kept:
+    info = CameraInfo(header=HEADER, width=64, height=48)
+    return Kept(HEADER, image or image_to_msg(picture(), "rgb8", HEADER), info, result, request_id)
+
+
+TWO = answer(instance(1, 5), instance(2, 15, score=0.9))
+
+
+def check(heard: dict[str, Any], result: Segmentation, source: Image) -> None:
+    for message in (m for m in heard.values() if not isinstance(m, String)):
+        assert message.header == HEADER
+    assert [i.index for i in heard["result"].instances] == [i.index for i in result.instances]
+    assert heard["result"].camera_info == heard["camera_info"]
+    assert heard["reasoning"].data == result.reasoning
+    assert json.loads(heard["result_json"].data)["request_id"] == heard["result"].request_id
+    assert np.array_equal(image_from_msg(heard["source_image"]), source)
+    union = np.frombuffer(heard["mask"].data, np.uint8).reshape(48, 64)
+    assert np.array_equal(union, 255 * np.any([i.mask for i in result.instances], 0).astype(np.uint8))
+    labels = np.frombuffer(heard["label_mask"].data, np.uint8).reshape(48, 64)
+    assert (labels[20, 6], labels[20, 20], labels[20, 30], labels[0, 0]) == (1, 2, 2, 0)
+    drawn = draw_overlay(source, result)
+    assert np.array_equal(image_from_msg(heard["overlay"]), drawn)
+    assert compressed_from_msg(heard["overlay/compressed"]).shape == drawn.shape
+
+
+def test_who_listens_gets_everything_with_the_header_of_the_frame(bench: Bench) -> None:
+    bench.listen(HEAVY | LIGHT)
+    bench.outputs.publish(kept(TWO))
+    check(bench.all_of(HEAVY | LIGHT), TWO, picture())
+
+
+def test_who_comes_after_the_answer_gets_everything_too(bench: Bench) -> None:
+    bench.outputs.publish(kept(answer(reasoning="an older one")))
+    bench.outputs.publish(kept(TWO))
+    bench.listen(HEAVY | LIGHT)
+    check(bench.all_of(HEAVY | LIGHT), TWO, picture())
+    assert {len(heard) for heard in bench.heard.values()} == {1}
+
+
+def test_a_compressed_frame_is_published_as_it_looks(bench: Bench) -> None:
+    bench.listen(HEAVY | LIGHT)
+    frame = compressed_to_msg(picture(), HEADER)
+    bench.outputs.publish(kept(TWO, frame))
+    check(bench.all_of(HEAVY | LIGHT), TWO, compressed_from_msg(frame))
+
+
+def test_nothing_heavy_is_computed_while_nobody_listens(bench: Bench) -> None:
+    made: list[str] = []
+
+    def counted(topic: str, make: Callable[[Kept], Any]) -> Callable[[Kept], Any]:
+        def count(k: Kept) -> Any:
+            made.append(topic)
+            return make(k)
+
+        return count
+
+    heavy = bench.outputs._heavy
+    for topic, (publisher, make) in list(heavy.items()):
+        heavy[topic] = (publisher, counted(topic, make))
+    bench.listen({"result": SegmentationMsg})
+    bench.outputs.publish(kept(TWO))
+    bench.all_of({"result": SegmentationMsg})
+    assert not made
+    bench.listen({"mask": ImageMsg})
+    bench.all_of({"mask": ImageMsg})
+    assert made == ["~/mask"]
+    bench.outputs.publish(kept(TWO))
+    bench.all_of({"mask": ImageMsg}, 2)
+    assert made == ["~/mask"] * 2
+
+
+def test_the_overlay_is_drawn_once_for_both_its_topics(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def count(image: Image, result: Segmentation) -> Image:
+        drawn.append(result.reasoning)
+        return draw_overlay(image, result)
+
+    monkeypatch.setattr("segzero_ros.outputs.draw_overlay", count)
+    both: dict[str, type] = {"overlay": ImageMsg, "overlay/compressed": CompressedImage}
+    bench.listen(both)
+    bench.outputs.publish(kept(TWO))
+    bench.all_of(both)
+    assert drawn == [TWO.reasoning]
+
+
+def test_a_failure_without_a_frame_is_told_in_words_only(bench: Bench) -> None:
+    bench.listen(HEAVY | LIGHT)
+    failed = Segmentation(Status.NO_IMAGE, "no frame has come yet", "the mug", 0, 0, reasoning="")
+    bench.outputs.publish(Kept(HEADER, None, None, failed, "8"))
+    words: dict[str, type] = {"result": SegmentationMsg, "reasoning": String, "result_json": String}
+    heard = bench.all_of(words)
+    assert heard["result"].status == SegmentationMsg.STATUS_NO_IMAGE
+    assert json.loads(heard["result_json"].data)["message"] == "no frame has come yet"
+    bench.outputs.publish(kept(TWO))
+    everything = bench.all_of(HEAVY | LIGHT)
+    assert all(len(bench.heard[topic]) == 1 for topic in [*HEAVY, "camera_info"])
+    assert everything["result"].status == SegmentationMsg.STATUS_OK
+
+
+def test_an_answer_without_objects_has_an_empty_mask_and_a_picture(bench: Bench) -> None:
+    bench.listen(HEAVY)
+    bench.outputs.publish(kept(Segmentation(Status.NO_OBJECT, "nothing matches", "the mug", 48, 64)))
+    heard = bench.all_of(HEAVY)
+    for topic in ("mask", "label_mask"):
+        assert (heard[topic].height, heard[topic].width) == (48, 64) and not any(heard[topic].data)
+    assert np.array_equal(image_from_msg(heard["overlay"])[:48], picture())
+
+
+def test_an_output_that_fails_is_logged_and_leaves_the_others(bench: Bench) -> None:
+    bench.listen(HEAVY | LIGHT)
+    broken = ImageMsg(header=HEADER, encoding="32FC1", height=48, width=64)
+    bench.outputs.publish(kept(TWO, broken))
+    rest = {t: k for t, k in (HEAVY | LIGHT).items() if not t.startswith("overlay")}
+    heard = bench.all_of(rest)
+    assert heard["source_image"] == broken
+    assert not bench.heard["overlay"] and not bench.heard["overlay/compressed"]
+
+
+def test_answers_from_several_threads_arrive_whole_and_the_last_one_stays(bench: Bench) -> None:
+    bench.listen({"mask": ImageMsg})
+    names = [f"request {n}" for n in range(8)]
+    threads = [threading.Thread(target=bench.outputs.publish, args=(kept(TWO, request_id=n),)) for n in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    bench.listen({"result": SegmentationMsg, "result_json": String})
+    heard = bench.all_of({"result": SegmentationMsg, "result_json": String})
+    assert heard["result"].request_id in names
+    assert json.loads(heard["result_json"].data)["request_id"] == heard["result"].request_id
