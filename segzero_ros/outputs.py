@@ -153,11 +153,19 @@ class Outputs:
         """~/detections and ~/label_info, where vision_msgs is installed."""
         try:
             from vision_msgs.msg import Detection2DArray, LabelInfo
+
+            detections = self._publisher(Detection2DArray, "~/detections")
+            label_info = self._publisher(LabelInfo, "~/label_info")
         except ImportError:
             self._node.get_logger().info("vision_msgs is not installed: no ~/detections, no ~/label_info")
             return
-        self._light["~/detections"] = (self._publisher(Detection2DArray, "~/detections"), _detections)
-        self._light["~/label_info"] = (self._publisher(LabelInfo, "~/label_info"), _label_info)
+        except Exception as error:  # rclpy has its own for a package whose libraries are not found
+            self._node.get_logger().warning(
+                f"vision_msgs does not work here: no ~/detections, no ~/label_info: {error}"
+            )
+            return
+        self._light["~/detections"] = (detections, _detections)
+        self._light["~/label_info"] = (label_info, _label_info)
 
 
 def _detections(k: Kept) -> Any:
