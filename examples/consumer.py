@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
@@ -53,7 +54,7 @@ class Consumer(Node):
 
 def main() -> None:
     rclpy.init()
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(Consumer())
 
 

@@ -8,7 +8,6 @@ For environments without rosbag2; where that is, `ros2 bag play --clock` does th
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import time
 from pathlib import Path
@@ -85,8 +84,13 @@ def main() -> None:
     parser.add_argument("--loop", action="store_true")
     parser.add_argument("--rate", type=float, default=1.0)
     arguments = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         play(arguments.recording, loop=arguments.loop, rate=arguments.rate)
+    except KeyboardInterrupt:
+        pass
+    except Exception:
+        if rclpy.ok():  # otherwise it was told to end
+            raise
 
 
 if __name__ == "__main__":
