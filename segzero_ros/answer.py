@@ -16,7 +16,7 @@ from segzero_ros.profiles import Profile
 from segzero_ros.types import Answer, Box, Candidate, Point, Status
 
 MAX_CHARS = 200_000  # of a text; no model of ours writes a tenth of it
-MAX_OBJECTS = 256
+MAX_OBJECTS = 254  # one byte in the label image: 0 is background, 255 is reserved
 MAX_DEPTH = 16
 MAX_LABEL = 80
 

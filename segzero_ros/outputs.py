@@ -39,6 +39,22 @@ class Kept:
     request_id: str
 
 
+@dataclass
+class _Output:
+    """One topic. make: the message about an answer, or None when there is nothing to say about it.
+
+    said: its publisher's history holds a message. fresh: nothing is left to be done about the kept answer.
+    """
+
+    name: str
+    kind: type
+    make: Callable[[Kept], Any]
+    heavy: bool
+    publisher: Any = None
+    said: bool = False
+    fresh: bool = True
+
+
 class Outputs:
     """The publishers. `publish` may be called from any thread."""
 
@@ -47,32 +63,33 @@ class Outputs:
         self._lock = threading.Lock()
         self._kept: Kept | None = None
         self._overlay: tuple[Kept, Any] | None = None
-        self._fresh: set[str] = set()  # topics that carry the kept answer
-        self._light: dict[str, tuple[Any, Callable[[Kept], Any]]] = {}
-        self._heavy: dict[str, tuple[Any, Callable[[Kept], Any]]] = {}
-        for name, kind, make in (
-            ("~/result", SegmentationMsg, self._result),
-            ("~/reasoning", String, lambda k: String(data=clean(k.segmentation.reasoning))),
-            ("~/result_json", String, lambda k: String(data=result_json(k.segmentation, k.header, k.request_id))),
-            ("~/camera_info", CameraInfo, lambda k: k.camera_info),
-        ):
-            self._light[name] = (self._publisher(kind, name), make)
-        for name, kind, make in (
-            ("~/source_image", Image, self._source),
-            ("~/mask", Image, self._mask),
-            ("~/label_mask", Image, self._labels),
-            ("~/overlay", Image, lambda k: self._drawn(k, lambda p: image_to_msg(p, "rgb8", k.header))),
-            (
+        self._all = [
+            _Output("~/result", SegmentationMsg, self._result, False),
+            _Output("~/reasoning", String, lambda k: String(data=clean(k.segmentation.reasoning)), False),
+            _Output(
+                "~/result_json",
+                String,
+                lambda k: String(data=result_json(k.segmentation, k.header, k.request_id)),
+                False,
+            ),
+            _Output("~/camera_info", CameraInfo, lambda k: k.camera_info, False),
+            _Output("~/source_image", Image, self._source, True),
+            _Output("~/mask", Image, self._mask, True),
+            _Output("~/label_mask", Image, self._labels, True),
+            _Output("~/overlay", Image, lambda k: self._drawn(k, lambda p: image_to_msg(p, "rgb8", k.header)), True),
+            _Output(
                 "~/overlay/compressed",
                 CompressedImage,
                 lambda k: self._drawn(k, lambda p: compressed_to_msg(p, k.header)),
+                True,
             ),
-        ):
-            self._heavy[name] = (self._publisher(kind, name), make)
+        ]
+        for output in self._all:
+            output.publisher = self._publisher(output)
         self._add_vision_msgs()
         self._timer = node.create_timer(LATE_PERIOD, self._serve, callback_group=MutuallyExclusiveCallbackGroup())
 
-    def _publisher(self, kind: type, name: str) -> Any:
+    def _publisher(self, output: _Output) -> Any:
         profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=1,
@@ -80,36 +97,44 @@ class Outputs:
             durability=DurabilityPolicy.TRANSIENT_LOCAL,
         )
         return self._node.create_publisher(
-            kind, name, profile, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            output.kind, output.name, profile, qos_overriding_options=QoSOverridingOptions.with_default_policies()
         )
 
     def publish(self, kept: Kept) -> None:
         with self._lock:
-            self._kept, self._overlay, self._fresh = kept, None, set()
-            for name, (publisher, make) in self._light.items():
-                message = make(kept)
-                if message is not None:
-                    publisher.publish(message)
-                self._fresh.add(name)
+            self._kept, self._overlay = kept, None
+            for output in self._all:
+                output.fresh = False
+                if not output.heavy:
+                    self._say(output, kept)
+                if output.said and not output.fresh and not output.publisher.get_subscription_count():
+                    self._empty(output)
         self._serve()
 
     def _serve(self) -> None:
         """Computes each heavy output that somebody listens to and that does not carry the kept answer yet."""
         with self._lock:
-            kept = self._kept
-            if kept is None:
+            if self._kept is None:
                 return
-            for name, (publisher, make) in self._heavy.items():
-                if name in self._fresh or not publisher.get_subscription_count():
-                    continue
-                self._fresh.add(name)
-                try:
-                    message = make(kept)
-                except Exception as error:
-                    self._node.get_logger().error(f"{name}: {error}")
-                    continue
-                if message is not None:
-                    publisher.publish(message)
+            for output in self._all:
+                if output.heavy and not output.fresh and output.publisher.get_subscription_count():
+                    self._say(output, self._kept)
+                    output.fresh = True
+
+    def _say(self, output: _Output, kept: Kept) -> None:
+        try:
+            message = output.make(kept)
+        except Exception as error:
+            self._node.get_logger().error(f"{output.name}: {error}")
+            return
+        if message is not None:
+            output.publisher.publish(message)
+            output.said = output.fresh = True
+
+    def _empty(self, output: _Output) -> None:
+        """Who subscribes late must not be given an older answer: the middleware forgets only with the publisher."""
+        self._node.destroy_publisher(output.publisher)
+        output.publisher, output.said = self._publisher(output), False
 
     # -- what each says; None: nothing to say about this answer
 
@@ -154,8 +179,12 @@ class Outputs:
         try:
             from vision_msgs.msg import Detection2DArray, LabelInfo
 
-            detections = self._publisher(Detection2DArray, "~/detections")
-            label_info = self._publisher(LabelInfo, "~/label_info")
+            more = [
+                _Output("~/detections", Detection2DArray, _detections, False),
+                _Output("~/label_info", LabelInfo, _label_info, False),
+            ]
+            for output in more:
+                output.publisher = self._publisher(output)
         except ImportError:
             self._node.get_logger().info("vision_msgs is not installed: no ~/detections, no ~/label_info")
             return
@@ -164,8 +193,7 @@ class Outputs:
                 f"vision_msgs does not work here: no ~/detections, no ~/label_info: {error}"
             )
             return
-        self._light["~/detections"] = (detections, _detections)
-        self._light["~/label_info"] = (label_info, _label_info)
+        self._all += more
 
 
 def _detections(k: Kept) -> Any:
@@ -180,7 +208,7 @@ def _detections(k: Kept) -> Any:
         detection.bbox.size_x, detection.bbox.size_y = x2 - x1, y2 - y1
         hypothesis = ObjectHypothesisWithPose()
         hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = clean(i.label), float(i.score)
-        detection.results = [hypothesis]
+        detection.results, detection.id = [hypothesis], str(i.index)
         out.detections.append(detection)
     return out
 

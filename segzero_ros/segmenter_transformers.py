@@ -108,7 +108,7 @@ class TransformersSegmenter:
                 prompt["input_points"] = xy * scale
                 prompt["input_labels"] = torch.ones(1, len(members), count, dtype=torch.int64, device=self.model.device)
             out = self.model(image_embeddings=list(features.embeddings), multimask_output=True, **prompt)
-            scores = out.iou_scores[0].float()
+            scores = out.iou_scores[0].float().nan_to_num(0.0)  # half precision can overflow
             best = scores.argmax(1)
             rows = torch.arange(len(members), device=best.device)
             logits = out.pred_masks[0][rows, best].float()[None]

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -171,9 +172,9 @@ def test_nothing_heavy_is_computed_while_nobody_listens(bench: Bench) -> None:
 
         return count
 
-    heavy = bench.outputs._heavy
-    for topic, (publisher, make) in list(heavy.items()):
-        heavy[topic] = (publisher, counted(topic, make))
+    for output in bench.outputs._all:
+        if output.heavy:
+            output.make = counted(output.name, output.make)
     bench.listen({"result": SegmentationMsg})
     bench.outputs.publish(kept(TWO))
     bench.all_of({"result": SegmentationMsg})
@@ -184,6 +185,29 @@ def test_nothing_heavy_is_computed_while_nobody_listens(bench: Bench) -> None:
     bench.outputs.publish(kept(TWO))
     bench.all_of({"mask": ImageMsg}, 2)
     assert made == ["~/mask"] * 2
+
+
+def test_who_comes_late_is_never_given_an_older_answer(bench: Bench) -> None:
+    topics: dict[str, type] = {"mask": ImageMsg, "camera_info": CameraInfo}
+    bench.listen(topics)
+    bench.outputs.publish(replace(kept(TWO), header=Header(stamp=Time(sec=1))))
+    bench.all_of(topics)
+    for subscription in list(bench.ear.subscriptions):
+        bench.ear.destroy_subscription(subscription)
+    gone = threading.Event()
+    mask = next(o for o in bench.outputs._all if o.name == "~/mask")
+
+    def look() -> None:
+        if not mask.publisher.get_subscription_count():
+            gone.set()
+
+    timer = bench.ear.create_timer(0.01, look)
+    assert gone.wait(PATIENCE)
+    timer.cancel()
+    bench.outputs.publish(replace(kept(TWO), header=Header(stamp=Time(sec=2))))
+    bench.listen(topics)
+    bench.all_of(topics)
+    assert [m.header.stamp.sec for m in bench.heard["mask"]] == [2]
 
 
 def test_the_overlay_is_drawn_once_for_both_its_topics(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
