@@ -173,8 +173,8 @@ def run_worker(settings: Settings, rank: int) -> None:
         wanted[:, keys - 1] = who == 0
         importance = torch.where(b.weight[image, place] == 8.0, 8.0, 1.0) * wanted.any(1)
         look_loss = torch.zeros(())
-        for layer, count in supervised.items():
-            raw = scores[layer][image, :count, place].float()  # (N, heads, keys + T)
+        for layer in supervised:
+            raw = scores[layer][image, :, place].float()  # (N, heads, keys + T)
             total = torch.logsumexp(raw, -1)
             mass = torch.logsumexp(raw[:, :, :keys].masked_fill(~wanted[:, None], -1e4), -1) - total
             look_loss = look_loss - (mass.mean(1) * importance).sum() / importance.sum() / len(supervised)
@@ -290,7 +290,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         if step < settings.vision_steps:
             return vision_loss(tokens, b)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            text, hidden, scores = read(tokens, b.packed, tuple({0, 1, tap}), tuple(supervised))
+            text, hidden, scores = read(tokens, b.packed, tuple({0, 1, tap}), supervised)
         loss, seen = vision_loss(tokens, b)
         # Positions first: the attention's supervision competes with them.
         grown = min(1.0, (step - settings.vision_steps) / max(1, 0.1 * settings.joint_steps))
