@@ -173,7 +173,10 @@ def make_batch(
             category[b, t.id - 1], color[b, t.id - 1] = CATEGORIES.index(t.category), COLORS.index(t.color)
         at = number = 0
         for _ in range(40):
-            item = instructions.write(rng, things, kinds, absent)
+            # Few scenes decide a spatial question: without more tries there would be few of them.
+            kind = [kinds[int(rng.integers(len(kinds)))]]
+            tries = (instructions.write(rng, things, kind, absent) for _ in range(6))
+            item = next((i for i in tries if i is not None), None)
             if item is None:
                 continue
             if augment and rng.random() < UNHEARD:
