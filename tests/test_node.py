@@ -2,137 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
-
-import rclpy
 from lifecycle_msgs.srv import GetState
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header, String
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from segzero_ros.convert import image_to_msg
-from tests import tiny_models
-
-LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-PATIENCE = 60.0  # seconds; only a failing test waits so long
-
-
-class Robot:
-    """The other side: publishes images and instructions, and waits for what comes back."""
-
-    def __init__(self) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node("robot", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.seen: dict[str, list[Any]] = {}
-        self.news = threading.Condition()
-        self.image = self.node.create_publisher(Image, "/image", 5)
-        self.info = self.node.create_publisher(CameraInfo, "/camera_info", 5)
-        self.instruction = self.node.create_publisher(String, "/segzero/instruction", 5)
-        self.listen(State, "/segzero/state")
-        self.listen(Segmentation, "/segzero/result")
-        self.thread = threading.Thread(target=self.executor.spin, daemon=True)
-        self.thread.start()
-
-    def listen(self, kind: type, topic: str) -> None:
-        self.seen[topic] = []
-
-        def hear(message: Any) -> None:
-            with self.news:
-                self.seen[topic].append(message)
-                self.news.notify_all()
-
-        self.node.create_subscription(kind, topic, hear, LATCHED)
-
-    def wait(self, topic: str, right: Callable[[Any], bool], start: int = 0) -> Any:
-        def found() -> Any:
-            return next((m for m in self.seen[topic][start:] if right(m)), None)
-
-        with self.news:
-            assert self.news.wait_for(found, PATIENCE), f"{topic}: {self.seen[topic][start:][-3:]}"
-            return found()
-
-    def show(self, stamp: int = 1) -> Header:
-        header = Header(frame_id="camera")
-        header.stamp = self.node.get_clock().now().to_msg()
-        pixels = np.random.default_rng(stamp).integers(0, 255, (120, 160, 3), np.uint8)
-        self.info.publish(CameraInfo(header=header, width=160, height=120, k=[100.0, 0, 80, 0, 100, 60, 0, 0, 1]))
-        self.image.publish(image_to_msg(pixels, "rgb8", header))
-        return header
-
-    def call(self, kind: type, name: str, request: Any) -> Any:
-        client = self.node.create_client(kind, name)
-        assert client.wait_for_service(PATIENCE)
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(PATIENCE), f"{name} did not answer"
-        return future.result()
-
-    def close(self) -> None:
-        self.executor.shutdown()
-        self.thread.join()
-        self.node.destroy_node()
-        self.context.try_shutdown()
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return tiny_models.save_reasoner(root / "reasoner"), tiny_models.save_segmenter(root / "segmenter")
-
-
-@pytest.fixture
-def robot() -> Iterator[Robot]:
-    robot = Robot()
-    yield robot
-    robot.close()
-
-
-@pytest.fixture
-def start(robot: Robot, models: tuple[Path, Path]) -> Iterator[Callable[..., subprocess.Popen]]:
-    running: list[subprocess.Popen] = []
-
-    def run(**parameters: object) -> subprocess.Popen:
-        settings = {"reasoner": str(models[0]), "segmenter": str(models[1]), "max_age": 0.0} | parameters
-        arguments = [x for name, value in settings.items() for x in ("-p", f"{name}:={value}")]
-        command = [sys.executable, "-m", "segzero_ros.node", "--ros-args", *arguments]
-        running.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
-        return running[-1]
-
-    yield run
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def ready(robot: Robot) -> None:
-    robot.wait("/segzero/state", lambda m: m.state == State.READY)
+from tests.robot import PATIENCE, Robot
 
 
 def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, start: Callable) -> None:
     process = start()
-    ready(robot)
+    robot.ready()
     header = robot.show()
     robot.instruction.publish(String(data="the red mug"))
     result = robot.wait("/segzero/result", lambda m: m.instruction == "the red mug")
@@ -164,7 +53,7 @@ def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, sta
 
 def test_without_a_frame_there_is_a_typed_answer(robot: Robot, start: Callable) -> None:
     start(image_timeout=0.2)
-    ready(robot)
+    robot.ready()
     robot.instruction.publish(String(data="the red mug"))
     assert robot.wait("/segzero/result", lambda m: m.status == Segmentation.STATUS_NO_IMAGE).message
 

@@ -1,0 +1,69 @@
+"""Processes of the node for tests: real ones, on real DDS, with small random models of the real classes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Before rclpy is imported anywhere: this machine only, and no neighbour's domain.
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
+
+LONG = """
+description: random weights that write for long
+prompt: plain
+reasoner: embedded
+segmenter: embedded
+square: 224
+system: null
+max_new_tokens: 100000
+"""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    from tests import tiny_models
+
+    root = tmp_path_factory.mktemp("models")
+    return tiny_models.save_reasoner(root / "reasoner"), tiny_models.save_segmenter(root / "segmenter")
+
+
+@pytest.fixture(scope="session")
+def long_profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile whose generation takes longer than any test."""
+    path = tmp_path_factory.mktemp("profiles") / "long.yaml"
+    path.write_text(LONG)
+    return path
+
+
+@pytest.fixture
+def robot() -> Iterator:
+    from tests.robot import Robot
+
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+@pytest.fixture
+def start(models: tuple[Path, Path]) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a node with these parameters; `remap` are further ROS arguments."""
+    running: list[subprocess.Popen] = []
+
+    def run(remap: tuple[str, ...] = (), **parameters: object) -> subprocess.Popen:
+        settings = {"reasoner": str(models[0]), "segmenter": str(models[1]), "max_age": 0.0} | parameters
+        arguments = [x for name, value in settings.items() for x in ("-p", f"{name}:={value}")]
+        command = [sys.executable, "-m", "segzero_ros", "--ros-args", *remap, *arguments]
+        running.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
+        return running[-1]
+
+    yield run
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -1,0 +1,142 @@
+"""The other side of the node in tests: a robot that shows images, gives instructions and waits for what comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from segzero_msgs.msg import Segmentation, State
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header, String
+
+from segzero_ros.convert import image_to_msg
+
+LATCHED = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PATIENCE = 60.0  # seconds; only a failing test waits so long
+
+
+class Robot:
+    """The other side: publishes images and instructions, and waits for what comes back."""
+
+    def __init__(self, namespace: str = "") -> None:
+        self.space = namespace
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("robot", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.seen: dict[str, list[Any]] = {}
+        self.news = threading.Condition()
+        self.image = self.node.create_publisher(Image, f"{namespace}/image", 5)
+        self.info = self.node.create_publisher(CameraInfo, f"{namespace}/camera_info", 5)
+        self.instruction = self.node.create_publisher(String, f"{namespace}/segzero/instruction", 5)
+        self.listen(State, f"{namespace}/segzero/state")
+        self.listen(Segmentation, f"{namespace}/segzero/result")
+        self.listen(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        self.thread = threading.Thread(target=self.executor.spin, daemon=True)
+        self.thread.start()
+
+    def listen(self, kind: type, topic: str, qos: QoSProfile = LATCHED) -> None:
+        self.seen[topic] = []
+
+        def hear(message: Any) -> None:
+            with self.news:
+                self.seen[topic].append(message)
+                self.news.notify_all()
+
+        self.node.create_subscription(kind, topic, hear, qos)
+
+    def wait(self, topic: str, right: Callable[[Any], bool], start: int = 0) -> Any:
+        def found() -> Any:
+            return next((m for m in self.seen[topic][start:] if right(m)), None)
+
+        with self.news:
+            assert self.news.wait_for(found, PATIENCE), f"{topic}: {self.seen[topic][start:][-3:]}"
+            return found()
+
+    def show(self, stamp: int = 1) -> Header:
+        header = Header(frame_id="camera")
+        header.stamp = self.node.get_clock().now().to_msg()
+        pixels = np.random.default_rng(stamp).integers(0, 255, (120, 160, 3), np.uint8)
+        self.matched(self.info).publish(
+            CameraInfo(header=header, width=160, height=120, k=[100.0, 0, 80, 0, 100, 60, 0, 0, 1])
+        )
+        self.send(image_to_msg(pixels, "rgb8", header))
+        return header
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(PATIENCE)
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(PATIENCE), f"{name} did not answer"
+        return future.result()
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.thread.join()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    # -- what tests say most
+
+    def arrived(self, count: int) -> None:
+        """Waits until the node says by /diagnostics that so many frames have come."""
+
+        def frames(message: DiagnosticArray) -> int:
+            return int(next(v.value for v in message.status[0].values if v.key == "frames"))
+
+        self.wait("/diagnostics", lambda m: frames(m) >= count)
+
+    def ready(self) -> None:
+        self.wait(f"{self.space}/segzero/state", lambda m: m.state == State.READY)
+
+    def matched(self, publisher: Any) -> Any:
+        """The publisher once the node has found it."""
+        with self.news:
+            found = publisher.get_subscription_count
+            assert self.news.wait_for(lambda: found() or self.news.wait(0.02), PATIENCE)
+        return publisher
+
+    def tell(self, text: str) -> None:
+        self.matched(self.instruction).publish(String(data=text))
+
+    def send(self, message: Image) -> None:
+        self.matched(self.image).publish(message)
+
+    def results(self) -> list[Segmentation]:
+        return self.seen[f"{self.space}/segzero/result"]
+
+    def result(self, right: Callable[[Segmentation], bool] = lambda m: True, start: int = 0) -> Segmentation:
+        return self.wait(f"{self.space}/segzero/result", right, start)
+
+    def reasoning(self, text: str) -> None:
+        """Waits until the node reasons about `text`."""
+        self.wait(f"{self.space}/segzero/state", lambda m: m.state == State.REASONING and m.instruction == text)
+
+    def parameter(self, name: str, value: Any) -> Any:
+        """Sets a parameter of the node: the result, with the reason of a refusal."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call(SetParameters, f"{self.space}/segzero/set_parameters", request).results[0]
+
+    def state(self) -> str:
+        return self.call(GetState, f"{self.space}/segzero/get_state", GetState.Request()).current_state.label
+
+    def until_state(self, label: str) -> None:
+        """Waits for a transition that the node makes by itself."""
+        assert any(self.state() == label for _ in range(1000)), label
+
+    def change(self, transition: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, f"{self.space}/segzero/change_state", request).success
