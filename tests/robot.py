@@ -121,6 +121,9 @@ class Robot:
     def result(self, right: Callable[[Segmentation], bool] = lambda m: True, start: int = 0) -> Segmentation:
         return self.wait(f"{self.space}/segzero/result", right, start)
 
+    def answer(self, text: str, start: int = 0) -> Segmentation:
+        return self.result(lambda m: m.instruction == text, start)
+
     def reasoning(self, text: str) -> None:
         """Waits until the node reasons about `text`."""
         self.wait(f"{self.space}/segzero/state", lambda m: m.state == State.REASONING and m.instruction == text)

@@ -40,7 +40,7 @@ def test_a_camera_that_changes_size_and_encoding_and_goes_back_in_time(robot: Ro
         robot.send(image)
         robot.arrived(count + 1)
         robot.tell(f"mug {count}")
-        result = robot.result(lambda m, n=count: m.instruction == f"mug {n}")
+        result = robot.answer(f"mug {count}")
         assert result.status in ANSWERED, result.message
         assert (result.height, result.width) == size and result.header == image.header
 
@@ -60,7 +60,7 @@ def test_an_encoding_that_is_not_taken_is_refused_by_name_and_the_next_frame_ans
     header = robot.show()
     robot.arrived(2)
     robot.tell("the blue mug")
-    result = robot.result(lambda m: m.instruction == "the blue mug")
+    result = robot.answer("the blue mug")
     assert result.status in ANSWERED and result.header == header
 
 
@@ -107,16 +107,16 @@ def test_with_simulated_time_ages_are_of_the_simulated_clock(robot: Robot, start
     robot.send(image)
     robot.arrived(1)
     robot.tell("fresh")
-    assert robot.result(lambda m: m.instruction == "fresh").status in ANSWERED
+    assert robot.answer("fresh").status in ANSWERED
     at(1100)
     robot.tell("stale")
-    assert robot.result(lambda m: m.instruction == "stale").status == Segmentation.STATUS_STALE_IMAGE
+    assert robot.answer("stale").status == Segmentation.STATUS_STALE_IMAGE
     at(50)  # the bag began again
     image = image_to_msg(pixels, "rgb8", stamped(50))
     robot.send(image)
     robot.arrived(2)
     robot.tell("again")
-    again = robot.result(lambda m: m.instruction == "again")
+    again = robot.answer("again")
     assert again.status in ANSWERED and again.header.stamp.sec == 50
 
 

@@ -26,10 +26,10 @@ def test_a_manager_leads_it_through_all_states_and_back(robot: Robot, start: Sta
         robot.wait("/segzero/state", lambda m: m.state == State.READY, seen)
         robot.show()
         robot.tell(f"mug {turn}")
-        assert robot.result(lambda m, n=turn: m.instruction == f"mug {n}").status == Segmentation.STATUS_PARSE_ERROR
+        assert robot.answer(f"mug {turn}").status == Segmentation.STATUS_PARSE_ERROR
         assert robot.change(Transition.TRANSITION_DEACTIVATE) and robot.state() == "inactive"
         robot.tell("while inactive")
-        refused = robot.result(lambda m: m.instruction == "while inactive", len(robot.results()) - 1)
+        refused = robot.answer("while inactive", len(robot.results()) - 1)
         assert refused.status == Segmentation.STATUS_NOT_READY
         assert robot.change(Transition.TRANSITION_CLEANUP) and robot.state() == "unconfigured"
         robot.wait("/segzero/state", lambda m: m.state == State.UNLOADED, seen)
@@ -63,12 +63,12 @@ def test_after_a_failed_load_another_checkpoint_can_be_configured(
     robot.ready()
     robot.show()
     robot.tell("the red mug")
-    assert robot.result(lambda m: m.instruction == "the red mug").status == Segmentation.STATUS_PARSE_ERROR
+    assert robot.answer("the red mug").status == Segmentation.STATUS_PARSE_ERROR
 
 
 def test_a_failed_load_answers_the_instruction_that_waited(robot: Robot, start: Start, tmp_path: Path) -> None:
     start(reasoner=tmp_path / "nothing", instruction="the red mug")
-    result = robot.result(lambda m: m.instruction == "the red mug")
+    result = robot.answer("the red mug")
     assert result.status == Segmentation.STATUS_NOT_READY and "nothing" in result.message
 
 

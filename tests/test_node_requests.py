@@ -32,9 +32,9 @@ def test_a_new_instruction_stops_the_old_one_and_a_repeated_one_is_ignored(
         robot.tell("the red mug")
     robot.tell("the blue mug")
     robot.reasoning("the blue mug")
-    assert robot.result(lambda m: m.instruction == "the red mug").status == Segmentation.STATUS_CANCELLED
+    assert robot.answer("the red mug").status == Segmentation.STATUS_CANCELLED
     assert robot.call(Trigger, "/segzero/clear", Trigger.Request()).success
-    assert robot.result(lambda m: m.instruction == "the blue mug").status == Segmentation.STATUS_CANCELLED
+    assert robot.answer("the blue mug").status == Segmentation.STATUS_CANCELLED
     assert [m.instruction for m in robot.results()] == ["the red mug", "the blue mug"]
 
 
@@ -71,7 +71,7 @@ def test_the_same_words_are_answered_again_after_the_gap(robot: Robot, start: St
     robot.show()
     for count in (1, 2):
         robot.tell("the red mug")
-        robot.result(lambda m: m.instruction == "the red mug", start=count - 1)
+        robot.answer("the red mug", count - 1)
         robot.wait("/segzero/state", lambda m: m.message == "ready", len(robot.seen["/segzero/state"]) - 1)
     first, second = robot.results()
     assert first.request_id != second.request_id
@@ -80,7 +80,7 @@ def test_the_same_words_are_answered_again_after_the_gap(robot: Robot, start: St
     answer = robot.call(SetInstruction, "/segzero/set_instruction", SetInstruction.Request(instruction="the red mug"))
     assert answer.success and not answer.request_id  # within the gap: taken for a repetition
     robot.tell("the blue mug")
-    assert robot.result(lambda m: m.instruction == "the blue mug").request_id
+    assert robot.answer("the blue mug").request_id
 
 
 def test_continuous_answers_again_on_newer_frames_until_cleared(robot: Robot, start: Start) -> None:
@@ -165,4 +165,4 @@ def test_after_kill_a_new_node_takes_over(robot: Robot, start: Start) -> None:
     robot.wait("/segzero/state", lambda m: m.message == "ready", before)
     robot.show(2)
     robot.tell("the red mug")
-    assert robot.result(lambda m: m.instruction == "the red mug").message
+    assert robot.answer("the red mug").message
