@@ -25,6 +25,11 @@ from segzero_ros.messages import clean, result_json, to_result_msg
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.types import Segmentation
 
+try:
+    from rclpy.event_handler import PublisherEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks
+
 LATE_PERIOD = 0.25  # seconds between looks for late subscribers
 
 
@@ -97,7 +102,12 @@ class Outputs:
             durability=DurabilityPolicy.TRANSIENT_LOCAL,
         )
         return self._node.create_publisher(
-            output.kind, output.name, profile, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            output.kind,
+            output.name,
+            profile,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            # An event waited for would keep a destroyed publisher, and the old answer in it, alive for a while.
+            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         )
 
     def publish(self, kept: Kept) -> None:
