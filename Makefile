@@ -23,15 +23,16 @@ ROS := $(VENV)/.ros-stamp
 DEV := $(VENV)/.dev-stamp
 TRAIN := $(VENV)/.train-stamp
 MESSAGES := $(VENV)/.messages-stamp
+COMMAND := $(VENV)/bin/segzero
 
 .PHONY: help venv setup interfaces demo test lint types build train-demo train-demo-smoke evaluate clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-venv: $(ROS)  ## .venv with all that the node and the command line need
+venv: $(ROS) $(COMMAND)  ## .venv with all that the node and the command line need
 
-setup: $(DEV) $(TRAIN) $(MESSAGES)  ## venv, and what tests and training need
+setup: $(DEV) $(TRAIN) $(MESSAGES) $(COMMAND)  ## venv, and what tests and training need
 
 $(PY):
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"Python 3.11 is needed, this is {sys.version}"'
@@ -41,6 +42,10 @@ $(RUN): requirements/run.txt requirements/constraints.txt | $(PY)
 	@echo "== installing torch and the models' libraries"
 	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) $$(grep -E '^torch==' requirements/run.txt))
 	$(PIP) -r requirements/run.txt
+	@touch $@
+
+$(COMMAND): setup.py $(RUN)
+	$(PIP) --no-deps --editable .
 	@touch $@
 
 $(ROS): requirements/ros-jazzy.txt $(RUN)
@@ -63,7 +68,7 @@ $(MESSAGES): $(ROS) tools/ros_from_pypi.py $(shell find msg -type f)
 	$(PY) tools/ros_from_pypi.py
 	@touch $@
 
-demo: $(MESSAGES)  ## A camera stream and six instructions through the real node; pictures in out/
+demo: $(MESSAGES) $(COMMAND)  ## A camera stream and six instructions through the real node; pictures in out/
 	$(PY) examples/demo.py
 
 test: setup lint types  ## Everything: lint, types and all tests

@@ -7,6 +7,7 @@ is a sentence and not a stack trace.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from segzero_ros.types import SegzeroError, Status
@@ -15,8 +16,18 @@ EMBEDDED = Path(__file__).with_name("weights")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
-def resolve(name: str, role: str, *, revision: str | None = None, offline: bool = False) -> Path:
-    """The folder of a checkpoint. role: "reasoner" or "segmenter". Raises SegzeroError(NOT_READY)."""
+def resolve(
+    name: str,
+    role: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    on_progress: Callable[[float], None] | None = None,
+) -> Path:
+    """The folder of a checkpoint. role: "reasoner" or "segmenter". Raises SegzeroError(NOT_READY).
+
+    on_progress: told the share of the files (0 to 1) while they come from the hub.
+    """
     if name == "embedded":
         folder = EMBEDDED / role
     elif Path(name).expanduser().is_dir():
@@ -24,16 +35,39 @@ def resolve(name: str, role: str, *, revision: str | None = None, offline: bool 
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise SegzeroError(Status.NOT_READY, f"there is no folder {name} with a {role}'s weights")
     else:
-        folder = _from_hub(name, revision, offline)
+        folder = _from_hub(name, revision, offline, on_progress)
     check(folder, role)
     return folder
 
 
-def _from_hub(name: str, revision: str | None, offline: bool) -> Path:
+def revision_of(folder: Path, wish: str | None) -> str:
+    """The commit that the hub's cache holds in this folder, else what was asked for."""
+    return folder.name if folder.parent.name == "snapshots" else wish or ""
+
+
+def _from_hub(name: str, revision: str | None, offline: bool, on_progress: Callable[[float], None] | None) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm
+
+    furthest = 0.0
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        came = 0.0  # `n` stands still where no terminal shows the bar
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal furthest
+            self.came += n or 0
+            if on_progress and self.total:
+                furthest = max(furthest, min(1.0, self.came / self.total))
+                on_progress(furthest)
+            return super().update(n)
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=HUB_FILES))
+        return Path(
+            snapshot_download(
+                name, revision=revision, local_files_only=offline, allow_patterns=HUB_FILES, tqdm_class=Bar
+            )
+        )
     except Exception as error:
         hint = "it is not on this disk and offline is set" if offline else "is the name right, and the network there?"
         raise SegzeroError(
@@ -48,7 +82,7 @@ def check(folder: Path, role: str) -> None:
         raise SegzeroError(Status.NOT_READY, f"{folder} holds no {role}: config.json is missing")
     try:
         json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SegzeroError(Status.NOT_READY, f"{config} is not valid JSON: {error}") from error
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -57,7 +91,10 @@ def check(folder: Path, role: str) -> None:
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SegzeroError(Status.NOT_READY, f"{index} is corrupt: {error!r}; fetch it again") from error
         if missing := sorted(wanted - {w.name for w in weights}):
             raise SegzeroError(Status.NOT_READY, f"{folder} lacks {', '.join(missing[:3])}")
     for path in weights:
@@ -66,8 +103,8 @@ def check(folder: Path, role: str) -> None:
 
 def _check_weights(path: Path) -> None:
     """The header of a safetensors file says how long the file is."""
-    size = path.stat().st_size
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= min(size - 8, 100_000_000):
@@ -76,8 +113,15 @@ def _check_weights(path: Path) -> None:
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         if 8 + length + max(ends, default=0) != size:
             raise ValueError(f"it has {size} bytes and should have {8 + length + max(ends, default=0)}")
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise SegzeroError(Status.NOT_READY, f"{path} is truncated or corrupt: {error}; fetch it again") from error
+
+
+def refuse_missing(name: str, keys: Collection[str]) -> None:
+    """The library fills weights that a checkpoint lacks with random numbers."""
+    if keys:
+        some = ", ".join(sorted(keys)[:3])
+        raise SegzeroError(Status.NOT_READY, f"{name} lacks {len(keys)} weights of its model, such as {some}")
 
 
 def _first_line(error: BaseException) -> str:

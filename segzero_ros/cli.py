@@ -74,8 +74,13 @@ def _segment(arguments: argparse.Namespace) -> int:
     for path in (arguments.out, arguments.labels, arguments.overlay):
         if path is not None and not path.parent.is_dir():
             return _complain(f"there is no folder {path.parent} for {path.name}", 2)
+        if path is not None and path.suffix.lower() not in PIL.registered_extensions():
+            return _complain(f"{path.name}: the ending names no picture format; .png keeps a mask as it is", 2)
     result = load(profile, arguments).segment(image, arguments.instruction, timeout=arguments.timeout)
-    _write(arguments, image, result)
+    try:
+        _write(arguments, image, result)
+    except OSError as error:
+        return _complain(f"the result could not be written: {error}", 2)
     return 0 if result.status in (Status.OK, Status.NO_OBJECT) else 1
 
 

@@ -6,6 +6,7 @@ node makes by itself run on the executor's thread, in the group of change_state,
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import posixpath
@@ -28,7 +29,6 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
-from rclpy.time import Time
 from segzero_msgs.msg import Segmentation as SegmentationMsg
 from segzero_msgs.msg import State as StateMsg
 from segzero_msgs.srv import SegmentImage, SetInstruction
@@ -38,7 +38,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from segzero_ros import parameters
 from segzero_ros.convert import compressed_from_msg, image_from_msg
-from segzero_ros.frames import FrameStore, Instructions
+from segzero_ros.frames import Frame, FrameStore, Instructions
 from segzero_ros.messages import to_result_msg
 from segzero_ros.outputs import Kept, Outputs
 from segzero_ros.pipeline import Pipeline
@@ -50,6 +50,8 @@ from segzero_ros.worker import Report, Request, State, Worker
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STOPS = {signal.SIGINT, signal.SIGTERM}
 EXIT_DEADLINE = 1.0  # seconds for the worker to end after one of them
+LEAVE_DEADLINE = 0.7  # seconds for ROS to end after that
+MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a request's own, too
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
 
 
@@ -61,6 +63,11 @@ def qos(depth: int = 1, reliable: bool = True, latched: bool = False) -> QoSProf
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=LATCHED if latched else DurabilityPolicy.VOLATILE,
     )
+
+
+def nanoseconds(stamp: Any) -> int:
+    """builtin_interfaces/Time as one number. A stamp may be negative, which rclpy's Time refuses."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def input_topics(image: str, compressed: str, camera_info: str) -> tuple[str, str]:
@@ -179,11 +186,15 @@ class SegzeroNode(LifecycleNode):
             self.get_logger().info("loaded " + "; ".join(f"{role} {info}" for role, info in self.loaded.items()))
             return pipeline
 
+        self._outputs = self._outputs or Outputs(self)
+        try:
+            self._subscribe(p)
+        except Exception:  # a name that is no topic
+            self._unsubscribe()
+            raise
         self.worker = Worker(
             load, self._serve, self._cancelled, self._on_report, self._idle, self.frames.wake, after=self.worker
         )
-        self._outputs = self._outputs or Outputs(self)
-        self._subscribe(p)
         self.worker.start()
 
     def _subscribe(self, p: dict[str, Any]) -> None:
@@ -208,6 +219,10 @@ class SegzeroNode(LifecycleNode):
                 )
             )
 
+    def _unsubscribe(self) -> None:
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop())
+
     def _activate(self) -> None:
         self.active = True
         if text := self.get_parameter("instruction").value:
@@ -222,8 +237,7 @@ class SegzeroNode(LifecycleNode):
         self._forget()
         if self.worker:
             self.worker.stop()  # not joined: a load cannot be interrupted, the next one waits for it
-        while self._inputs:
-            self.destroy_subscription(self._inputs.pop())
+        self._unsubscribe()
         self.frames.clear()
         self.model, self.loaded = "", {}
         if self.report.state != State.FAILED:
@@ -243,12 +257,12 @@ class SegzeroNode(LifecycleNode):
         return int(self.get_clock().now().nanoseconds)
 
     def _on_image(self, msg: Any) -> None:
-        self.frames.put(msg, Time.from_msg(msg.header.stamp).nanoseconds, self._now())
+        self.frames.put(msg, nanoseconds(msg.header.stamp), self._now())
         if self._standing and self.worker:
             self.worker.poke()
 
     def _on_info(self, msg: CameraInfo) -> None:
-        self.frames.put_info(msg, Time.from_msg(msg.header.stamp).nanoseconds)
+        self.frames.put_info(msg, nanoseconds(msg.header.stamp))
 
     def _on_instruction(self, msg: String) -> None:
         self._take(msg.data)
@@ -268,7 +282,7 @@ class SegzeroNode(LifecycleNode):
         with self._lock:
             standing = (self._standing,) if self._standing else ()
             gap = self.get_parameter("repeat_gap").value
-            if not self.instructions.accept(text, self._now(), gap, busy + standing):
+            if not self.instructions.accept(text, time.monotonic_ns(), gap, busy + standing):
                 return Status.OK, "the same instruction is being answered, or was repeated within repeat_gap", ""
             again = self.get_parameter("mode").value == "continuous" and not once
             self._standing, self._standing_id = (text, request_id) if again else ("", "")
@@ -316,11 +330,12 @@ class SegzeroNode(LifecycleNode):
                 frame = self.frames.take(self._now, self.get_parameter("max_age").value, wait, request.cancel)
                 dropped = max(0, frame.number - self._answered_frame - 1) if self._answered_frame else 0
                 self._answered_frame = frame.number
-                msg, info = frame.image, frame.camera_info
+                msg, info = frame.image, self._calibration(frame)
             else:
                 msg, info = request.image, None
             frame = (msg, info)
             image = compressed_from_msg(msg) if isinstance(msg, CompressedImage) else image_from_msg(msg)
+            pipeline.max_instruction_chars = self.get_parameter("max_instruction_chars").value
             left = request.deadline - time.monotonic()
             if left <= 0:
                 raise SegzeroError(Status.TIMEOUT, "the time was over before the reasoning began")
@@ -328,12 +343,24 @@ class SegzeroNode(LifecycleNode):
             timing = replace(result.timing, queue=waited, total=waited + result.timing.total, dropped_frames=dropped)
             return frame, replace(result, timing=timing)
         except SegzeroError as error:
+            newest = self.frames.newest()
+            if error.status == Status.STALE_IMAGE and newest:
+                self._answered_frame = newest.number  # mode `continuous` says this once, not for ever
             return frame, self._failure(error.status, error.message, request.instruction)
         except MemoryError:
             return frame, self._failure(Status.OUT_OF_MEMORY, "out of memory", request.instruction)
         except Exception as error:
             self.get_logger().error(f"request failed: {type(error).__name__}: {error}")
             return frame, self._failure(Status.BACKEND_ERROR, f"{type(error).__name__}: {error}", request.instruction)
+
+    @staticmethod
+    def _calibration(frame: Frame) -> CameraInfo | None:
+        """The frame's camera_info under the frame's own header, so that it joins by exact time."""
+        if frame.camera_info is None or frame.camera_info.header == frame.image.header:
+            return frame.camera_info
+        info = copy.deepcopy(frame.camera_info)
+        info.header = frame.image.header
+        return info
 
     def _cancelled(self, request: Request) -> tuple[Any, Segmentation]:
         if self.report.state == State.FAILED:
@@ -379,7 +406,7 @@ class SegzeroNode(LifecycleNode):
             if worker is None or not worker.ready:
                 raise SegzeroError(Status.NOT_READY, f"the models are not loaded: {self.report.message}")
             image = request.image if request.image.width else None
-            asked = self._request(text, request_id, done, image, max(0.0, request.timeout))
+            asked = self._request(text, request_id, done, image, min(max(0.0, request.timeout), MAX_TIMEOUT))
             worker.submit(asked)
             if not answered.wait(max(0.0, asked.deadline - time.monotonic()) + 0.5):
                 asked.cancel.set()
@@ -387,6 +414,9 @@ class SegzeroNode(LifecycleNode):
                 raise SegzeroError(Status.TIMEOUT, "no answer within the timeout")
         except SegzeroError as error:
             answer[:] = [(None, self._failure(error.status, error.message, request.instruction[:200]))]
+        except Exception as error:  # it would end the executor, and with it the process
+            self.get_logger().error(f"~/segment failed: {type(error).__name__}: {error}")
+            answer[:] = [(None, self._failure(Status.BACKEND_ERROR, str(error), request.instruction[:200]))]
         frame, result = answer[0]
         image, info = frame or (None, None)
         response.result = to_result_msg(result, self._header(image), info or CameraInfo(), request_id)
@@ -476,12 +506,24 @@ def main(args: list[str] | None = None) -> int:
     thread = threading.Thread(target=spin, name="segzero-executor", daemon=True)
     thread.start()
     signal.sigwait(STOPS)
-    node.close(EXIT_DEADLINE)
+    if node.close(EXIT_DEADLINE):
+        # DDS leaves shared memory behind unless its participant ends; done beside us, since it must not hang.
+        leave = threading.Thread(target=lambda: _leave(executor, thread, node), daemon=True)
+        leave.start()
+        leave.join(LEAVE_DEADLINE)
     sys.stdout.flush()
     sys.stderr.flush()
     # A load inside torch cannot be interrupted, and interpreter shutdown under a running thread may abort; publishers'
     # messages have been handed to DDS by now, so the process ends here.
     os._exit(code)
+
+
+def _leave(executor: MultiThreadedExecutor, spinning: threading.Thread, node: SegzeroNode) -> None:
+    executor.shutdown(timeout_sec=LEAVE_DEADLINE)
+    spinning.join(LEAVE_DEADLINE)
+    if not spinning.is_alive():
+        node.destroy_node()
+        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

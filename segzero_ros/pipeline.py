@@ -17,7 +17,7 @@ import numpy as np
 from segzero_ros.answer import parse_answer
 from segzero_ros.geometry import clip_point, mask_box, square_image, to_source
 from segzero_ros.profiles import Profile
-from segzero_ros.prompt import build_prompt, validate_instruction
+from segzero_ros.prompt import MAX_CHARS, build_prompt, validate_instruction
 from segzero_ros.types import (
     Answer,
     Boxes,
@@ -38,6 +38,7 @@ from segzero_ros.types import (
     SegzeroError,
     Status,
     Timing,
+    is_out_of_memory,
 )
 
 
@@ -46,6 +47,7 @@ class Pipeline:
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter, profile: Profile) -> None:
         self.reasoner, self.segmenter, self.profile = reasoner, segmenter, profile
+        self.max_instruction_chars = MAX_CHARS
         self._encoded: tuple[str, object] | None = None
 
     @classmethod
@@ -159,6 +161,8 @@ class Pipeline:
                 for i, generation in zip(good, texts, strict=True):
                     timing = Timing(reason=seconds, first_token=generation.first_token)
                     try:
+                        if generation.cancelled:
+                            raise SegzeroError(Status.CANCELLED, "the request was cancelled")
                         out[i] = self._finish(images[i], instructions[i], generation, timing, lambda e: None)
                     except Exception as error:
                         out[i] = self._failed(*_explain(error), instructions[i], images[i])
@@ -169,7 +173,7 @@ class Pipeline:
             raise SegzeroError(Status.UNSUPPORTED_ENCODING, "an image is a uint8 array (height, width, 3), RGB")
         if 0 in image.shape:
             raise SegzeroError(Status.UNSUPPORTED_ENCODING, "the image has no pixels")
-        return build_prompt(self.profile, validate_instruction(instruction))
+        return build_prompt(self.profile, validate_instruction(instruction, max_chars=self.max_instruction_chars))
 
     def _failed(self, status: Status, message: str, instruction: str, image: Image) -> Segmentation:
         height, width = (image.shape[:2]) if isinstance(image, np.ndarray) and image.ndim >= 2 else (0, 0)
@@ -230,21 +234,14 @@ def _run(
     pipeline: Pipeline, image: Image, instruction: str, cancel: Cancel, timeout: float | None, emit
 ) -> Segmentation:  # type: ignore[no-untyped-def]
     began = time.perf_counter()
-    deadline = None if timeout is None else began + timeout
-    late = False
     text = ""
 
     def on_text(_: int, piece: str) -> None:
-        nonlocal text, late
+        nonlocal text
         text += piece
-        if deadline is not None and time.perf_counter() > deadline:
-            late = True
-            stop.set()
-        if cancel.is_set():
-            stop.set()
         emit(Reasoning(text, piece))
 
-    stop = _Either(cancel)
+    stop = _Either(cancel, None if timeout is None else began + timeout)
     try:
         prompt = pipeline._prompt(image, instruction)
         square = square_image(image, pipeline.profile.square)
@@ -252,10 +249,10 @@ def _run(
         generation = pipeline.reasoner.generate([square], [prompt], on_text=on_text, cancel=stop)[0]
         reasoned = time.perf_counter()
         timing = Timing(preprocess=prepared - began, first_token=generation.first_token, reason=reasoned - prepared)
-        if late:
-            raise SegzeroError(Status.TIMEOUT, f"there was no answer within {timeout:g} s")
-        if generation.cancelled or cancel.is_set():
+        if cancel.is_set():
             raise SegzeroError(Status.CANCELLED, "the request was cancelled")
+        if generation.cancelled:
+            raise SegzeroError(Status.TIMEOUT, f"there was no answer within {timeout:g} s")
         result = pipeline._finish(image, instruction, generation, timing, emit)
     except Exception as error:
         status, message = _explain(error)
@@ -264,14 +261,15 @@ def _run(
 
 
 class _Either(Cancel):
-    """Set when it or the caller's flag is set."""
+    """Set when the caller's flag is set or the deadline (time.perf_counter() seconds) is over."""
 
-    def __init__(self, other: Cancel) -> None:
+    def __init__(self, other: Cancel, deadline: float | None) -> None:
         super().__init__()
-        self._other = other
+        self._other, self._deadline = other, deadline
 
     def is_set(self) -> bool:
-        return super().is_set() or self._other.is_set()
+        late = self._deadline is not None and time.perf_counter() > self._deadline
+        return late or super().is_set() or self._other.is_set()
 
 
 def _sentence(answer: Answer) -> str:
@@ -288,6 +286,6 @@ def _explain(error: Exception) -> tuple[Status, str]:
     if isinstance(error, SegzeroError):
         return error.status, error.message
     name = type(error).__name__
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
     return Status.BACKEND_ERROR, f"a model failed: {name}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -17,7 +17,17 @@ from transformers.generation.streamers import BaseStreamer
 from segzero_ros import checkpoints
 from segzero_ros.devices import choose_attention, choose_device, choose_dtype, memory_of
 from segzero_ros.profiles import Profile
-from segzero_ros.types import Cancel, Generation, Image, LoadedModel, OnProgress, OnText, SegzeroError, Status
+from segzero_ros.types import (
+    Cancel,
+    Generation,
+    Image,
+    LoadedModel,
+    OnProgress,
+    OnText,
+    SegzeroError,
+    Status,
+    is_out_of_memory,
+)
 
 # preprocessor_config.json of the published checkpoints.
 _NORMS = {
@@ -43,7 +53,9 @@ def load_reasoner(
     name = checkpoint or profile.reasoner
     revision = revision or (profile.reasoner_revision if name == profile.reasoner else None)
     tell(0.0, f"finding {name}")
-    folder = checkpoints.resolve(name, "reasoner", revision=revision, offline=offline)
+    folder = checkpoints.resolve(
+        name, "reasoner", revision=revision, offline=offline, on_progress=lambda s: tell(0.3 * s, f"fetching {name}")
+    )
     _stop_if(cancel)
     tell(0.3, f"loading {name}")
     where = choose_device(device)
@@ -51,26 +63,28 @@ def load_reasoner(
     model_class = _model_class(profile)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = model_class.from_pretrained(
+        model, found = model_class.from_pretrained(
             folder,
             dtype=kind,
             attn_implementation=choose_attention(attention, where),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
+        checkpoints.refuse_missing(name, found["missing_keys"])
         _stop_if(cancel)
         tell(0.9, f"moving {name} to {where}")
         model = model.to(where).eval()
     except SegzeroError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
         raise SegzeroError(Status.NOT_READY, f"could not load {name}: {checkpoints._first_line(error)}") from error
     info = LoadedModel(
         name=name,
-        revision=revision or "",
+        revision=checkpoints.revision_of(folder, revision),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(kind).removeprefix("torch."),
         device=str(where),

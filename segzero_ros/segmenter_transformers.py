@@ -14,7 +14,18 @@ from transformers import Sam2Model
 from segzero_ros import checkpoints
 from segzero_ros.devices import choose_device, choose_dtype, memory_of
 from segzero_ros.profiles import Profile
-from segzero_ros.types import Box, Cancel, Image, LoadedModel, Mask, OnProgress, Point, SegzeroError, Status
+from segzero_ros.types import (
+    Box,
+    Cancel,
+    Image,
+    LoadedModel,
+    Mask,
+    OnProgress,
+    Point,
+    SegzeroError,
+    Status,
+    is_out_of_memory,
+)
 
 # ImageNet's, as in the published preprocessor_config.json.
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -36,24 +47,35 @@ def load_segmenter(
     name = checkpoint or profile.segmenter
     revision = revision or (profile.segmenter_revision if name == profile.segmenter else None)
     tell(0.0, f"finding {name}")
-    folder = checkpoints.resolve(name, "segmenter", revision=revision, offline=offline)
+    folder = checkpoints.resolve(
+        name, "segmenter", revision=revision, offline=offline, on_progress=lambda s: tell(0.3 * s, f"fetching {name}")
+    )
     if cancel is not None and cancel.is_set():
         raise SegzeroError(Status.CANCELLED, "the load was cancelled")
     tell(0.3, f"loading {name}")
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     try:
-        model: Any = Sam2Model.from_pretrained(
-            folder, dtype=kind, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        model: Any
+        model, found = Sam2Model.from_pretrained(
+            folder,
+            dtype=kind,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
         )
+        checkpoints.refuse_missing(name, found["missing_keys"])
         model = model.to(where).eval()
-    except torch.OutOfMemoryError as error:
-        raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
+    except SegzeroError:
+        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
         raise SegzeroError(Status.NOT_READY, f"could not load {name}: {checkpoints._first_line(error)}") from error
     info = LoadedModel(
         name=name,
-        revision=revision or "",
+        revision=checkpoints.revision_of(folder, revision),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(kind).removeprefix("torch."),
         device=str(where),

@@ -52,6 +52,14 @@ class SegzeroError(Exception):
         self.message = message
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library ran out of memory: torch says so on a CPU with a bare RuntimeError, OpenCV with its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return any(words in text for words in ("can't allocate memory", "out of memory", "insufficient memory"))
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One object as the reasoning model named it, not yet a mask."""

@@ -137,7 +137,8 @@ class Worker:
 
     def _run(self) -> None:
         if self._after is not None:  # two loads at once would need the memory twice
-            self._after._thread.join()
+            if self._after._thread.ident is not None:
+                self._after._thread.join()
             self._after = None
         try:
             self._tell(Report(State.LOADING, "starting to load"))

@@ -173,9 +173,10 @@ def make_batch(
             category[b, t.id - 1], color[b, t.id - 1] = CATEGORIES.index(t.category), COLORS.index(t.color)
         at = number = 0
         for _ in range(40):
-            # Few scenes decide a spatial question: without more tries there would be few of them.
-            kind = [kinds[int(rng.integers(len(kinds)))]]
-            tries = (instructions.write(rng, things, kind, absent) for _ in range(6))
+            # Whether there is a match is drawn once: redrawn with every try it would mostly end as "there is none",
+            # since that is written more easily. Few scenes decide a spatial question, hence the tries.
+            kind, none = [kinds[int(rng.integers(len(kinds)))]], float(rng.random() < absent)
+            tries = (instructions.write(rng, things, kind, none) for _ in range(12))
             item = next((i for i in tries if i is not None), None)
             if item is None:
                 continue

@@ -33,7 +33,7 @@ class Settings:
     joint_steps: int = 2400
     images: int = 10  # per worker and step
     length: int = 384  # tokens of packed queries per image
-    absent: float = 0.25
+    absent: float = 0.33  # share of the instructions that nothing matches
     lr: float = 0.01  # Muon, language
     lr_vision: float = 0.01  # Muon, while the vision tower is alone
     lr_vision_joint: float = 0.004
