@@ -36,12 +36,22 @@ class Consumer(Node):
         )
         self.subscribers = [
             message_filters.Subscriber(self, kind, f"segzero/{name}", qos_profile=latched)
-            for name, kind in (("source_image", Image), ("label_mask", Image), ("camera_info", CameraInfo))
+            for name, kind in (
+                ("source_image", Image),
+                ("mask", Image),
+                ("label_mask", Image),
+                ("camera_info", CameraInfo),
+            )
         ]
         self.joined = message_filters.TimeSynchronizer(self.subscribers, 5)
         self.joined.registerCallback(self.on_answer)
 
-    def on_answer(self, image: Image, labels: Image, info: CameraInfo) -> None:
+    def on_answer(self, image: Image, mask: Image, labels: Image, info: CameraInfo) -> None:
+        picture = self.bridge.imgmsg_to_cv2(image, "rgb8")
+        inside = self.bridge.imgmsg_to_cv2(mask) > 0
+        print(
+            f"{inside.sum()} px of all objects, mean colour {picture[inside].mean(0).round() if inside.any() else None}"
+        )
         pixels = self.bridge.imgmsg_to_cv2(labels)
         fx, fy, cx, cy = info.k[0], info.k[4], info.k[2], info.k[5]
         for index in np.unique(pixels[pixels > 0]):

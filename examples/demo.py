@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -129,6 +130,8 @@ def main() -> int:
     parser.add_argument("--segmenter", help="another checkpoint folder than the embedded one")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    # A domain of its own: a robot or another demo on this machine has a /clock and an image of its own.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 
     own = [f"-p {name}:={value}" for name in ("reasoner", "segmenter") if (value := getattr(arguments, name))]
     settings = "-p use_sim_time:=true -p image_topic:=/camera/color/image_raw " + " ".join(own)

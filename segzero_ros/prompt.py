@@ -1,7 +1,7 @@
 """From an instruction to the words that a checkpoint was trained with.
 
 A published prompt is an interface constant, like a vocabulary: bit-exact, oddities included (sentences that touch,
-single quotes in an example that the parser refuses). tests/test_prompt.py pins each by its hash.
+single quotes in an example that the parser refuses). tests/test_core.py pins each by its hash.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segzero_ros import answer
 from segzero_ros.answer import parse_answer
 from segzero_ros.geometry import (
     boxes_iou_matrix,
@@ -120,7 +122,8 @@ def test_inverted_and_outlying_boxes_are_put_right_and_said() -> None:
 def test_ten_megabytes_of_garbage_end_in_a_status(piece: str) -> None:
     text = piece * (10_000_000 // len(piece))
     for profile in (LIST, SINGLE):
-        assert parse_answer(text, profile).status is Status.PARSE_ERROR
+        for strict in (False, True):
+            assert parse_answer(text, profile, strict=strict).status is Status.PARSE_ERROR
 
 
 numbers = st.one_of(st.integers(-50, 2000), st.floats(), st.text(max_size=4), st.none())
@@ -161,6 +164,23 @@ def test_what_the_published_parser_takes_we_take_too(text: str) -> None:
     ordered = all(c.box and c.box[0] < c.box[2] and c.box[1] < c.box[3] for c in strict.candidates)
     if strict.status is Status.OK and inside and ordered and "</answer>" not in text:
         assert parse_answer(text, SINGLE).status is Status.OK
+
+
+pieces = st.sampled_from(
+    ["<think>", "</think>", "<answer>", "</answer>", "{", "}", "<", "a", " ", "\n", "\x1c", "\u2003"]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(pieces, max_size=14).map("".join))
+def test_the_one_pass_searches_find_what_the_published_expressions_find(text: str) -> None:
+    def group(expression: str, number: int, flags: int = 0) -> str | None:
+        match = re.search(expression, text, flags)
+        return match.group(number) if match else None
+
+    assert answer._plain_thinking(text) == group(r"<think>([^<]+)</think>", 1)
+    assert answer._first_braces(text) == group(r"{[^}]+}", 0)
+    assert answer._tagged_answer(text) == group(r"<answer>\s*(.*?)\s*</answer>", 1, re.DOTALL)
 
 
 @pytest.mark.parametrize("number", ["1e309", "-1.7e308", "NaN", "9" * 400])

@@ -141,3 +141,30 @@ def test_two_cameras_and_two_nodes_do_not_hear_each_other(sides: dict[str, Robot
         assert result.instruction == f"the {side} mug" and result.header == shown[side]
         assert len(robot.results()) == 1
         assert isinstance(result.camera_info, CameraInfo) and result.camera_info.k[0] == 100.0
+
+
+def test_camera_info_carries_the_images_header_also_when_it_came_with_another(robot: Robot, start: Start) -> None:
+    robot.listen(CameraInfo, "/segzero/camera_info")
+    start()
+    robot.ready()
+    early = CameraInfo(header=Header(stamp=Time(sec=7), frame_id="camera"), width=160, height=120)
+    robot.matched(robot.info).publish(early)
+    header = Header(stamp=Time(sec=-3, nanosec=5), frame_id="camera")  # before 1970: odd, and no reason to die
+    robot.send(image_to_msg(np.zeros((120, 160, 3), np.uint8), "rgb8", header))
+    robot.arrived(1)
+    robot.tell("the red mug")
+    assert robot.answer("the red mug").camera_info.header == header
+    assert robot.wait("/segzero/camera_info", lambda m: True).header == header
+
+
+def test_a_camera_that_stops_in_continuous_mode_is_said_once(robot: Robot, start: Start) -> None:
+    start(mode="continuous", max_age=0.2, image_timeout=0.0)
+    robot.ready()
+    old = Header(stamp=Time(sec=1), frame_id="camera")
+    robot.send(image_to_msg(np.zeros((120, 160, 3), np.uint8), "rgb8", old))
+    robot.arrived(1)
+    robot.tell("the red mug")
+    robot.answer("the red mug")
+    before = len(robot.seen["/diagnostics"])
+    robot.wait("/diagnostics", lambda m: True, before + 1)  # two seconds of the node's own life
+    assert [m.status for m in robot.results()] == [Segmentation.STATUS_STALE_IMAGE]

@@ -66,6 +66,19 @@ def test_after_a_failed_load_another_checkpoint_can_be_configured(
     assert robot.answer("the red mug").status == Segmentation.STATUS_PARSE_ERROR
 
 
+def test_after_a_topic_name_that_is_none_it_can_be_configured(robot: Robot, start: Start) -> None:
+    start(autostart=False, image_topic="no topic")
+    assert not robot.change(Transition.TRANSITION_CONFIGURE)
+    assert robot.state() == "unconfigured"
+    assert robot.parameter("image_topic", "image").successful
+    assert robot.change(Transition.TRANSITION_CONFIGURE) and robot.change(Transition.TRANSITION_ACTIVATE)
+    robot.ready()
+    robot.show()
+    robot.tell("the red mug")
+    robot.answer("the red mug")
+    assert len(robot.results()) == 1  # one subscription, not two
+
+
 def test_a_failed_load_answers_the_instruction_that_waited(robot: Robot, start: Start, tmp_path: Path) -> None:
     start(reasoner=tmp_path / "nothing", instruction="the red mug")
     result = robot.answer("the red mug")

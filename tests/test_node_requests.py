@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import threading
@@ -63,6 +64,17 @@ def test_three_waiting_calls_stop_neither_images_nor_clear_nor_lifecycle(
     for future, event in zip(futures, answered, strict=True):
         assert event.wait(PATIENCE)
         assert future.result().result.status == Segmentation.STATUS_CANCELLED
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e30, math.nan, -1.0])
+def test_an_odd_timeout_of_a_call_is_borne(robot: Robot, start: Start, timeout: float) -> None:
+    start()
+    robot.ready()
+    robot.show()
+    for _ in range(2):
+        request = SegmentImage.Request(instruction="the red mug", timeout=timeout)
+        answer = robot.call(SegmentImage, "/segzero/segment", request)
+        assert answer.result.status == Segmentation.STATUS_PARSE_ERROR
 
 
 def test_the_same_words_are_answered_again_after_the_gap(robot: Robot, start: Start) -> None:

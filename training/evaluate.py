@@ -28,7 +28,7 @@ from tqdm import tqdm
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 from segzero_ros.types import Segmentation
-from training.metrics import box_accuracy, intersection_union, interval, matched
+from training.metrics import box_accuracy, intersection_union, interval, matched, ratio_interval
 from training.tabletop.instructions import KINDS, Item, write
 from training.tabletop.scene import SIZE
 from training.tabletop.store import SPLITS, Scenes, render_split
@@ -104,8 +104,9 @@ def figures(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name, values in series.items():
         out[name] = round(float(np.mean(values)), 4) if values else None
         out[f"{name}_ci"] = interval(values) if values else None
-    unions = sum(r["union"] for r in present)
-    out["ciou"] = round(sum(r["intersection"] for r in present) / unions, 4) if unions else None
+    above, below = [r["intersection"] for r in present], [r["union"] for r in present]
+    out["ciou"] = round(sum(above) / sum(below), 4) if sum(below) else None
+    out["ciou_ci"] = ratio_interval(above, below) if sum(below) else None
     return out
 
 

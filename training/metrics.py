@@ -38,5 +38,15 @@ def interval(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> t
     return (round(float(low), 4), round(float(high), 4))
 
 
+def ratio_interval(
+    above: Sequence[float], below: Sequence[float], seed: int = 0, resamples: int = 2000
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of sum(above) / sum(below), over items."""
+    x, y = np.asarray(above, float), np.asarray(below, float)
+    chosen = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
+    low, high = np.percentile(x[chosen].sum(1) / np.maximum(y[chosen].sum(1), 1), [2.5, 97.5])
+    return (round(float(low), 4), round(float(high), 4))
+
+
 def intersection_union(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[int, int]:
     return int(np.count_nonzero(predicted & true)), int(np.count_nonzero(predicted | true))

@@ -62,14 +62,15 @@ def curves(log: Path, picture: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded model from nothing.")
-    parser.add_argument("--out", type=Path, default=Path("build/train-demo"))
+    parser.add_argument("--out", type=Path, help="default: build/train-demo, or build/train-demo-smoke")
     parser.add_argument("--data", type=Path, help="where scenes are kept (default: OUT/tabletop)")
     parser.add_argument("--workers", type=int, default=2, help="training processes, one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="two minutes: everything runs, nothing is learnt")
     arguments = parser.parse_args()
     size = SMOKE if arguments.smoke else FULL
-    data, out = arguments.data or arguments.out / "tabletop", arguments.out
+    out = arguments.out or Path("build/train-demo-smoke" if arguments.smoke else "build/train-demo")
+    data = arguments.data or out / "tabletop"
     for split, scenes in (("val", size.val), ("test", size.test), ("test-ood", size.test), ("train", size.train)):
         render_split(data, split, scenes)
     masks = segmenter.train(

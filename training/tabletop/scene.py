@@ -136,7 +136,10 @@ class World:
         p.disconnect(self.client)
 
     def populate(self, rng: np.random.Generator, *, ood: bool = False, count: tuple[int, int] = (2, 7)) -> None:
-        """Lays a new table with `count` (from, below) objects; a third share a colour or category with another."""
+        """Lays a new table with `count` (from, below) objects.
+
+        40 % of those after the first share a colour or kind with another.
+        """
         p.resetSimulation(physicsClientId=self.client)
         table, floor = _surface_color(rng), _surface_color(rng)
         half = rng.uniform(0.45, 0.8)

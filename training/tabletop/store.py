@@ -98,10 +98,16 @@ def describe(ids: NDArray[np.uint8]) -> dict[int, dict[str, Any]]:
     return seen
 
 
+def _whole(folder: Path, number: int, size: int) -> bool:
+    """Whether a shard is on disk with at least `size` scenes: a smaller run may have left a shorter one."""
+    records = folder / f"{number:05d}.json"
+    return records.exists() and len(json.loads(records.read_text())) >= size
+
+
 def render_shard(folder: Path, split: str, number: int, size: int, depth: bool) -> None:
     """Writes one shard unless it is there already."""
     name = f"{number:05d}"
-    if (folder / f"{name}.json").exists():
+    if _whole(folder, number, size):
         return
     rng = np.random.default_rng([SPLITS[split], number])
     ood = split == "test-ood"
@@ -149,7 +155,7 @@ def render_split(
     folder = Path(root) / split
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(folder, split, n, min(shard, scenes - n * shard), depth) for n in range(-(-scenes // shard))]
-    todo = [job for job in jobs if not (folder / f"{job[2]:05d}.json").exists()]
+    todo = [job for job in jobs if not _whole(folder, job[2], job[3])]
     if todo:
         # PyBullet keeps its state in the process: fresh interpreters, one shard after another.
         with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count() or 1) as pool:
