@@ -6,6 +6,7 @@ node makes by itself run on the executor's thread, in the group of change_state,
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -522,6 +523,8 @@ def _leave(executor: MultiThreadedExecutor, spinning: threading.Thread, node: Se
     executor.shutdown(timeout_sec=LEAVE_DEADLINE)
     spinning.join(LEAVE_DEADLINE)
     if not spinning.is_alive():
+        with contextlib.suppress(Exception):  # of rclpy's own; it keeps the participant when the node is destroyed
+            node._state_machine.destroy_when_not_in_use()
         node.destroy_node()
         rclpy.try_shutdown()
 

@@ -56,8 +56,8 @@ def load_segmenter(
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     try:
-        model: Any
-        model, found = Sam2Model.from_pretrained(
+        model_class: Any = Sam2Model  # with loading info it returns a pair, which its annotation does not say
+        model, found = model_class.from_pretrained(
             folder,
             dtype=kind,
             use_safetensors=True,
