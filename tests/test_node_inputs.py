@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from rclpy.qos import ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from segzero_msgs.msg import Segmentation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -168,3 +170,27 @@ def test_a_camera_that_stops_in_continuous_mode_is_said_once(robot: Robot, start
     before = len(robot.seen["/diagnostics"])
     robot.wait("/diagnostics", lambda m: True, before + 1)  # two seconds of the node's own life
     assert [m.status for m in robot.results()] == [Segmentation.STATUS_STALE_IMAGE]
+
+
+def test_a_remapped_image_brings_its_camera_info_and_qos_comes_from_a_file(
+    robot: Robot, start: Start, tmp_path: Path
+) -> None:
+    overrides = tmp_path / "qos.yaml"
+    overrides.write_text(
+        "/**:\n  ros__parameters:\n    qos_overrides:\n      /left/color/image_raw:\n        subscription:\n"
+        "          reliability: reliable\n          depth: 1\n"
+    )
+    start(remap=("-r", "image:=/left/color/image_raw", "--params-file", str(overrides)))
+    robot.ready()
+    image = robot.node.create_publisher(Image, "/left/color/image_raw", 1)
+    info = robot.node.create_publisher(CameraInfo, "/left/color/camera_info", 1)
+    robot.matched(info)
+    robot.matched(image)
+    (end,) = robot.node.get_subscriptions_info_by_topic("/left/color/image_raw")
+    assert end.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    header = stamped(5)
+    info.publish(CameraInfo(header=header, width=160, height=120, k=[100.0, 0, 80, 0, 100, 60, 0, 0, 1]))
+    image.publish(image_to_msg(np.zeros((120, 160, 3), np.uint8), "rgb8", header))
+    robot.arrived(1)
+    robot.tell("the red mug")
+    assert robot.answer("the red mug").camera_info.header == header

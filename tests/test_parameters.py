@@ -35,3 +35,7 @@ def test_shipped_configurations_hold_valid_values_for_any_namespace(path):
     values = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
     for name, value in values.items():
         assert name in parameters.BY_NAME and parameters.validate(name, value) is None
+
+
+def test_the_readme_holds_the_table_as_it_is() -> None:
+    assert parameters.markdown().strip() in (Path(__file__).parent.parent / "README.md").read_text()
