@@ -28,7 +28,7 @@ class Size:
     questions: int
 
 
-FULL = Size(24000, 1000, 1000, vision_steps=500, joint_steps=2400, images=10, segmenter_steps=2000, questions=800)
+FULL = Size(24000, 1000, 1000, vision_steps=500, joint_steps=1950, images=10, segmenter_steps=2000, questions=800)
 SMOKE = Size(40, 12, 12, vision_steps=2, joint_steps=2, images=2, segmenter_steps=2, questions=16)
 
 

@@ -30,7 +30,7 @@ class Settings:
     data: str
     out: str
     vision_steps: int = 500
-    joint_steps: int = 2400
+    joint_steps: int = 1950
     images: int = 10  # per worker and step
     length: int = 384  # tokens of packed queries per image
     absent: float = 0.33  # share of the instructions that nothing matches
