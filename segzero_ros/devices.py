@@ -16,8 +16,11 @@ def choose_device(wish: str | None) -> torch.device:
         device = torch.device(wish)
     except RuntimeError as error:
         raise SegzeroError(Status.NOT_READY, f"{wish!r} is no device; try auto, cpu or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SegzeroError(Status.NOT_READY, f"{wish} was asked for, but this torch sees no CUDA device")
+    if device.type not in ("cpu", "cuda"):
+        raise SegzeroError(Status.NOT_READY, f"{wish} is not supported; try auto, cpu or cuda:0")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise SegzeroError(Status.NOT_READY, f"{wish} was asked for, but this torch sees {there or 'no'} CUDA devices")
     return device
 
 
@@ -30,10 +33,11 @@ def choose_dtype(wish: str | None, device: torch.device) -> torch.dtype:
     return dtypes[wish]
 
 
-def choose_attention(wish: str | None, device: torch.device) -> str:
+def choose_attention(wish: str | None, device: torch.device, dtype: torch.dtype) -> str:
     if wish and wish != "auto":
         return wish
-    flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    fits = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)  # flash attention knows no other
+    flash = fits and importlib.util.find_spec("flash_attn") is not None
     return "flash_attention_2" if flash else "sdpa"
 
 

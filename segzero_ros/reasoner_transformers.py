@@ -66,7 +66,7 @@ def load_reasoner(
         model, found = model_class.from_pretrained(
             folder,
             dtype=kind,
-            attn_implementation=choose_attention(attention, where),
+            attn_implementation=choose_attention(attention, where, kind),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
