@@ -124,7 +124,8 @@ class Worker:
 
     def stop(self) -> None:
         """Cancel everything and let the thread end; returns at once."""
-        self._stop.set()
+        with self._condition:  # no report comes after this
+            self._stop.set()
         self.cancel()
         self.poke()
 
@@ -180,5 +181,6 @@ class Worker:
             log.exception("could not hand out the answer")
 
     def _tell(self, report: Report) -> None:
-        if not self._stop.is_set():
-            self._report(self, report)
+        with self._condition:
+            if not self._stop.is_set():
+                self._report(self, report)
