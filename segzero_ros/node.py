@@ -30,6 +30,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 from segzero_msgs.msg import Segmentation as SegmentationMsg
 from segzero_msgs.msg import State as StateMsg
 from segzero_msgs.srv import SegmentImage, SetInstruction
@@ -475,6 +476,9 @@ class SegzeroNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
+    if {"-h", "--help"} & set(remove_ros_args(args)[1:]):
+        print(parameters.usage())
+        return 0
     # Blocked here, before any thread is there, and waited for below: nothing is ever interrupted in the middle.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     # A shell starts background jobs with SIGINT ignored, and an ignored signal is never waited for.

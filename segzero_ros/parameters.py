@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -126,6 +127,11 @@ def markdown() -> str:
         when = "live" if p.live else "configure"
         rows.append(f"| `{p.name}` | {type(p.default).__name__} | `{default}` | {bounds} | {when} | {p.sentence} |")
     return "\n".join(rows)
+
+
+def usage() -> str:
+    rows = [f"  {p.name} ({json.dumps(p.default)}): {p.sentence}" for p in TABLE]
+    return "\n".join(["usage: segzero [--ros-args -p NAME:=VALUE --params-file FILE -r FROM:=TO ...]", "", *rows])
 
 
 if __name__ == "__main__":

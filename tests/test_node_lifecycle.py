@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from segzero_msgs.msg import Segmentation, State
 
+from segzero_ros.parameters import TABLE
 from tests.robot import PATIENCE, Robot
 
 Start = Callable[..., subprocess.Popen]
@@ -97,6 +99,12 @@ def test_a_bad_parameter_is_a_sentence(robot: Robot, start: Start, name: str, va
         return
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and sentence in said and "Traceback" not in said
+
+
+def test_help_lists_the_parameters_and_starts_nothing() -> None:
+    command = [sys.executable, "-m", "segzero_ros.node", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    assert all(f"  {p.name} (" in told and p.sentence in told for p in TABLE)
 
 
 def test_parameters_are_checked_while_it_runs(robot: Robot, start: Start) -> None:
