@@ -2,7 +2,7 @@
 
 The tolerant parser takes what can be understood, object by object, and says what it could not. `strict=True` takes
 exactly what the published parsers take (for evaluation): dvlab-research/Seg-Zero, inference_scripts/infer.py for
-"single", and infer_multi_object.py for "list".
+"single", infer_multi_object.py for "list", and ysj9909/StAR, inference_scripts/infer_multi_object.py, for its prompt.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ MAX_CHARS = 200_000  # of a text; no model of ours writes a tenth of it
 MAX_OBJECTS = 254  # one byte in the label image: 0 is background, 255 is reserved
 MAX_DEPTH = 16
 MAX_LABEL = 80
+MAX_REPAIR = 20_000  # characters; StAR's repairs take quadratic time
 
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 _NUMBER = re.compile(r"\s*[-+]?(?:\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})(?:[eE][-+]?\d{1,3})?\s*")
@@ -123,15 +124,23 @@ def _objects(body: str) -> tuple[list[dict[str, Any]], bool, str]:
 
 
 def _loads(piece: str) -> Any:
-    """JSON, or JSON written as a Python dict (single quotes, None, trailing comma)."""
+    """JSON; or JSON written as a Python dict (single quotes, None, trailing comma); or with slips in its arrays."""
     if len(piece) > 20_000 or piece.count("[") > 4 * MAX_DEPTH:
         return None
-    for attempt in (piece, re.sub(r",\s*([}\]])", r"\1", piece.replace("'", '"').replace("None", "null"))):
+    pythonic = re.sub(r",\s*([}\]])", r"\1", piece.replace("'", '"').replace("None", "null"))
+    for attempt in (piece, pythonic, _mend_arrays(piece)):
         try:
             return json.loads(attempt)
         except (ValueError, RecursionError):
             continue
     return None
+
+
+def _mend_arrays(piece: str) -> str:
+    """Slips that StAR's authors saw: an array that the object's brace ends, and stray quotes in or behind an array."""
+    if piece.rfind("[") > piece.rfind("]"):
+        piece = piece[:-1] + "]}"
+    return re.sub(r"\[([\d\s.,+\-\"]*)\]\"?", lambda array: f"[{array[1].replace(chr(34), '')}]", piece)
 
 
 def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None, list[str]]:
@@ -207,7 +216,10 @@ def _strict(text: str, profile: Profile) -> Answer:
     """The published parsers, which raise on most bad texts: that is PARSE_ERROR here."""
     think = _plain_thinking(text)
     try:
-        candidates = _strict_single(text) if profile.schema == "single" else _strict_list(text)
+        if profile.prompt == "star":
+            candidates = _strict_star(text)
+        else:
+            candidates = _strict_single(text) if profile.schema == "single" else _strict_list(text)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         return Answer(Status.PARSE_ERROR, (), think or "", "", (f"refused: {error!r}"[:300],))
     if think is None and profile.schema == "single":
@@ -271,8 +283,40 @@ def _strict_list(text: str) -> list[Candidate]:
     body = _tagged_answer(text)
     if body is None:
         raise ValueError("no answer")
+    return _strict_objects(json.loads(body))
+
+
+def _strict_star(text: str) -> list[Candidate]:
+    """No answer, nothing in it and what its repairs do not make JSON are all no objects."""
+    body = _tagged_answer(text)
+    if body is None:
+        return []
+    try:
+        data = json.loads(body)
+    except json.JSONDecodeError:
+        if len(body) > MAX_REPAIR:
+            return []
+        try:
+            data = json.loads(_star_repair(body))
+        except json.JSONDecodeError:
+            return []
+    return _strict_objects(data) if data else []
+
+
+def _star_repair(body: str) -> str:
+    """A brace where an array should end, one too many at the end of the list, and quotes in or behind an array."""
+    point, array = r'("point_2d"\s*:\s*\[[^\]]*?)\}\s*', r'("{}"\s*:\s*\[)([^\]]*)(\])'
+    body = re.sub(point + r"(\})", r"\1]\2", body)
+    body = re.sub(point + r"(\])", r"\1]}\2", body)
+    body = re.sub(r"\}\}(\s*\])", r"}\1", body)
+    for key in ("bbox_2d", "point_2d"):
+        body = re.sub(array.format(key), lambda m: m[1] + m[2].replace('"', "") + m[3], body)
+    return re.sub(r'("(?:bbox|point)_2d"\s*:\s*\[[^\]]*\])"', r"\1", body)
+
+
+def _strict_objects(data: Any) -> list[Candidate]:
     found = []
-    for item in json.loads(body):
+    for item in data:
         # The published code multiplies, so anything that a number multiplies to an int-able value passes.
         box = [_scalable(item["bbox_2d"][i] * 1.0) for i in range(4)]
         point = [_scalable(item["point_2d"][i] * 1.0) for i in range(2)]

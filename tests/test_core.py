@@ -29,7 +29,7 @@ from segzero_ros.profiles import ProfileError, list_profiles, load_profile
 from segzero_ros.prompt import build_prompt, validate_instruction
 from segzero_ros.types import Candidate, SegzeroError, Status
 
-LIST, SINGLE = load_profile("vision-reasoner"), load_profile("seg-zero")
+LIST, SINGLE, STAR = (load_profile(name) for name in ("vision-reasoner", "seg-zero", "star"))
 
 # sha256 of the published prompts, compared with the repositories' own strings (see prompt.py) for "the red mug".
 PUBLISHED = {
@@ -144,7 +144,7 @@ texts = st.one_of(
 @settings(max_examples=600, deadline=None)
 @given(texts)
 def test_no_text_raises_and_every_box_is_a_box(text: str) -> None:
-    for profile in (LIST, SINGLE):
+    for profile in (LIST, SINGLE, STAR):
         for strict in (False, True):
             read = parse_answer(text, profile, strict=strict)
             assert (read.status is Status.OK) == bool(read.candidates)
@@ -189,6 +189,30 @@ def test_a_number_that_cannot_be_scaled_is_refused_as_the_published_parsers_do(n
     several = f'<answer>[{{"bbox_2d": [1, 2, 3, 4], "point_2d": [{number}, 2]}}]</answer>'
     assert parse_answer(single, SINGLE, strict=True).status is Status.PARSE_ERROR
     assert parse_answer(several, LIST, strict=True).status is Status.PARSE_ERROR
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        '[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3}]',
+        '[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3}}]',
+        '[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}}]',
+        '[{"bbox_2d": [1, "2", 3, 4"], "point_2d": [2, 3]}]',
+        '[{"bbox_2d": [1, 2, 3, 4]", "point_2d": [2, 3]}]',
+    ],
+)
+def test_slips_in_arrays_are_repaired_as_star_repairs_them(slip: str) -> None:
+    text = f"<think>t</think><answer>{slip}</answer>"
+    for strict in (False, True):
+        assert parse_answer(text, STAR, strict=strict).candidates == (Candidate((1, 2, 3, 4), ((2, 3),)),)
+    assert parse_answer(text, LIST).status is Status.OK
+    assert parse_answer(text, LIST, strict=True).status is Status.PARSE_ERROR
+
+
+@pytest.mark.parametrize("text", ["", "no tags", "<answer>{}</answer>", "<answer></answer>", "<answer>[{</answer>"])
+def test_stars_published_parser_takes_an_unreadable_answer_for_no_objects(text: str) -> None:
+    assert parse_answer(text, STAR, strict=True).status is Status.NO_OBJECT
+    assert parse_answer(text, STAR).status is Status.PARSE_ERROR
 
 
 def test_published_rounding() -> None:
