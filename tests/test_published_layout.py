@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from segzero_ros.checkpoints import EMBEDDED
 from segzero_ros.convert import image_from_msg
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
+from segzero_ros.reasoner_transformers import load_reasoner
 from segzero_ros.types import Image, Status
+from tests import tiny_models
 
 RECORDING = Path(__file__).parents[1] / "examples" / "demo.mcap"
 INSTRUCTION = "the duck"
@@ -53,7 +56,7 @@ def reasoner(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tensor
         for name, tensor in load_file(source / "model.safetensors").items()
     }
-    index = {}
+    index: dict[str, str] = {}
     for number, names in enumerate(np.array_split(sorted(weights), 2), 1):
         file = f"model-{number:05}-of-00002.safetensors"
         save_file({str(name): weights[name] for name in names}, folder / file, metadata={"format": "pt"})
@@ -92,3 +95,15 @@ def test_half_precision_draws_the_same_object() -> None:
     full, half = (Pipeline.load(profile, dtype=d).segment(image, INSTRUCTION) for d in ("float32", "bfloat16"))
     a, b = full.instances[0].mask, half.instances[0].mask
     assert (a & b).sum() > 0.8 * (a | b).sum()
+
+
+def test_qwen3_vl_runs_by_profile_alone_and_in_a_batch(tmp_path: Path) -> None:
+    folder = tiny_models.save_qwen3_vl(tmp_path)
+    profile = replace(load_profile("qwen3-vl"), square=128, max_new_tokens=12)
+    reasoner = load_reasoner(profile, str(folder))
+    squares = [first_frame()[:128, :128], first_frame()[-128:, -128:]]
+    prompts = ["the red mug", "something to drink from, please"]
+    alone = [reasoner.generate([s], [p])[0] for s, p in zip(squares, prompts, strict=True)]
+    together = reasoner.generate(squares, prompts)
+    assert [g.text for g in together] == [g.text for g in alone]
+    assert alone[0].text != alone[1].text

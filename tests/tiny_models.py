@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import Sam2Config, Sam2Model
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Sam2Config, Sam2Model
 
 from training.demo.reasoner import SMOKE, build
 from training.demo.tokenizer import build_tokenizer
@@ -15,6 +15,48 @@ def save_reasoner(folder: Path) -> Path:
     tokenizer = build_tokenizer()
     build(tokenizer, SMOKE, 0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_qwen3_vl(folder: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(folder)
+    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 1e4}
+    ids = tokenizer.convert_tokens_to_ids
+    config = Qwen3VLConfig(
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "rope_parameters": rope,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 4,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0, 1],
+        },
+    )
+    model = Qwen3VLForConditionalGeneration(config)
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            weights.data *= 3  # or every prompt is answered alike
+    model.save_pretrained(folder)
     return folder
 
 
