@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -102,9 +101,12 @@ class TransformersSegmenter:
     @torch.inference_mode()
     def encode(self, image: Image) -> Features:
         height, width = image.shape[:2]
-        square = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
-        x = (square.astype(np.float32) / 255 - MEAN) / STD
-        pixels = torch.from_numpy(x).permute(2, 0, 1)[None].to(self.model.device, self.model.dtype)
+        device = self.model.device
+        x = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float() / 255
+        # As SAM 2's own transforms (sam2/utils/transforms.py) do it: aliasing would show on cameras above 1024 pixels.
+        square = F.interpolate(x, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (torch.from_numpy(v).to(device)[:, None, None] for v in (MEAN, STD))
+        pixels = ((square - mean) / std).to(self.model.dtype)
         return Features(self.model.get_image_embeddings(pixels), height, width)
 
     @torch.inference_mode()
