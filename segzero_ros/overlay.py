@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from bisect import bisect_right
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ from segzero_ros.types import Image, Segmentation, Status
 
 MAX_LINES = 6
 MAX_LABEL = 40
+FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf")  # where text goes beyond Latin
 
 
 def color(index: int) -> tuple[int, int, int]:
@@ -39,17 +41,20 @@ def draw_overlay(image: Image, result: Segmentation) -> Image:
         for x, y in i.prompt_points:
             cv2.circle(canvas, (round(x), round(y)), 2 * line, (255, 255, 255), -1)
     picture = PIL.fromarray(canvas)
-    font = ImageFont.load_default(size=max(11, min(image.shape[:2]) // 30))
+    font = _font(max(11, min(image.shape[:2]) // 30), "".join(i.label for i in result.instances).isascii())
     draw = ImageDraw.Draw(picture)
+    taken: list[tuple[float, float, float, float]] = []
     for i in result.instances:
         room = picture.width - 3 - font.getlength(f"{i.index}  {i.score:.2f}")
         label = _plain(i.label)
         label = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 3] + "..."
         text = f"{i.index} {_shorten(label, font, room)} {i.score:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        x = max(0, min(i.box[0], picture.width - 3 - (right - left)))
-        y = max(0, i.box[1] - (bottom - top) - 5)
-        draw.rectangle((x, y, x + right - left + 2, y + bottom - top + 4), fill=color(i.index))
+        wide, high = right - left + 2, bottom - top + 4
+        x = max(0, min(i.box[0], picture.width - 1 - wide))
+        y = _free(x, max(0, i.box[1] - high - 1), wide, high, picture.height, taken)
+        taken.append((x, y, x + wide, y + high))
+        draw.rectangle(taken[-1], fill=color(i.index))
         draw.text((x + 1 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
     return np.vstack([np.asarray(picture), caption(result, picture.width)])
 
@@ -57,7 +62,7 @@ def draw_overlay(image: Image, result: Segmentation) -> Image:
 def caption(result: Segmentation, width: int) -> Image:
     """The band: instruction, reasoning and how it ended, wrapped to the width in pixels."""
     size = max(11, width // 45)
-    font = ImageFont.load_default(size=size)
+    font = _font(size, (result.instruction + result.reasoning + result.message).isascii())
     room = width - 12
     ended = f"{result.status.value}: {_plain(result.message)}" if result.status is not Status.OK else ""
     lines = _wrap(f'"{_plain(result.instruction)}"', font, room, 2)
@@ -77,6 +82,30 @@ def side_by_side(image: Image, result: Segmentation) -> Image:
     left = np.full((right.shape[0], image.shape[1], 3), 24, np.uint8)
     left[: image.shape[0]] = image
     return np.hstack([left, right])
+
+
+@lru_cache(maxsize=16)
+def _font(size: int, ascii_only: bool) -> Any:
+    """Pillow's own font knows Latin letters alone, so other text takes the machine's, where it has one."""
+    for name in () if ascii_only else FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size=size)
+
+
+def _free(x: float, wish: float, wide: float, high: float, bottom: float, taken: list[Any]) -> float:
+    """The y nearest above, else below the wish where a label covers no other one; the wish where there is none."""
+    column = [(top, end) for left, top, right, end in taken if left <= x + wide and x <= right]
+    for up in (True, False):
+        y = wish
+        while y >= 0 and y + high < bottom:
+            covered = [(top, end) for top, end in column if top <= y + high and y <= end]
+            if not covered:
+                return y
+            y = min(top for top, _ in covered) - high - 1 if up else max(end for _, end in covered) + 1
+    return wish
 
 
 def _wrap(text: str, font: Any, width: float, most: int) -> list[str]:

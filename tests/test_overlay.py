@@ -168,3 +168,14 @@ def test_any_answer_on_a_picture_of_any_size_is_drawn(data: st.DataObject, heigh
     assert drawn.shape[1:] == (width, 3) and len(drawn) > height
     if not instances:
         assert np.array_equal(drawn[:height], image)
+
+
+def test_labels_of_objects_side_by_side_do_not_cover_each_other() -> None:
+    places = [rectangle(100 + 12 * n, 100, 110 + 12 * n, 140) for n in range(3)]
+    drawn = draw_overlay(picture(), answer(*(found(n, mask) for n, mask in enumerate(places, 1))))
+    areas = [int((drawn == np.array(color(n), np.uint8)).all(-1).sum()) for n in (1, 2, 3)]
+    alone = [
+        int((draw_overlay(picture(), answer(found(n, mask))) == np.array(color(n), np.uint8)).all(-1).sum())
+        for n, mask in enumerate(places, 1)
+    ]
+    assert all(a > 0.8 * b for a, b in zip(areas, alone, strict=True))
