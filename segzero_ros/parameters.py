@@ -14,19 +14,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Parameter:
-    """bounds: (lowest, highest) of a number, inclusive. choices: the allowed texts. live: may change while it runs."""
+    """bounds: (lowest, highest) of a number, inclusive. choices: the allowed texts. when: it is read; see WHEN."""
 
     name: str
     default: bool | int | float | str
     sentence: str
     bounds: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
-    live: bool = False
+    when: str = "configure"
 
 
-# A parameter that is not live is read when the node is configured.
+WHEN = {
+    "start": "Read-only: it is given when the node starts.",
+    "configure": "Read when the node is configured.",
+    "activate": "Read when the node is activated.",
+    "live": "May change while the node runs.",
+}
 TABLE: tuple[Parameter, ...] = (
-    Parameter("autostart", True, "Configure and activate without being asked; false under a lifecycle manager."),
+    Parameter(
+        "autostart", True, "Configure and activate without being asked; false under a lifecycle manager.", when="start"
+    ),
     Parameter("profile", "demo", "Name of a profile, or path of a profile's YAML."),
     Parameter("reasoner", "", "Path or hub name of the reasoning model; empty: the profile's."),
     Parameter("reasoner_revision", "", "Revision of the reasoning model; empty: the profile's."),
@@ -47,26 +54,28 @@ TABLE: tuple[Parameter, ...] = (
         "once",
         "once: one answer per instruction; continuous: again on the newest frame.",
         choices=("once", "continuous"),
-        live=True,
+        when="live",
     ),
-    Parameter("instruction", "", "Instruction that is taken when the node becomes active; empty: none."),
+    Parameter(
+        "instruction", "", "Instruction that is taken when the node becomes active; empty: none.", when="activate"
+    ),
     Parameter(
         "max_age",
         1.0,
         "Seconds that a frame may be old; an older one is not used, the next is. 0: any age.",
         bounds=(0.0, 86400.0),
-        live=True,
+        when="live",
     ),
-    Parameter("image_timeout", 5.0, "Seconds to wait for a frame.", bounds=(0.0, 3600.0), live=True),
-    Parameter("timeout", 120.0, "Seconds for one answer, waiting included.", bounds=(0.1, 86400.0), live=True),
+    Parameter("image_timeout", 5.0, "Seconds to wait for a frame.", bounds=(0.0, 3600.0), when="live"),
+    Parameter("timeout", 120.0, "Seconds for one answer, waiting included.", bounds=(0.1, 86400.0), when="live"),
     Parameter(
         "repeat_gap",
         2.0,
         "Seconds within which the identical instruction is taken for a repetition.",
         bounds=(0.0, 3600.0),
-        live=True,
+        when="live",
     ),
-    Parameter("max_instruction_chars", 2000, "Longest instruction, characters.", bounds=(1, 100000), live=True),
+    Parameter("max_instruction_chars", 2000, "Longest instruction, characters.", bounds=(1, 100000), when="live"),
 )
 BY_NAME = {p.name: p for p in TABLE}
 
@@ -104,8 +113,8 @@ def declare(node: Any) -> None:
     for p in TABLE:
         descriptor = ParameterDescriptor(
             description=p.sentence,
-            additional_constraints=("One of " + ", ".join(p.choices) + ". " if p.choices else "")
-            + ("May change while the node runs." if p.live else "Read when the node is configured."),
+            additional_constraints=("One of " + ", ".join(p.choices) + ". " if p.choices else "") + WHEN[p.when],
+            read_only=p.when == "start",
         )
         if p.bounds and isinstance(p.default, float):
             descriptor.floating_point_range = [FloatingPointRange(from_value=p.bounds[0], to_value=p.bounds[1])]
@@ -124,8 +133,7 @@ def markdown() -> str:
     for p in TABLE:
         bounds = f"{p.bounds[0]:g} to {p.bounds[1]:g}" if p.bounds else ", ".join(p.choices)
         default = str(p.default).lower() if isinstance(p.default, bool) else repr(p.default).replace("'", '"')
-        when = "live" if p.live else "configure"
-        rows.append(f"| `{p.name}` | {type(p.default).__name__} | `{default}` | {bounds} | {when} | {p.sentence} |")
+        rows.append(f"| `{p.name}` | {type(p.default).__name__} | `{default}` | {bounds} | {p.when} | {p.sentence} |")
     return "\n".join(rows)
 
 

@@ -110,7 +110,13 @@ def test_help_lists_the_parameters_and_starts_nothing() -> None:
 def test_parameters_are_checked_while_it_runs(robot: Robot, start: Start) -> None:
     start(autostart=False)
     robot.wait("/segzero/state", lambda m: True)
-    for name, value in (("timeout", -1.0), ("mode", "sometimes"), ("max_age", "old"), ("repeat_gap", float("nan"))):
+    for name, value in (
+        ("timeout", -1.0),
+        ("mode", "sometimes"),
+        ("max_age", "old"),
+        ("repeat_gap", float("nan")),
+        ("autostart", True),
+    ):
         refused = robot.parameter(name, value)
         assert not refused.successful and refused.reason
     assert robot.parameter("timeout", 3.0).successful
