@@ -25,7 +25,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -40,6 +40,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from segzero_ros import parameters
 from segzero_ros.convert import compressed_from_msg, image_from_msg
+from segzero_ros.executor import Executor
 from segzero_ros.frames import Frame, FrameStore, Instructions
 from segzero_ros.messages import to_result_msg
 from segzero_ros.outputs import Kept, Outputs
@@ -493,7 +494,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"segzero: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    executor = MultiThreadedExecutor(num_threads=6)
+    executor = Executor(threads=6)
     executor.add_node(node)
 
     def spin() -> None:
@@ -523,7 +524,7 @@ def main(args: list[str] | None = None) -> int:
     os._exit(code)
 
 
-def _leave(executor: MultiThreadedExecutor, spinning: threading.Thread, node: SegzeroNode) -> None:
+def _leave(executor: Executor, spinning: threading.Thread, node: SegzeroNode) -> None:
     executor.shutdown(timeout_sec=LEAVE_DEADLINE)
     spinning.join(LEAVE_DEADLINE)
     if not spinning.is_alive():

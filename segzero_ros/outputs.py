@@ -65,7 +65,7 @@ class Outputs:
 
     def __init__(self, node: Any) -> None:
         self._node = node
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._kept: Kept | None = None
         self._overlay: tuple[Kept, Any] | None = None
         self._all = [
@@ -111,15 +111,20 @@ class Outputs:
         )
 
     def publish(self, kept: Kept) -> None:
+        """The pictures first: in Fast DDS's shared memory (512 KB) a picture overwrites the small message before it.
+
+        That one would come again with the next heartbeat only, seconds later.
+        """
         with self._lock:
             self._kept, self._overlay = kept, None
             for output in self._all:
                 output.fresh = False
+            self._serve()
+            for output in self._all:
                 if not output.heavy:
                     self._say(output, kept)
                 if output.said and not output.fresh and not output.publisher.get_subscription_count():
                     self._empty(output)
-        self._serve()
 
     def _serve(self) -> None:
         """Computes each heavy output that somebody listens to and that does not carry the kept answer yet."""

@@ -18,7 +18,6 @@ os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
 
 import rclpy
 from builtin_interfaces.msg import Time
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo, CompressedImage
@@ -26,6 +25,7 @@ from sensor_msgs.msg import Image as ImageMsg
 from std_msgs.msg import Header, String
 
 from segzero_ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
+from segzero_ros.executor import Executor
 from segzero_ros.geometry import mask_box
 from segzero_ros.outputs import Kept, Outputs
 from segzero_ros.overlay import draw_overlay
@@ -55,7 +55,7 @@ class Bench:
         self.node = rclpy.create_node(self.name, context=self.context)
         self.ear = rclpy.create_node("ear", context=self.context)
         self.outputs = Outputs(self.node)
-        self.executor = MultiThreadedExecutor(2, context=self.context)
+        self.executor = Executor(2, context=self.context)
         for node in (self.node, self.ear):
             self.executor.add_node(node)
         self.heard: dict[str, list[Any]] = {}

@@ -1,0 +1,128 @@
+"""The node's executor on real DDS: what waits stops nothing else, and waiting costs nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
+
+import rclpy
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from segzero_ros.executor import Executor
+
+PATIENCE = 30.0  # seconds; only a failing test waits so long
+
+
+class Counting(Executor):
+    turns = 0
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        self.turns += 1
+        super().spin_once(timeout_sec)
+
+
+class Bench:
+    """A node with a service that waits for `release`, in a group of its own, and a subscription."""
+
+    def __init__(self, threads: int) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node(f"bench_{threads}", context=self.context)
+        self.release, self.waiting, self.heard = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+        self.clients = [self._service(f"wait_{n}") for n in range(3)]
+        self.node.create_subscription(String, "heard", lambda _: self.heard.release(), 10)
+        self.say = self.node.create_publisher(String, "heard", 10)
+        self.executor = Counting(threads, context=self.context)
+        self.executor.add_node(self.node)
+        self.thread = threading.Thread(target=self.executor.spin)
+        self.thread.start()
+
+    def _service(self, name: str) -> Any:
+        def wait(_: Any, response: Any) -> Any:
+            self.waiting.release()
+            response.success = self.release.wait(PATIENCE)
+            return response
+
+        self.node.create_service(Trigger, name, wait, callback_group=MutuallyExclusiveCallbackGroup())
+        return self.node.create_client(Trigger, name, callback_group=MutuallyExclusiveCallbackGroup())
+
+    def call(self, client: Any) -> Any:
+        assert client.wait_for_service(PATIENCE)
+        return client.call_async(Trigger.Request())
+
+    def close(self) -> None:
+        self.release.set()
+        self.executor.shutdown()
+        self.thread.join(PATIENCE)
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+def until(right: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not right():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(request.param)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("bench", [3], indirect=True)
+def test_three_waiting_services_do_not_stop_a_subscription(bench: Bench) -> None:
+    answers = [bench.call(client) for client in bench.clients]
+    for _ in answers:
+        assert bench.waiting.acquire(timeout=PATIENCE)
+    for _ in range(5):
+        bench.say.publish(String())
+        assert bench.heard.acquire(timeout=PATIENCE)
+    assert not any(a.done() for a in answers)
+    bench.release.set()
+    until(lambda: all(a.done() for a in answers))
+    assert all(a.result().success for a in answers)
+
+
+@pytest.mark.parametrize("bench", [1], indirect=True)
+def test_a_callback_without_a_thread_waits_quietly(bench: Bench) -> None:
+    answers = [bench.call(client) for client in bench.clients]
+    assert bench.waiting.acquire(timeout=PATIENCE)
+    before = bench.executor.turns
+    for _ in range(10):
+        bench.say.publish(String())
+        assert bench.heard.acquire(timeout=PATIENCE)
+    # rclpy's own executor takes thousands of turns here.
+    assert bench.executor.turns - before < 300
+    bench.release.set()
+    until(lambda: all(a.done() for a in answers))
+
+
+def test_what_a_callback_raises_ends_the_spinning() -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("raising", context=context)
+
+    def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    node.create_timer(0.01, fail)
+    executor = Executor(1, context=context)
+    executor.add_node(node)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        executor.spin()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
