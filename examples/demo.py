@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 INSTRUCTIONS: tuple[tuple[str, list[str]], ...] = (
     ("something to drink from", ["white mug"]),
     ("the yellow duck", ["yellow duck"]),
-    ("all the bricks", ["black brick", "purple brick"]),
+    ("both bricks", ["black brick", "purple brick"]),
     ("something to kick", ["white soccer ball"]),
     ("the brick that is not black", ["purple brick"]),
     ("the red bear", []),

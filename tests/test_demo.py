@@ -49,7 +49,7 @@ def test_the_answers_are_about_what_was_asked(out: Path) -> None:
     labels = {a["instruction"]: sorted(i["label"] for i in a["instances"]) for a in answers}
     assert labels["something to drink from"] == ["white mug"]
     assert labels["the yellow duck"] == ["yellow duck"]
-    assert {"black brick", "purple brick"} <= set(labels["all the bricks"])  # it takes the duck for a third one
+    assert labels["both bricks"] == ["black brick", "purple brick"]
     assert labels["something to kick"] == ["white soccer ball"]
     assert labels["the brick that is not black"] == ["purple brick"]
     assert all("The target is" in a["reasoning"] for a in answers)

@@ -164,6 +164,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         found["number_mae"] = (numbers.argmax(1) - value).abs().float().mean()
 
         # Where to look while writing about an object: at its cells; about nothing: at the end of the image.
+        # Most of all where it is decided, since an object hardly looked at there is denied.
         told = b.about >= 0
         image, place = torch.nonzero(told, as_tuple=True)
         keys = language.image_tokens
@@ -171,7 +172,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         who = b.about[image, place]
         wanted[:, language.before : keys - 1] = (b.owner[image] == who[:, None]) & (who[:, None] > 0)
         wanted[:, keys - 1] = who == 0
-        importance = torch.where(b.weight[image, place] == 8.0, 8.0, 1.0) * wanted.any(1)
+        importance = torch.where(b.weight[image, place] == 8.0, 40.0, 1.0) * wanted.any(1)
         look_loss = torch.zeros(())
         for layer in supervised:
             raw = scores[layer][image, :, place].float()  # (N, heads, keys + T)
@@ -294,7 +295,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         loss, seen = vision_loss(tokens, b)
         # Positions first: the attention's supervision competes with them.
         grown = min(1.0, (step - settings.vision_steps) / max(1, 0.1 * settings.joint_steps))
-        more, found = language_loss(text, hidden, scores, b, look=0.1 + 0.4 * grown)
+        more, found = language_loss(text, hidden, scores, b, look=0.1 + 0.9 * grown)
         return more + 0.5 * loss, seen | found
 
     @torch.no_grad()
