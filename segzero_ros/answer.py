@@ -243,7 +243,7 @@ def _plain_thinking(text: str) -> str | None:
     return None
 
 
-def _first_braces(text: str) -> str | None:
+def first_braces(text: str) -> str | None:
     """What `{[^}]+}` finds."""
     start = text.find("{")
     while start >= 0:
@@ -256,7 +256,7 @@ def _first_braces(text: str) -> str | None:
     return None
 
 
-def _tagged_answer(text: str) -> str | None:
+def tagged_answer(text: str) -> str | None:
     """What `<answer>\\s*(.*?)\\s*</answer>` finds, where "." is any character."""
     start = text.find("<answer>")
     end = text.find("</answer>", start) if start >= 0 else -1
@@ -264,7 +264,7 @@ def _tagged_answer(text: str) -> str | None:
 
 
 def _strict_single(text: str) -> list[Candidate]:
-    braces = _first_braces(text)
+    braces = first_braces(text)
     if braces is None:
         raise ValueError("no object")
     data = json.loads(braces)
@@ -280,7 +280,7 @@ def _strict_single(text: str) -> list[Candidate]:
 
 
 def _strict_list(text: str) -> list[Candidate]:
-    body = _tagged_answer(text)
+    body = tagged_answer(text)
     if body is None:
         raise ValueError("no answer")
     return _strict_objects(json.loads(body))
@@ -288,7 +288,7 @@ def _strict_list(text: str) -> list[Candidate]:
 
 def _strict_star(text: str) -> list[Candidate]:
     """No answer, nothing in it and what its repairs do not make JSON are all no objects."""
-    body = _tagged_answer(text)
+    body = tagged_answer(text)
     if body is None:
         return []
     try:

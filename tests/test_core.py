@@ -179,8 +179,8 @@ def test_the_one_pass_searches_find_what_the_published_expressions_find(text: st
         return match.group(number) if match else None
 
     assert answer._plain_thinking(text) == group(r"<think>([^<]+)</think>", 1)
-    assert answer._first_braces(text) == group(r"{[^}]+}", 0)
-    assert answer._tagged_answer(text) == group(r"<answer>\s*(.*?)\s*</answer>", 1, re.DOTALL)
+    assert answer.first_braces(text) == group(r"{[^}]+}", 0)
+    assert answer.tagged_answer(text) == group(r"<answer>\s*(.*?)\s*</answer>", 1, re.DOTALL)
 
 
 @pytest.mark.parametrize("number", ["1e309", "-1.7e308", "NaN", "9" * 400])

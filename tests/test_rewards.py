@@ -1,0 +1,301 @@
+"""Rewards as a specification: published ones with their loopholes, ours without, and what a reward can teach."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.rewards import PROFILES, compare, spread
+from training.rewards.star import mask_ious
+
+SINGLE = "<box>(100,100),(200,200)</box><points>(130,130),(170,170)</points>"
+RIGHT = {"bbox": [100, 100, 200, 200], "points_1": [130, 130], "points_2": [170, 170]}
+ONE = {"bbox_2d": [100, 100, 200, 200], "point_2d": [150, 150]}
+OTHER = {"bbox_2d": [400, 400, 500, 500], "point_2d": [450, 450]}
+
+
+def text(answer: Any, thought: str = "It is the red mug.") -> str:
+    return f"<think>{thought}</think><answer>{json.dumps(answer)}</answer>"
+
+
+def parts(profile: str, completion: str, solution: Any, **given: Any) -> dict[str, float]:
+    solution = solution if isinstance(solution, str) else json.dumps(solution)
+    return {k: v[0] for k, v in PROFILES[profile].parts([completion], [solution], **given).items()}
+
+
+def total(profile: str, completion: str, solution: Any, **given: Any) -> float:
+    solution = solution if isinstance(solution, str) else json.dumps(solution)
+    return PROFILES[profile].score([completion], [solution], **given)[0]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_right_answer_wins_all_and_noise_next_to_nothing(profile: str) -> None:
+    known = PROFILES[profile]
+    single = known.solution == "single"
+    solution = SINGLE if single else json.dumps([ONE])
+    right = text(RIGHT if single else [{**ONE, "label": "mug"}])
+    given: dict[str, Any] = {}
+    if known.needs_masks:
+        mask = np.zeros((1, 840, 840), bool)
+        mask[0, 100:200, 100:200] = True
+        given = {"masks": [mask], "images": [np.zeros((840, 840, 3), np.uint8)], "segmenter": FilledBoxes()}
+    assert known.score([right], [solution], **given) == [pytest.approx(known.maximum)]
+    assert known.score(["no idea"], [solution], **given)[0] <= 1.0
+
+
+class FilledBoxes:
+    """A segmenter whose masks are the boxes, so that a mask's IoU is known."""
+
+    def encode(self, image: Any) -> Any:
+        return image.shape[:2]
+
+    def segment(self, features: Any, boxes: Any, points: Any) -> list[tuple[Any, float]]:
+        found = []
+        for x1, y1, x2, y2 in boxes:
+            mask = np.zeros(features, bool)
+            mask[round(y1) : round(y2), round(x1) : round(x2)] = True
+            found.append((mask, 1.0))
+        return found
+
+
+class TestSegZeroAsPublished:
+    def test_whole_form_or_nothing(self) -> None:
+        assert parts("seg-zero", text(RIGHT), SINGLE)["thinking_format"] == 1
+        assert parts("seg-zero", text(RIGHT) + "\n", SINGLE)["thinking_format"] == 0
+        assert parts("seg-zero", text(RIGHT, thought=""), SINGLE)["thinking_format"] == 1
+        assert parts("seg-zero", "<think></answer>", SINGLE)["thinking_format"] == 0
+
+    def test_strict_keys_and_soft_keys(self) -> None:
+        other = {"bbox_2d": RIGHT["bbox"], "points_1": RIGHT["points_1"], "point_2": RIGHT["points_2"]}
+        assert parts("seg-zero", text(other), SINGLE)["answer_format"] == 0
+        soft = parts("seg-zero-soft", text(other), SINGLE)
+        assert (soft["answer_format"], soft["box_iou"], soft["point_l1"]) == (1, 1, 0)  # "points" is still needed
+
+    def test_iou_must_exceed_one_half_with_inclusive_pixels(self) -> None:
+        solution = "<box>(0,0),(99,99)</box><points>(1,1),(2,2)</points>"
+        half = {**RIGHT, "bbox": [0, 0, 99, 49]}  # 100 x 50 of 100 x 100 pixels
+        assert parts("seg-zero", text(half), solution)["box_iou"] == 0
+        more = {**RIGHT, "bbox": [0, 0, 99, 50]}
+        assert parts("seg-zero", text(more), solution)["box_iou"] == 1
+
+    @pytest.mark.parametrize(("moved", "won"), [(39, 1), (40, 0)])
+    def test_mean_l1_below_ten(self, moved: int, won: int) -> None:
+        answer = {**RIGHT, "bbox": [100, 100, 200, 200 + moved]}
+        assert parts("seg-zero", text(answer), SINGLE)["box_l1"] == won
+
+    def test_thresholds_scale_with_the_square(self) -> None:
+        solution = "<box>(20,20),(60,60)</box><points>(30,30),(50,50)</points>"
+        answer = {"bbox": [20, 20, 60, 70], "points_1": [30, 30], "points_2": [50, 50]}  # mean L1 is 2.5
+        assert parts("seg-zero", text(answer), solution, square=224)["box_l1"] == 1  # 2.67
+        answer["bbox"] = [20, 20, 60, 71]
+        assert parts("seg-zero", text(answer), solution, square=224)["box_l1"] == 0
+
+    def test_points_may_be_swapped_and_the_box_may_be_huge(self) -> None:
+        swapped = {"bbox": [0, 0, 840, 840], "points_1": [170, 170], "points_2": [130, 130]}
+        assert parts("seg-zero", text(swapped), SINGLE)["point_l1"] == 1
+        outside = {**RIGHT, "bbox": [100, 100, 160, 200]}
+        assert parts("seg-zero", text(outside), SINGLE)["point_l1"] == 0
+
+    def test_known_loopholes_are_kept(self) -> None:
+        assert total("seg-zero", f"<think>{json.dumps(RIGHT)}</think><answer></answer>", SINGLE) == 5
+        assert total("seg-zero", json.dumps(RIGHT), SINGLE) == 4
+
+    def test_imitating_the_prompts_example_wins_the_tags_alone(self) -> None:
+        assert total("seg-zero", text(RIGHT).replace('"', "'"), SINGLE) == 1
+
+
+class TestArticle:
+    def test_half_a_point_for_each_pair_of_tags(self) -> None:
+        assert parts("article", text(RIGHT), SINGLE)["tags"] == 1
+        assert parts("article", f"<think>x</think>{json.dumps(RIGHT)}", SINGLE)["tags"] == 0.5
+        assert parts("article", json.dumps(RIGHT), SINGLE)["tags"] == 0
+
+    def test_one_half_is_enough(self) -> None:
+        solution = "<box>(0,0),(100,100)</box><points>(1,1),(2,2)</points>"
+        assert parts("article", text({**RIGHT, "bbox": [0, 0, 100, 50]}), solution)["box_iou"] == 1
+
+
+class TestVisionReasonerAsPublished:
+    def test_several_objects_in_any_order(self) -> None:
+        assert total("vision-reasoner", text([OTHER, ONE]), [ONE, OTHER]) == 7
+
+    def test_too_few_and_doubles_cost(self) -> None:
+        assert parts("vision-reasoner", text([ONE]), [ONE, OTHER])["accuracy"] == 1.5
+        assert parts("vision-reasoner", text([ONE, ONE]), [ONE])["accuracy"] == 1.5
+
+    def test_one_object_without_a_key_costs_all_accuracy(self) -> None:
+        assert parts("vision-reasoner", text([ONE, {"bbox_2d": [1, 2, 3, 4]}]), [ONE])["accuracy"] == 0
+
+    def test_nothing_matches_is_never_right(self) -> None:
+        assert parts("vision-reasoner", text([]), [])["accuracy"] == 0
+
+    def test_the_second_repetition_costs(self) -> None:
+        assert parts("vision-reasoner", text([ONE], "x. a. a. b."), [ONE])["non_repeat"] == 1
+        assert parts("vision-reasoner", text([ONE], "x. a. a. a."), [ONE])["non_repeat"] == 0
+        assert parts("vision-reasoner", "", [ONE])["non_repeat"] == 1
+
+
+class TestStar:
+    IMAGE = np.zeros((840, 840, 3), np.uint8)
+
+    @pytest.mark.parametrize(
+        ("width", "paper", "code"),
+        # The predicted box is the true one, cut to this width; IoU = width / 100.
+        [(100, 4, 5), (85, 4, 4), (75, 3, 3), (60, 2, 2), (45, 0, 1), (20, 0, 0)],
+    )
+    def test_tiers_of_the_masks_iou(self, width: int, paper: float, code: float) -> None:
+        mask = np.zeros((1, 840, 840), bool)
+        mask[0, 100:200, 100:200] = True
+        said = text([{**ONE, "bbox_2d": [100, 100, 100 + width, 200], "point_2d": [105, 150], "label": "mug"}])
+        given = {"masks": [mask], "images": [self.IMAGE], "segmenter": FilledBoxes()}
+        for profile, tier, more in (("star", paper, 0), ("star-code", code, 1)):
+            with_masks = parts(profile, said, [ONE], **given)["accuracy"]
+            without = parts(profile, said, [ONE])["accuracy"]
+            assert with_masks - without == pytest.approx(tier)
+            assert without >= more
+
+    @given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
+    def test_mask_ious_against_counting(self, m: int, n: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        a, b = rng.random((m, 6, 7)) < 0.4, rng.random((n, 6, 7)) < 0.4
+        counted = [[(x & y).sum() / ((x | y).sum() + 1e-6) for y in b] for x in a]
+        assert np.allclose(mask_ious(a, b), counted)
+
+
+class TestOurs:
+    def test_nothing_matches_is_right_where_nothing_does(self) -> None:
+        assert total("segzero", text([], "There is none."), []) == 4
+        assert total("segzero", text([ONE]), []) == 1
+        assert total("segzero", text([], "There is none."), [ONE]) == 1
+
+    def test_a_long_thought_costs_and_a_longer_one_costs_more(self) -> None:
+        short, long, longer = (total("segzero", text([ONE], "red mug " * n), [ONE]) for n in (50, 80, 500))
+        assert short == 4 > long > longer == 3.5
+
+    def test_one_endless_word_is_long(self) -> None:
+        assert parts("segzero", text([ONE], "m" * 5000), [ONE])["length"] == -0.5
+
+    @pytest.mark.parametrize(
+        "exploit",
+        [
+            f"<think>{json.dumps([ONE])}</think><answer></answer>",
+            json.dumps([ONE]),
+            f"<answer>{json.dumps([ONE])}</answer>",
+            text([ONE], thought=""),
+            text([ONE], thought=" . "),
+            text([ONE]) + " and more",
+            text([ONE]) + text([OTHER]),
+            f"<think>a</think><answer>```json\n{json.dumps([ONE])}\n```</answer>",
+            f"<think>a</think><answer>{json.dumps([ONE])[:-1]}, {json.dumps(OTHER)}]]</answer>",
+            text([{**ONE, "bbox_2d": [200, 200, 100, 100]}]),
+            text([{**ONE, "bbox_2d": [100, 100, 100, 200]}]),
+            text([{**ONE, "bbox_2d": [100, 100, 200, 841]}]),
+            text([{**ONE, "bbox_2d": [100, 100, 200, math.inf]}]),
+            text([{**ONE, "bbox_2d": [100, 100, 200, True]}]),
+            text([{**ONE, "note": "padding"}]),
+            text([{"bbox_2d": ONE["bbox_2d"]}]),
+            text({"bbox_2d": ONE["bbox_2d"], "point_2d": ONE["point_2d"]}),
+            f'<think>a</think><answer>[{{"bbox_2d": [1, 1, 2, 2], {json.dumps(ONE)[1:]}]</answer>',
+            text([ONE] * 121),
+            text([ONE], thought="x" * 30_000),
+        ],
+    )
+    def test_what_exploits_the_published_rewards_wins_nothing(self, exploit: str) -> None:
+        assert total("segzero", exploit, [ONE]) == 0
+
+    def test_the_whole_image_does_not_win_the_points(self) -> None:
+        whole = {"bbox_2d": [0, 0, 840, 840], "point_2d": [420, 420]}
+        assert total("segzero", text([whole]), [ONE]) == 1
+
+    def test_shouting_boxes_does_not_pay(self) -> None:
+        grid = [
+            {"bbox_2d": [x, y, x + 100, y + 100], "point_2d": [x + 50, y + 50]}
+            for x in range(0, 800, 100)
+            for y in range(0, 800, 100)
+        ]
+        assert total("segzero", text(grid), [ONE]) < total("segzero", text([OTHER]), [ONE]) + 0.05
+
+    def test_masks_count_where_they_are_asked_for(self) -> None:
+        mask = np.zeros((1, 840, 840), bool)
+        mask[0, 100:200, 100:200] = True
+        given = {"masks": [mask], "images": [TestStar.IMAGE], "segmenter": FilledBoxes()}
+        half = text([{**ONE, "bbox_2d": [100, 100, 150, 200], "point_2d": [125, 150]}])
+        assert parts("segzero-mask", half, [ONE], **given)["masks"] == pytest.approx(0.5, abs=1e-3)
+        with pytest.raises(ValueError, match="segmenter"):
+            parts("segzero-mask", half, [ONE])
+
+
+@pytest.mark.parametrize("name", [n for n, p in PROFILES.items() if not p.needs_masks])
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_any_text_has_a_finite_reward_within_its_range(name: str, seed: int) -> None:
+    profile = PROFILES[name]
+    rng = np.random.default_rng(seed)
+    for completion, solution in compare.pairs(rng, profile.solution, 3):
+        (value,) = profile.score([completion], [solution])
+        assert -0.5 <= value <= profile.maximum + 1e-9
+
+
+@pytest.mark.parametrize("name", [n for n, p in PROFILES.items() if not p.needs_masks])
+def test_a_megabyte_of_garbage_is_read_in_linear_time(name: str) -> None:
+    for garbage in ("<think>" * 150_000, "{" * 1_000_000, "</think> " * 110_000 + "<answer>", "[" * 1_000_000):
+        assert total(name, garbage, SINGLE if PROFILES[name].solution == "single" else [ONE]) <= 1
+
+
+def test_the_order_of_a_batch_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    texts, solutions = zip(*compare.pairs(rng, "list", 50), strict=True)
+    profile = PROFILES["segzero"]
+    forward = profile.score(texts, solutions)
+    assert profile.score(texts[::-1], solutions[::-1]) == forward[::-1]
+
+
+def test_trainers_get_one_function_per_term_with_its_name() -> None:
+    conversational = [[{"role": "assistant", "content": text([ONE])}], text([ONE])]
+    functions = PROFILES["segzero"].functions(square=840)
+    assert [f.__name__ for f in functions] == ["format", "accuracy", "length"]
+    for function in functions:
+        first, second = function(completions=conversational, solution=[json.dumps([ONE])] * 2, prompts=["", ""])
+        assert first == second
+
+
+class TestSpread:
+    def test_a_term_that_is_always_won_is_named(self) -> None:
+        groups = [[text([ONE]), text([OTHER])], [text([OTHER]), text([OTHER])]]
+        found = {s.name: s for s in spread.spreads(PROFILES["segzero"], groups, [json.dumps([ONE])] * 2)}
+        assert "always 1" in found["format"].warning
+        assert not found["accuracy"].warning
+        assert found["accuracy"].flat == 0.5
+        assert found["accuracy"].mean == pytest.approx(0.75)
+        assert "always 1" in spread.table(list(found.values()))
+
+    def test_groups_need_solutions(self) -> None:
+        with pytest.raises(ValueError, match="solution"):
+            spread.spreads(PROFILES["segzero"], [["a"]], [])
+
+
+class TestCompare:
+    def test_equal_and_unequal_implementations(self, tmp_path: Any) -> None:
+        file = tmp_path / "other.py"
+        file.write_text(
+            "from training.rewards import PROFILES\n"
+            "def same(t, s): return PROFILES['vision-reasoner'].score([t], [s])[0]\n"
+            "def wrong(t, s): return same(t, s) + ('NaN' in t)\n"
+        )
+        same, values = compare.differences("vision-reasoner", compare.load(f"{file}:same"), 300, 0)
+        assert not same
+        assert values > 5
+        assert compare.differences("vision-reasoner", compare.load(f"{file}:wrong"), 2000, 0)[0]
+
+    @pytest.mark.parametrize("path", ["nothing.py:f", "no-colon", "setup.py:missing"])
+    def test_a_wrong_path_is_said(self, path: str) -> None:
+        if path.startswith("setup"):
+            path = f"{compare.__file__}:missing"
+        with pytest.raises(ValueError, match=r"expected|has no"):
+            compare.load(path)

@@ -1,0 +1,88 @@
+"""Rewards: plain functions from texts and solutions to lists of floats, and the profiles that sum them.
+
+One module per source; every term's docstring gives its range, its rule and where it comes from.
+
+* `seg_zero`: as published, soft or strict format; `article`: as the article says, which is not the same;
+* `vision_reasoner`: as published; `star`: with SAM in the loop, as the paper says and as the code does;
+* `segzero`: ours, without their loopholes and with credit for "nothing matches".
+
+A `solution` is the text of the published datasets' column: `<box>...</box><points>...</points>` for `seg_zero` and
+`article`, a JSON list of {bbox_2d, point_2d} for the others. Coordinates are pixels of the square; published
+thresholds are pixels of an 840 square and scale with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.rewards import article, seg_zero, segzero, star, vision_reasoner
+
+Term = Callable[..., list[float]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A sum of terms. maximum: of the sum; weights: 1 where none is given."""
+
+    name: str
+    source: str
+    maximum: float
+    terms: Mapping[str, Term]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    solution: str = "list"  # or "single": the form of the solutions
+    needs_masks: bool = False  # columns `masks` and `images`, and a segmenter
+
+    def score(self, texts: Sequence[str], solutions: Sequence[str], **given: Any) -> list[float]:
+        """The sums. given: `square` (pixels, 840), and what a term of this profile needs."""
+        parts = self.parts(texts, solutions, **given)
+        # Summed in the order of the terms: floats are compared bit by bit with the published code.
+        sums = [0.0] * len(texts)
+        for name, values in parts.items():
+            weight = self.weights.get(name, 1.0)
+            sums = [s + weight * v for s, v in zip(sums, values, strict=True)]
+        return sums
+
+    def parts(self, texts: Sequence[str], solutions: Sequence[str], **given: Any) -> dict[str, list[float]]:
+        """Every term by itself, unweighted."""
+        return {name: term(texts, solutions, **given) for name, term in self.terms.items()}
+
+    def functions(self, **given: Any) -> list[Term]:
+        """The terms in the form that TRL's GRPOTrainer takes, completions conversational or plain."""
+        return [_for_trainer(name, term, given) for name, term in self.terms.items()]
+
+
+def _for_trainer(name: str, term: Term, given: Mapping[str, Any]) -> Term:
+    def reward(completions: Sequence[Any], solution: Sequence[str], **columns: Any) -> list[float]:
+        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        more = {key: columns[key] for key in ("masks", "images") if key in columns}
+        return term(texts, solution, **more, **given)
+
+    reward.__name__ = name  # what the log calls it
+    return reward
+
+
+_SEG_ZERO = "dvlab-research/Seg-Zero, verl/utils/reward_score/"
+PROFILES: dict[str, Profile] = {
+    p.name: p
+    for p in (
+        Profile("seg-zero", _SEG_ZERO + "seg_restrict.py; figures of the paper", 5.0, seg_zero.STRICT, {}, "single"),
+        Profile("seg-zero-soft", _SEG_ZERO + "seg.py; table 7 of the paper", 5.0, seg_zero.SOFT, {}, "single"),
+        Profile(
+            "seg-zero-soft-accuracy", "table 6 of the paper; not in its code", 5.0, seg_zero.SOFT_ACCURACY, {}, "single"
+        ),
+        Profile("article", "the article's words", 5.0, article.TERMS, {}, "single"),
+        Profile("vision-reasoner", _SEG_ZERO + "vision_reasoner.py", 7.0, vision_reasoner.TERMS),
+        Profile(
+            "star",
+            "ysj9909/StAR, verl/utils/reward_score/z_star.py, and the paper",
+            11.0,
+            star.PAPER,
+            needs_masks=True,
+        ),
+        Profile("star-code", "ysj9909/StAR, verl/workers/sam_worker.py, stage 1", 13.0, star.CODE, needs_masks=True),
+        Profile("segzero", "ours", 4.0, segzero.TERMS),
+        Profile("segzero-mask", "ours, with the segmenter in the loop", 5.0, segzero.MASK_TERMS, needs_masks=True),
+    )
+}

@@ -1,0 +1,165 @@
+"""Another implementation beside ours: `python -m training.rewards.compare vision-reasoner path/to/file.py:function`.
+
+The function takes a completion and a solution and gives a number; it must be equal, bit by bit, on random and hostile
+texts. The published code is not in this repository: clone theirs and give its path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from training.rewards import PROFILES
+
+_WORDS = 'NaN Infinity -Infinity 1e999 -5 3.7 "12" null true [] {} 9007199254740993 [1,2] \u00b2'
+_ODD = [*_WORDS.split(" "), "1" * 400, ""]
+_MARKS = """<think> </think> <answer> </answer> { } [ ] , : " ' . ```json bbox points_1 bbox_2d point_2d label"""
+_PIECES = [*_MARKS.split(" "), "\n", " ", "\u2003", "\x1c", "\u00e9", "a. a. a."]
+_KEYS = ["bbox", "bbox_2d", "BBox", "points_1", "points_2", "point_1", "point_2", "Points", "point_2d", "label"]
+
+
+def pairs(rng: np.random.Generator, kind: str, count: int) -> Iterator[tuple[str, str]]:
+    """Completions and solutions: near the truth, right in form, wrong in form, and hostile."""
+    for _ in range(count):
+        solution, objects = _single(rng) if kind == "single" else _list(rng)
+        text = _write(rng, objects, kind)
+        for _ in range(int(rng.choice([0, 0, 1, 2, 6]))):
+            text = _hurt(rng, text)
+        yield text, solution
+
+
+def _box(rng: np.random.Generator) -> list[int]:
+    x, y = (int(v) for v in rng.integers(0, 700, 2))
+    w, h = (int(v) for v in rng.integers(1, 140, 2))
+    return [x, y, x + w, y + h]
+
+
+def _inside(rng: np.random.Generator, box: list[int]) -> list[int]:
+    return [int(rng.integers(box[0], box[2] + 1)), int(rng.integers(box[1], box[3] + 1))]
+
+
+def _single(rng: np.random.Generator) -> tuple[str, list[dict[str, Any]]]:
+    box = _box(rng)
+    a, b = _inside(rng, box), _inside(rng, box)
+    x1, y1, x2, y2 = box
+    text = f"<box>({x1},{y1}),({x2},{y2})</box><points>({a[0]},{a[1]}),({b[0]},{b[1]})</points>"
+    return text if rng.random() < 0.98 else text[: len(text) // 2], [{"bbox": box, "points_1": a, "points_2": b}]
+
+
+def _list(rng: np.random.Generator) -> tuple[str, list[dict[str, Any]]]:
+    count = int(rng.choice([0, 1, 2, 3, 5, 130], p=[0.05, 0.6, 0.2, 0.1, 0.045, 0.005]))
+    boxes = [_box(rng) for _ in range(count)]
+    objects = [{"bbox_2d": b, "point_2d": _inside(rng, b)} for b in boxes]
+    return json.dumps(objects), objects
+
+
+def _moved(rng: np.random.Generator, values: list[int]) -> list[Any]:
+    scale = float(rng.choice([0, 2, 8, 12, 40, 300]))
+    shifted = [v + scale * float(d) for v, d in zip(values, rng.standard_normal(len(values)), strict=True)]
+    return shifted if rng.random() < 0.2 else [round(v) for v in shifted]
+
+
+def _write(rng: np.random.Generator, objects: list[dict[str, Any]], kind: str) -> str:
+    said = [{k: _moved(rng, v) for k, v in o.items()} for o in objects]
+    if rng.random() < 0.1 and said:
+        said.append(said[int(rng.integers(len(said)))])
+    if rng.random() < 0.1:
+        said = said[1:]
+    rng.shuffle(said)  # type: ignore[arg-type]
+    for o in said:
+        for key in list(o):
+            if rng.random() < 0.03:
+                o[str(rng.choice(_KEYS))] = o.pop(key)
+            elif rng.random() < 0.02:
+                o[key] = o[key][:-1]
+    body = json.dumps(said[0] if kind == "single" and said and rng.random() < 0.9 else said)
+    thought = str(rng.choice(["", "It is red.", "A. B. A. B. A.", "no stop", body]))
+    gap = str(rng.choice(["", "\n", "  ", "x"], p=[0.6, 0.2, 0.15, 0.05]))
+    return f"<think>{thought}</think>{gap}<answer>{body if rng.random() < 0.95 else ''}</answer>"
+
+
+def _hurt(rng: np.random.Generator, text: str) -> str:
+    at = int(rng.integers(0, len(text) + 1))
+    piece = str(rng.choice(_ODD if rng.random() < 0.5 else _PIECES))
+    match int(rng.integers(0, 5)):
+        case 0:
+            return text[:at] + piece + text[at:]
+        case 1:
+            return text[:at] + text[at + int(rng.integers(1, 12)) :]
+        case 2:
+            return text[:at]
+        case 3:
+            return text[:at] + text[max(0, at - 40) : at] + text[at:]
+        case _:
+            # In the place of a number.
+            digits = [i for i, c in enumerate(text) if c.isdigit()]
+            if not digits:
+                return text
+            start = end = digits[int(rng.integers(len(digits)))]
+            while end < len(text) and text[end].isdigit():
+                end += 1
+            return text[:start] + piece + text[end:]
+
+
+def load(path: str) -> Callable[[str, str], float]:
+    """`file.py:function`, run as a module of its own. Raises ValueError."""
+    file, _, name = path.rpartition(":")
+    if not file or not Path(file).is_file():
+        raise ValueError(f"{path}: expected FILE.py:FUNCTION of a file that exists")
+    spec = importlib.util.spec_from_file_location("compared", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise ValueError(f"{file} has no {name}")
+    function: Callable[[str, str], float] = getattr(module, name)
+    return function
+
+
+def differences(
+    profile: str, other: Callable[[str, str], float], count: int, seed: int, *, silent: bool = True
+) -> tuple[list[dict[str, Any]], int]:
+    """Where the sums differ, and how many different sums occurred: a comparison that only sees zeros shows nothing."""
+    rng = np.random.default_rng(seed)
+    found: list[dict[str, Any]] = []
+    values: set[float] = set()
+    known = PROFILES[profile]
+    for text, solution in tqdm(pairs(rng, known.solution, count), total=count, disable=silent, desc=profile):
+        ours = known.score([text], [solution])[0]
+        with np.errstate(all="ignore"):
+            theirs = float(other(text, solution))
+        values.add(theirs)
+        if ours != theirs:
+            found.append({"text": text, "solution": solution, "ours": ours, "theirs": theirs})
+    return found, len(values)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare a reward with another implementation.")
+    parser.add_argument("profile", choices=sorted(PROFILES))
+    parser.add_argument("other", help="FILE.py:FUNCTION")
+    parser.add_argument("--n", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        other = load(arguments.other)
+    except ValueError as error:
+        parser.error(str(error))
+    found, values = differences(arguments.profile, other, arguments.n, arguments.seed, silent=False)
+    for case in found[:5]:
+        print(json.dumps(case)[:600], file=sys.stderr)
+    print(json.dumps({"n": arguments.n, "differences": len(found), "different_sums": values}))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

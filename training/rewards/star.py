@@ -1,0 +1,129 @@
+"""StAR's rewards, with SAM in the loop: VisionReasoner's and tiers of the masks' IoU.
+
+ysj9909/StAR (Apache-2.0). The paper, and verl/utils/reward_score/z_star.py: tiers 2, 3, 4 above IoU .5, .7, .8; 11 at
+most. What its scripts train with, verl/workers/sam_worker.py: tiers 1 to 5 above .3, .5, .7, .8, .9, a point for the
+right number of objects, and labels asked for in the format; 13 at most. Its second stage is not here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from training.rewards import vision_reasoner
+from training.rewards.texts import SQUARE, each, well_tagged
+from training.rewards.vision_reasoner import MAX_OBJECTS, boxes_and_points, hits, items_of
+
+PAPER_TIERS = ((0.5, 2.0), (0.7, 3.0), (0.8, 4.0))
+CODE_TIERS = ((0.3, 1.0), (0.5, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0))
+
+
+class Segmenter(Protocol):
+    """As segzero_ros.types.Segmenter; images are (square, square, 3) uint8."""
+
+    def encode(self, image: Any) -> Any: ...
+
+    def segment(self, features: Any, boxes: Any, points: Any) -> list[tuple[NDArray[np.bool_], float]]: ...
+
+
+def predicted_masks(segmenter: Segmenter, image: Any, boxes: Any, points: Any) -> NDArray[np.bool_]:
+    """(M, H, W): one mask per box (M, 4) with its point (M, 2), in pixels of the square."""
+    features = segmenter.encode(np.ascontiguousarray(image))
+    found = segmenter.segment(
+        features, [tuple(map(float, b)) for b in boxes], [(tuple(map(float, p)),) for p in points]
+    )
+    return np.stack([mask for mask, _ in found])
+
+
+def mask_ious(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(M, N) from masks (M, H, W) and (N, H, W); a part in a million added to the union, as published."""
+    x, y = (m.reshape(len(m), -1).astype(np.float64) for m in (a, b))
+    inner = x @ y.T
+    ious: NDArray[np.float64] = inner / (x.sum(1)[:, None] + y.sum(1)[None] - inner + 1e-6)
+    return ious
+
+
+def _tiers(ious: NDArray[np.float64], tiers: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    won = np.zeros_like(ious)
+    for above, value in tiers:
+        won[ious > above] = value
+    return won
+
+
+def _accuracy(
+    tiers: Sequence[tuple[float, float]], count: float
+) -> Callable[[str, str, Any, Any, Segmenter | None, int], float]:
+    top = 3.0 + tiers[-1][1]
+
+    def one(text: str, solution: str, mask: Any, image: Any, segmenter: Segmenter | None, square: int) -> float:
+        try:
+            with np.errstate(all="ignore"):
+                true_boxes, true_points = boxes_and_points(json.loads(solution))
+                boxes, points = boxes_and_points(items_of(text))
+                iou, l1, near = hits(boxes, points, true_boxes, true_points, square)
+            total = iou + l1 + near
+            cost = 3.0 - total
+            if mask is not None and image is not None and segmenter is not None and len(boxes):
+                true = np.asarray(mask, bool)[:MAX_OBJECTS]
+                total = _tiers(mask_ious(predicted_masks(segmenter, image, boxes, points), true), tiers) + total
+                cost = top - total
+            rows, columns = linear_sum_assignment(cost)
+            won = float(total[rows, columns].sum() / max(len(boxes), len(true_boxes)))
+            return won + (count if len(boxes) == len(true_boxes) else 0.0)
+        except Exception:
+            return 0.0
+
+    return one
+
+
+def _term(tiers: Sequence[tuple[float, float]], count: float, doc: str) -> Callable[..., list[float]]:
+    one = _accuracy(tiers, count)
+
+    def accuracy(
+        texts: Sequence[str],
+        solutions: Sequence[str],
+        *,
+        masks: Sequence[Any] | None = None,
+        images: Sequence[Any] | None = None,
+        segmenter: Segmenter | None = None,
+        square: int = SQUARE,
+    ) -> list[float]:
+        none: list[Any] = [None] * len(texts)
+        rows = zip(texts, solutions, masks or none, images or none, strict=True)
+        return [one(text, solution, mask, image, segmenter, square) for text, solution, mask, image in rows]
+
+    accuracy.__doc__ = doc
+    return accuracy
+
+
+accuracy_paper = _term(PAPER_TIERS, 0.0, "0 to 7: box, L1, point and mask tiers of the best assignment (z_star.py).")
+accuracy_code = _term(CODE_TIERS, 1.0, "0 to 9: the same with finer tiers, and 1 for the right number (sam_worker.py).")
+
+
+@each
+def form_with_label(text: str, solution: str) -> float:
+    """0 to 3: 1 for the tags; per object 2/3 each for the box, the point and a label that is not blank, averaged."""
+    total = 0.0
+    try:
+        items = items_of(text)
+        count = len(items)
+        for item in items:
+            won = 0.0
+            for key, size in (("bbox_2d", 4), ("point_2d", 2)):
+                if key in item and isinstance(item[key], list) and len(item[key]) == size:
+                    won += 2.0 / 3.0
+            if "label" in item and isinstance(item["label"], str) and item["label"].strip() != "":
+                won += 2.0 / 3.0
+            total += won / count
+    except Exception:  # what was summed until then counts
+        pass
+    return float(well_tagged(text)) + total
+
+
+PAPER = {"format": vision_reasoner.form, "accuracy": accuracy_paper, "non_repeat": vision_reasoner.non_repeat}
+CODE = {"format": form_with_label, "accuracy": accuracy_code, "non_repeat": vision_reasoner.non_repeat}
