@@ -1,6 +1,6 @@
 """`pip install .`: the library and the command `segzero` without ROS. With ROS, colcon uses CMakeLists.txt."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="segzero_ros",
@@ -9,8 +9,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=["segzero_ros"],
-    package_data={"segzero_ros": ["profiles/*.yaml", "weights/**/*"]},
+    packages=find_packages(include=["segzero_ros", "training", "training.*"]),
+    package_data={"segzero_ros": ["profiles/*.yaml", "weights/**/*"], "training": ["configs/**/*.yaml"]},
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8,<5",
@@ -25,6 +25,6 @@ setup(
         "tqdm>=4.66",
         "transformers>=5.0,<6",
     ],
-    entry_points={"console_scripts": ["segzero = segzero_ros.cli:main"]},
+    entry_points={"console_scripts": ["segzero = segzero_ros.cli:main", "segzero-train = training.cli:main"]},
     zip_safe=False,
 )

@@ -1,0 +1,35 @@
+"""The command `segzero-train`: one subcommand per step of the way, each a module that runs by itself too."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "prepare": ("training.data.prepare", "annotated images to rows that a reasoner is trained on"),
+    "train": ("training.train", "run a configuration of training/configs: --dry-run, --shrink, or for real"),
+    "evaluate": ("training.evaluate", "figures with intervals, per-item records, both protocols"),
+    "compare": ("training.compare_runs", "two runs on the same items, paired"),
+    "export": ("training.export", "a trained checkpoint to a folder that the node loads"),
+    "rewards": ("training.rewards.compare", "a reward beside another implementation"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("usage: segzero-train COMMAND ...\n")
+        for name, (_, what) in COMMANDS.items():
+            print(f"  {name:{width}}  {what}")
+        return 0
+    name, *rest = given
+    if name not in COMMANDS:
+        print(f"segzero-train: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(COMMANDS[name][0]).main(rest) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
