@@ -1,0 +1,334 @@
+"""A run's configuration: one YAML file, checked before anything is loaded.
+
+What belongs to TRL is in the section `trl` under TRL's own names and reaches GRPOConfig or SFTConfig as it is; all else
+is a field here. `base:` names a file to start from, mappings being merged key by key.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from training.rewards import PROFILES
+
+FOLDER = Path(__file__).with_name("configs")
+ARCHITECTURES = Path(__file__).with_name("architectures")
+_STRICT = ConfigDict(extra="forbid")
+
+# What the recipes derive from the fields below; twice said is twice wrong.
+DERIVED = frozenset(
+    "output_dir run_name seed data_seed use_vllm vllm_mode per_device_train_batch_size per_device_eval_batch_size "
+    "gradient_accumulation_steps generation_batch_size steps_per_generation reward_weights report_to "
+    "remove_unused_columns eval_strategy eval_steps save_strategy save_steps metric_for_best_model greater_is_better "
+    "load_best_model_at_end save_only_model model_init_kwargs do_eval do_train push_to_hub trust_remote_code".split()
+)
+
+
+class ConfigurationError(ValueError):
+    """A configuration that is not there or not right; the message names file and key."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Lora:
+    """Low-rank adapters on every linear layer of the language model; the vision tower has none (StAR)."""
+
+    rank: int = Field(64, ge=1)
+    alpha: int = Field(64, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Model:
+    """path: a folder, a hub name, or "embedded". architecture: a file of training/architectures, for --dry-run and
+    --shrink. dtype: of the weights in memory; computation is bf16 where `trl.bf16` says so. freeze: parts that are not
+    trained. quantise: of the frozen base below LoRA, by bitsandbytes, CUDA only."""
+
+    path: str
+    architecture: str
+    revision: str | None = None
+    licence: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    freeze: tuple[Literal["vision", "projector", "language"], ...] = ()
+    lora: Lora | None = None
+    quantise: Literal["none", "nf4"] = "none"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Data:
+    """train, validation: folders that datasets.load_from_disk reads, or "" for no validation. square: pixels of the
+    model's image; rows of another square are scaled. coordinates: what the model reads and writes. prompt: a template of
+    segzero_ros.prompt, or the words themselves with {question}. newline_after_image: as VisionReasoner trains.
+    answer: the form of the solutions, of which the supervised texts are made. thought: supervised texts begin with the
+    column `thought`. rows, validation_rows: the first so many only; 0 = all."""
+
+    train: str
+    validation: str = ""
+    square: int = Field(840, ge=28)
+    coordinates: Literal["pixels", "thousandths"] = "pixels"
+    prompt: str = "seg-zero"
+    system: str | None = "You are a helpful assistant."
+    newline_after_image: bool = False
+    answer: Literal["single", "list"] = "single"
+    thought: bool = False
+    rows: int = Field(0, ge=0)
+    validation_rows: int = Field(0, ge=0)
+
+    @property
+    def extent(self) -> int:
+        """The largest coordinate: pixels of the square, or 1000."""
+        return self.square if self.coordinates == "pixels" else 1000
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Reward:
+    """profile: of training.rewards. weights: of its terms, 1 where none is given; 0 counts nothing and is logged.
+    segmenter: for profiles with masks: a folder, a hub name or "embedded"."""
+
+    profile: str
+    weights: dict[str, float] = Field(default_factory=dict)
+    segmenter: str | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Batch:
+    """prompts: per update, over all GPUs. micro: sequences that go forward and backward at once on one GPU.
+    evaluation: sequences that answer at once in validation (recorded: padding changes answers a little)."""
+
+    prompts: int = Field(16, ge=1)
+    micro: int = Field(1, ge=1)
+    evaluation: int = Field(8, ge=1)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Hardware:
+    """What the file is written for; the update is the same on any other number of GPUs. sharding: an accelerate file of
+    training/configs/accelerate, or "none". tflops, bandwidth: bf16 peak and GB/s of one GPU, for --dry-run's estimates.
+    hours: estimate."""
+
+    gpus: int = Field(8, ge=0)
+    memory: float = 80.0  # GB of one GPU (or of the host)
+    sharding: Literal["none", "ddp", "fsdp", "fsdp_offload", "zero3", "zero3_offload"] = "none"
+    tflops: float = Field(312.0, gt=0)  # A100
+    bandwidth: float = Field(1555.0, gt=0)
+    hours: float | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Watch:
+    """When a run is stopped: a limit held in `patience` logs one after the other. None: not watched."""
+
+    patience: int = Field(10, ge=1)
+    zero_spread: float | None = 0.95  # share of groups whose answers all won alike
+    kl: float | None = 10.0  # nats per token
+    truncated: float | None = 0.9  # share of answers cut off
+    length: float | None = None  # mean tokens of an answer, at least
+    format_term: str = ""  # term whose mean must not stay below format_rate
+    format_rate: float | None = None
+    spread_prompts: int = Field(4, ge=0)  # prompts answered before the run, to measure the rewards; 0 = not measured
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Configuration:
+    """One run. answers: which table or figure of which paper it is for."""
+
+    name: str
+    answers: str
+    method: Literal["grpo", "sft"]
+    model: Model
+    data: Data
+    reward: Reward  # of training (GRPO) and of validation (both)
+    batch: Batch = Batch()
+    hardware: Hardware = Hardware()
+    watch: Watch = Watch()
+    engine: Literal["stock", "shared_prefix"] = "stock"
+    rollout: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
+    out: str = ""
+    seed: int = 42
+    save_every: int = Field(50, ge=1)  # updates; validated, then saved
+    samples_every: int = Field(10, ge=1)  # updates; answers kept for the page
+    wandb: bool = False
+    trl: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def generations(self) -> int:
+        """Answers per prompt and update: of GRPO n, of supervised training 1."""
+        return int(self.trl.get("num_generations", 8)) if self.method == "grpo" else 1
+
+    @property
+    def samples(self) -> int:
+        """Sequences per update."""
+        return self.batch.prompts * self.generations
+
+    @property
+    def completion(self) -> int:
+        """Tokens of an answer, at most."""
+        return int(self.trl.get("max_completion_length", 1300)) if self.method == "grpo" else 1300
+
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches of one process per update. Raises ConfigurationError where they do not come out even."""
+        each = self.batch.micro * max(1, processes)
+        if self.samples % each:
+            raise ConfigurationError(
+                f"{self.name}: {self.samples} sequences per update do not divide into {processes} processes x micro "
+                f"{self.batch.micro}"
+            )
+        return self.samples // each
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML reads 1e-6 as a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf)$|^\.(nan|NaN)$"),
+    list("-+0123456789."),
+)
+# First come, first served: whole numbers stay whole.
+for _first in _Loader.yaml_implicit_resolvers:
+    _Loader.yaml_implicit_resolvers[_first] = sorted(
+        _Loader.yaml_implicit_resolvers[_first], key=lambda pair: pair[0] != "tag:yaml.org,2002:int"
+    )
+
+
+def find(name: str) -> Path:
+    """A file by its path, or by its name below training/configs. Raises ConfigurationError."""
+    for path in (Path(name), FOLDER / f"{name}.yaml", FOLDER / "ablations" / f"{name}.yaml"):
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            return path
+    raise ConfigurationError(f"there is no configuration {name!r}; known: {', '.join(p.stem for p in every())}")
+
+
+def every() -> list[Path]:
+    """The configurations that come with the package, ablations last."""
+    return [*sorted(FOLDER.glob("*.yaml")), *sorted((FOLDER / "ablations").glob("*.yaml"))]
+
+
+def read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """The file's mapping, over that of its base. Raises ConfigurationError."""
+    path = path.resolve()
+    if path in above:
+        raise ConfigurationError(f"{path.name}: base leads back to itself")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path.name} is not readable YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path.name}: expected a mapping of settings")
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    return merged(read(path.parent / str(base), (*above, path)), data)
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Mappings key by key, all else replaced."""
+    found = copy.deepcopy(below)
+    for key, value in above.items():
+        mine = found.get(key)
+        found[key] = merged(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+    return found
+
+
+def load(name: str, settings: Sequence[str] = ()) -> Configuration:
+    """A configuration by path or name, with settings as "model.path=folder". Raises ConfigurationError."""
+    path = find(name)
+    data = {"name": path.stem, **read(path)}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or not key.strip():
+            raise ConfigurationError(f"--set {setting}: expected key=value")
+        place = data
+        *sections, last = key.strip().split(".")
+        for section in sections:
+            if place.get(section) is None:
+                place[section] = {}
+            place = place[section]
+            if not isinstance(place, dict):
+                raise ConfigurationError(f"--set {setting}: {section} is no section")
+        place[last] = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+    return build(data)
+
+
+def build(data: dict[str, Any]) -> Configuration:
+    """A checked configuration from a mapping. Raises ConfigurationError that names every wrong key."""
+    name = data.get("name", "configuration")
+    try:
+        c = TypeAdapter(Configuration).validate_python(data)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError(f"{name}: " + "; ".join(lines)) from None
+    _check(c)
+    return c if c.out else replace(c, out=f"runs/{c.name}")
+
+
+def _check(c: Configuration) -> None:
+    profile = PROFILES.get(c.reward.profile)
+    wrong = []
+    if profile is None:
+        raise ConfigurationError(f"{c.name}: reward.profile {c.reward.profile!r}; known: {', '.join(PROFILES)}")
+    if unknown := sorted(set(c.reward.weights) - set(profile.terms)):
+        wrong.append(f"reward.weights: {profile.name} has no {', '.join(unknown)}; it has {', '.join(profile.terms)}")
+    if profile.needs_masks and not c.reward.segmenter:
+        wrong.append(f"reward.segmenter: {profile.name} needs one")
+    if c.data.answer != profile.solution:
+        wrong.append(f"data.answer is {c.data.answer!r} and {profile.name} reads {profile.solution!r}")
+    if not architecture_file(c.model.architecture).is_file() and c.model.architecture != "embedded":
+        known = [p.stem for p in sorted(ARCHITECTURES.glob("*.json"))]
+        wrong.append(f"model.architecture {c.model.architecture!r}; known: embedded, {', '.join(known)}")
+    if c.watch.format_term and c.watch.format_term not in profile.terms:
+        wrong.append(f"watch.format_term: {profile.name} has no {c.watch.format_term}")
+    if c.model.quantise != "none" and c.model.lora is None:
+        wrong.append("model.quantise: only the frozen base below LoRA can be quantised")
+    if c.model.lora and c.model.freeze:
+        wrong.append("model.freeze: with LoRA everything else is frozen")
+    if c.model.dtype == "bfloat16" and c.model.lora is None:
+        wrong.append("model.dtype: a learning rate of 1e-6 is mostly rounded away in bfloat16 weights; take float32")
+    if c.model.lora and float(c.trl.get("learning_rate", 1e-6)) < 1e-5:
+        wrong.append("trl.learning_rate: LoRA needs 1e-5 or more")
+    if derived := sorted(DERIVED & set(c.trl)):
+        wrong.append(f"trl: {', '.join(derived)} come from other settings")
+    if c.method == "sft" and (c.rollout != "transformers" or c.engine != "stock"):
+        wrong.append("rollout and engine are GRPO's")
+    if c.engine == "shared_prefix" and c.rollout != "transformers":
+        wrong.append("engine: shared_prefix answers by itself; rollout must be transformers")
+    if wrong:
+        raise ConfigurationError(f"{c.name}: " + "; ".join(wrong))
+
+
+def architecture_file(name: str) -> Path:
+    return ARCHITECTURES / f"{name}.json"
+
+
+def plain(c: Configuration) -> dict[str, Any]:
+    """As it goes into files: lists, mappings, numbers, texts."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(c)))
+    return found
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[str]:
+    """Keys, dotted, whose values differ."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{at}{key}.")
+        elif a != b:
+            found.append(at + key)
+    return found
+
+
+def processes() -> int:
+    """As torchrun and accelerate say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

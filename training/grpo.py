@@ -1,0 +1,107 @@
+"""GRPO on TRL, the whole recipe. What differs from TRL's defaults stands in the configuration's section `trl`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from trl import GRPOConfig, GRPOTrainer
+
+from training import model as models
+from training import samples
+from training.configuration import Configuration, ConfigurationError, processes
+from training.logs import Journal, Samples
+from training.rewards import PROFILES
+from training.validate import GreedyValidation, given, reward_terms, weights
+from training.watch import Watch, check_inputs, describe_spread
+
+
+def arguments(c: Configuration) -> GRPOConfig:
+    """TRL's configuration. Raises ConfigurationError for a name that it does not have."""
+    return GRPOConfig(
+        **known(c, GRPOConfig),
+        **shared(c),
+        # All samples of an update come from one policy and are used once: on-policy, as published.
+        gradient_accumulation_steps=c.accumulation(processes()),
+        num_generations_eval=1,
+        use_vllm=c.rollout != "transformers",
+        **({"vllm_mode": c.rollout.removeprefix("vllm-")} if c.rollout != "transformers" else {}),
+        reward_weights=weights(c, PROFILES[c.reward.profile]),
+    )
+
+
+def known(c: Configuration, kind: type) -> dict[str, Any]:
+    """The section `trl`, its names checked."""
+    names = {f.name for f in fields(kind)}
+    if unknown := sorted(set(c.trl) - names):
+        hints = [difflib.get_close_matches(u, names, 1) for u in unknown]
+        texts = [f"{u} (do you mean {h[0]}?)" if h else u for u, h in zip(unknown, hints, strict=True)]
+        raise ConfigurationError(f"{c.name}: trl: {kind.__name__} has no {', '.join(texts)}")
+    return dict(c.trl)
+
+
+def shared(c: Configuration) -> dict[str, Any]:
+    """What both methods derive from the configuration's own fields."""
+    validated = bool(c.data.validation)
+    return {
+        "output_dir": c.out,
+        "run_name": c.name,
+        "seed": c.seed,
+        "per_device_train_batch_size": c.batch.micro,
+        "per_device_eval_batch_size": c.batch.evaluation,
+        "remove_unused_columns": False,
+        "report_to": ["tensorboard", *(["wandb"] if c.wandb else [])],
+        "save_strategy": "steps",
+        "save_steps": c.save_every,
+        "eval_strategy": "steps" if validated else "no",
+        # Validated, then saved: the best one is kept whatever save_total_limit says.
+        **({"eval_steps": c.save_every, "metric_for_best_model": "reward", "greater_is_better": True} if validated else {}),
+    }
+
+
+def trainer_class(engine: str) -> Any:
+    if engine == "shared_prefix":
+        from training.shared_prefix import SharedPrefixGRPOTrainer as Base
+    else:
+        Base = GRPOTrainer
+
+    class Trainer(GreedyValidation, Base):  # type: ignore[misc, valid-type]
+        pass
+
+    return Trainer
+
+
+def build(c: Configuration) -> Any:
+    """A trainer, ready for `train()`."""
+    folder = models.folder_of(c.model)
+    masks = PROFILES[c.reward.profile].needs_masks
+    rows = samples.load(c.data, c.method, c.data.train, c.data.rows, masks)
+    validation = (
+        samples.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks) if c.data.validation else None
+    )
+    args = arguments(c)
+    policy = models.load_model(c.model, folder)
+    processor = models.load_processor(folder, policy.config)
+    check_inputs(c, processor, models.image_tokens(c, policy.config), rows)
+
+    needs = given(c)
+    terms = reward_terms(c, needs)
+    kept = Samples(c)
+    trainer = trainer_class(c.engine)(
+        model=policy,  # the reference is read from its folder again, and stays what it was there
+        args=args,
+        reward_funcs=kept.around(terms),
+        train_dataset=rows,
+        eval_dataset=validation,
+        processing_class=processor,
+        peft_config=models.adapters(c.model),
+    )
+    if c.model.quantise != "none":
+        models.keep_adapters_float32(trainer.model)
+    trainer.configuration, trainer.terms, trainer.on_answers = c, terms, kept.validation
+    trainer.add_callback(Journal(Path(c.out)))
+    measure = (lambda: describe_spread(trainer, c, rows, needs)) if c.watch.spread_prompts else None
+    trainer.add_callback(Watch(c, measure))
+    return trainer

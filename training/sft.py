@@ -1,0 +1,59 @@
+"""Supervised fine-tuning on TRL: the same rows, prompts, image and validation as GRPO, and the right answer's text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trl import SFTConfig, SFTTrainer
+
+from training import model as models
+from training import samples
+from training.configuration import Configuration, processes
+from training.grpo import known, shared
+from training.logs import Journal, Samples
+from training.rewards import PROFILES
+from training.validate import GreedyValidation, given, reward_terms
+from training.watch import Watch, check_inputs
+
+
+class Trainer(GreedyValidation, SFTTrainer):  # type: ignore[misc]
+    pass
+
+
+def arguments(c: Configuration) -> SFTConfig:
+    """TRL's configuration. Raises ConfigurationError for a name that it does not have."""
+    return SFTConfig(
+        **known(c, SFTConfig), **shared(c), gradient_accumulation_steps=c.accumulation(processes())
+    )
+
+
+def build(c: Configuration) -> Any:
+    """A trainer, ready for `train()`."""
+    folder = models.folder_of(c.model)
+    rows = samples.load(c.data, c.method, c.data.train, c.data.rows)
+    masks = PROFILES[c.reward.profile].needs_masks
+    validation = (
+        samples.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks) if c.data.validation else None
+    )
+    args = arguments(c)
+    policy = models.load_model(c.model, folder)
+    processor = models.load_processor(folder, policy.config)
+    check_inputs(c, processor, models.image_tokens(c, policy.config), rows)
+
+    kept = Samples(c)
+    trainer = Trainer(
+        model=policy,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=validation,
+        processing_class=processor,
+        peft_config=models.adapters(c.model),
+    )
+    if c.model.quantise != "none":
+        models.keep_adapters_float32(trainer.model)
+    trainer.configuration, trainer.on_answers = c, kept.validation
+    trainer.terms = reward_terms(c, given(c)) if validation is not None else []
+    trainer.add_callback(Journal(Path(c.out)))
+    trainer.add_callback(Watch(c))
+    return trainer

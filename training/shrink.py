@@ -1,0 +1,169 @@
+"""Any configuration, small enough for two updates on a CPU in seconds: the same recipe, a tiny random model of the same
+class, made-up rows, a small square. It tells whether the code runs, and nothing about learning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from training.configuration import ARCHITECTURES, Batch, Configuration, architecture_file
+from training.rewards import PROFILES
+
+ROWS, PROMPTS, GENERATIONS, TOKENS = 4, 2, 2, 6
+SQUARE = 64  # the processor enlarges anything below 56 x 56
+# Of the language model and the vision tower.
+HIDDEN, LAYERS, HEADS = 32, 2, 2
+
+
+def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
+    """The small configuration, with its model and rows below folder, and a sentence for all that was replaced."""
+    cell = make_model(c.model.architecture, folder / "model")
+    square = -(-56 // cell) * cell
+    make_rows(c, folder / "rows", square)
+    said = [f"{c.model.architecture}: a random model of the same class", f"square {c.data.square}: {square} pixels"]
+    trl = dict(c.trl)
+    for key, value in (("bf16", False), ("gradient_checkpointing", False), ("use_cpu", True)):
+        if trl.get(key, key == "bf16" or key == "gradient_checkpointing") != value:
+            said.append(f"trl.{key}: {str(value).lower()}")
+        trl[key] = value
+    trl |= {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True}
+    for key in ("gradient_checkpointing_kwargs", "deepspeed", "fsdp", "optim"):
+        trl.pop(key, None)
+    if c.method == "grpo":
+        trl["num_generations"] = GENERATIONS
+        trl["max_completion_length"] = TOKENS
+        for key in [k for k in trl if k.startswith("vllm_")]:
+            trl.pop(key)
+    model = replace(c.model, path=str(folder / "model"), revision=None, dtype="float32", attention="sdpa")
+    if c.model.attention != "sdpa":
+        said.append(f"model.attention {c.model.attention}: sdpa")
+    if c.model.quantise != "none":
+        said.append(f"model.quantise {c.model.quantise} needs CUDA: the base below LoRA stays float32")
+        model = replace(model, quantise="none")
+    if c.rollout != "transformers":
+        said.append(f"rollout {c.rollout}: transformers")
+    reward = c.reward
+    if PROFILES[reward.profile].needs_masks:
+        said.append(f"reward.segmenter {reward.segmenter}: the embedded one")
+        reward = replace(reward, segmenter="embedded")
+    small = replace(
+        c,
+        model=model,
+        reward=reward,
+        data=replace(c.data, train=str(folder / "rows"), validation=str(folder / "rows"), square=square, rows=0,
+                     validation_rows=2),
+        batch=Batch(prompts=PROMPTS, micro=min(c.batch.micro, 2), evaluation=2),
+        rollout="transformers",
+        watch=replace(c.watch, spread_prompts=min(c.watch.spread_prompts, 1)),
+        out=str(folder / "run"),
+        save_every=1,
+        samples_every=1,
+        wandb=False,
+        trl=trl,
+    )
+    return small, said
+
+
+def make_model(architecture: str, folder: Path) -> int:
+    """A tiny random model of the architecture's class, with the embedded model's tokenizer. Returns its cell, pixels."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+
+    from segzero_ros import checkpoints
+
+    embedded = checkpoints.EMBEDDED / "reasoner"
+    file = embedded / "config.json" if architecture == "embedded" else architecture_file(architecture)
+    tokenizer: Any = AutoTokenizer.from_pretrained(embedded, local_files_only=True)
+    config = AutoConfig.for_model(**tiny(json.loads(file.read_text(encoding="utf-8")), tokenizer))
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    vision = config.vision_config
+    return int(vision.patch_size * vision.spatial_merge_size)
+
+
+def tiny(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The configuration with few and narrow layers and the tokenizer's tokens; patches as they are."""
+    ids = tokenizer.convert_tokens_to_ids
+    rope = {**config["text_config"]["rope_parameters"], "mrope_section": [2, 3, 3]}
+    text = {
+        **config["text_config"],
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": min(HEADS, config["text_config"]["num_key_value_heads"]),
+        "head_dim": HIDDEN // HEADS,
+        "layer_types": ["full_attention"] * LAYERS,
+        "vocab_size": len(tokenizer),
+        "rope_parameters": rope,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if config["model_type"] != "qwen3_vl":
+        text.pop("head_dim")
+    vision = {**config["vision_config"], "depth": LAYERS, "num_heads": HEADS, "hidden_size": HIDDEN}
+    if "embed_dim" in vision:  # Qwen2-VL: hidden_size is the language model's
+        vision |= {"embed_dim": HIDDEN, "mlp_ratio": 2}
+    else:
+        vision |= {"intermediate_size": 2 * HIDDEN, "out_hidden_size": HIDDEN}
+    if "fullatt_block_indexes" in vision:
+        vision["fullatt_block_indexes"] = [LAYERS - 1]
+    if "deepstack_visual_indexes" in vision:
+        vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    return {
+        **{k: v for k, v in config.items() if k in ("model_type", "tie_word_embeddings")},
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_id": ids("<|image_pad|>"),
+        "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"),
+        "vision_end_token_id": ids("<|vision_end|>"),
+    }
+
+
+def make_rows(c: Configuration, folder: Path, square: int) -> None:
+    """Squares with a rectangle each, in the published columns and those that the recipe wants beside them."""
+    import datasets
+    import numpy as np
+    from PIL import Image
+    from pycocotools import mask as coco
+
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[Any]] = {}
+    for n in range(ROWS):
+        x1, y1 = (int(v) for v in rng.integers(0, square // 2, 2))
+        x2, y2 = x1 + square // 3, y1 + square // 4
+        pixels = np.zeros((square, square, 3), np.uint8)
+        pixels[y1:y2, x1:x2] = rng.integers(64, 256, 3)
+        mask = np.zeros((square, square), np.uint8, order="F")
+        mask[y1:y2, x1:x2] = 1
+        runs = coco.encode(mask)
+        middle = [(x1 + x2) // 2, (y1 + y2) // 2]
+        single = f"<box>({x1},{y1}),({x2},{y2})</box><points>({middle[0]},{middle[1]}),({x1 + 2},{y1 + 2})</points>"
+        row = {
+            "id": f"made-up-{n}",
+            "problem": "the rectangle",
+            "solution": single
+            if c.data.answer == "single"
+            else json.dumps([{"bbox_2d": [x1, y1, x2, y2], "point_2d": middle}]),
+            "image": Image.fromarray(pixels),
+            "img_height": square,
+            "img_width": square,
+            "thought": "The rectangle stands out from the dark.",
+            "masks": json.dumps([{"size": runs["size"], "counts": runs["counts"].decode()}]),
+        }
+        for key, value in row.items():
+            rows.setdefault(key, []).append(value)
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(str(folder))
+
+
+def known_architectures() -> list[str]:
+    return ["embedded", *(p.stem for p in sorted(ARCHITECTURES.glob("*.json")))]

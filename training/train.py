@@ -1,0 +1,129 @@
+"""`segzero-train train CONFIG`: a run from its configuration, resumable after kill -9.
+
+With --resume a run goes on at its last whole checkpoint; on a CPU with fixed threads to the very weights that it would
+have reached. What a crash left half written is put aside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from training import configuration
+from training.configuration import Configuration, ConfigurationError
+
+WHOLE = "whole"  # a file in a checkpoint that says that all of it was written
+STOPPED_EARLY = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="segzero-train train", description=__doc__.partition("\n")[0])
+    parser.add_argument("config", help="a file, or the name of one in training/configs")
+    parser.add_argument("--dry-run", action="store_true", help="sizes, bytes per GPU, steps and hours; trains nothing")
+    parser.add_argument("--shrink", action="store_true", help="two updates on the CPU with a tiny random model")
+    parser.add_argument("--resume", action="store_true", help="go on at the last checkpoint of this run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as trl.beta=0.01")
+    parser.add_argument("--set-out", dest="out", default="", help="where the run goes; runs/NAME otherwise")
+    args = parser.parse_args(argv)
+    try:
+        c = configuration.load(args.config, [*args.set, *([f"out={args.out}"] if args.out else [])])
+        if args.dry_run:
+            from training.dry_run import report
+
+            print(report(c))
+            return 0
+        if args.shrink:
+            return _shrunk(c, args.out)
+        return run(c, args.resume)
+    except ValueError as error:  # ours all are, and say what is wrong
+        if os.environ.get("SEGZERO_TRACE"):
+            raise
+        print(f"segzero-train: {error}", file=sys.stderr)
+        return 2
+
+
+def run(c: Configuration, resume: bool = False) -> int:
+    """0 when it came to its end, 3 when it was stopped early (stopped.json says why)."""
+    out = Path(c.out)
+    checkpoint = start(c, resume)
+    if c.method == "grpo":
+        from training.grpo import build
+    else:
+        from training.sft import build
+    trainer = build(c)
+    trainer.add_callback(_whole())
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return STOPPED_EARLY if (out / "stopped.json").is_file() else 0
+
+
+def start(c: Configuration, resume: bool) -> Path | None:
+    """The checkpoint to go on at, or None for a new run. Raises ConfigurationError if the folder says otherwise."""
+    out, file = Path(c.out), Path(c.out) / "configuration.yaml"
+    checkpoint = last_checkpoint(out)
+    if file.is_file():
+        if not resume:
+            raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
+        old = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if changed := configuration.differences(old, configuration.plain(c)):
+            raise ConfigurationError(f"{out} holds a run with other settings: {', '.join(changed)}")
+        (out / "stopped.json").unlink(missing_ok=True)
+    if int(os.environ.get("RANK", "0")) == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        for broken in checkpoints(out):
+            if not (broken / WHOLE).is_file():
+                shutil.rmtree(broken)
+        part = file.with_suffix(".part")
+        part.write_text(yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        part.replace(file)
+    return checkpoint
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """By their update, last one last."""
+    found = [p for p in out.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The last one that is whole."""
+    return next((p for p in reversed(checkpoints(out)) if (p / WHOLE).is_file()), None)
+
+
+def _whole() -> object:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+    class Whole(TrainerCallback):
+        """Marks a checkpoint once all of it is on the disk."""
+
+        def on_save(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        ) -> None:
+            if state.is_world_process_zero:
+                folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+                (folder / WHOLE).write_text(f"{state.global_step}\n", encoding="utf-8")
+
+    return Whole()
+
+
+def _shrunk(c: Configuration, out: str) -> int:
+    from training.shrink import shrunk
+
+    with tempfile.TemporaryDirectory() as folder:
+        small, replaced = shrunk(c, Path(folder))
+        for line in replaced:
+            print(f"shrunk: {line}")
+        code = run(small)
+        if out:
+            shutil.copytree(small.out, out, dirs_exist_ok=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
