@@ -33,6 +33,7 @@ from segzero_ros.types import (
     Queued,
     Reasoner,
     Reasoning,
+    Sampling,
     Segmentation,
     Segmenter,
     SegzeroError,
@@ -131,9 +132,17 @@ class Pipeline:
             thread.join()
 
     def segment_batch(
-        self, images: list[Image], instructions: list[str], *, cancel: Cancel | None = None
+        self,
+        images: list[Image],
+        instructions: list[str],
+        *,
+        cancel: Cancel | None = None,
+        sampling: Sampling | None = None,
     ) -> list[Segmentation]:
-        """Reasons over all at once and segments one after another. Batch size can change texts through padding."""
+        """Reasons over all at once and segments one after another. Batch size can change texts through padding.
+
+        Greedy unless sampling is given.
+        """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} images and {len(instructions)} instructions")
         began = time.perf_counter()
@@ -151,7 +160,7 @@ class Pipeline:
             prompts.append(prompt)
         if good:
             try:
-                texts = self.reasoner.generate(squares, prompts, cancel=cancel)
+                texts = self.reasoner.generate(squares, prompts, cancel=cancel, sampling=sampling)
             except Exception as error:
                 status, message = _explain(error)
                 for i in good:
@@ -165,7 +174,8 @@ class Pipeline:
                             raise SegzeroError(Status.CANCELLED, "the request was cancelled")
                         out[i] = self._finish(images[i], instructions[i], generation, timing, lambda e: None)
                     except Exception as error:
-                        out[i] = self._failed(*_explain(error), instructions[i], images[i])
+                        failed = self._failed(*_explain(error), instructions[i], images[i])
+                        out[i] = replace(failed, text=generation.text)
         return [r for r in out if r is not None]
 
     def _prompt(self, image: Image, instruction: str) -> str:
@@ -201,6 +211,7 @@ class Pipeline:
             answer=read.answer,
             timing=timing,
             model=self.model,
+            text=generation.text,
         )
         if read.status is not Status.OK:
             return result

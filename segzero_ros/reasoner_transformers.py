@@ -6,7 +6,8 @@ Inputs are built by hand, since the library's processors need torchvision: one p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from segzero_ros.types import (
     LoadedModel,
     OnProgress,
     OnText,
+    Sampling,
     SegzeroError,
     Status,
     is_out_of_memory,
@@ -160,8 +162,12 @@ class TransformersReasoner:
         *,
         on_text: OnText | None = None,
         cancel: Cancel | None = None,
+        sampling: Sampling | None = None,
     ) -> list[Generation]:
-        """Greedy. on_text(i, piece) as text comes; cancel is looked at before every token. Left padding in batches."""
+        """Greedy unless sampling is given. Left padding in batches.
+
+        on_text(i, piece) as text comes; cancel is looked at before every token.
+        """
         began = time.perf_counter()
         sequences = [self.prompt_ids(p) for p in prompts]
         longest = max(map(len, sequences))
@@ -176,23 +182,24 @@ class TransformersReasoner:
         end = self.model.generation_config.eos_token_id
         ends = set(end if isinstance(end, list) else [end]) | {self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
         streamer = _Streamer(self._decode, on_text, began, ends)
-        out = self.model.generate(
-            input_ids=ids.to(device),
-            attention_mask=attended.to(device),
-            pixel_values=self.pixel_values(squares).to(device, self.model.dtype),
-            image_grid_thw=torch.tensor([[1, rows, rows]] * len(squares), device=device),
-            mm_token_type_ids=(ids == self._image_id).int().to(device),
-            max_new_tokens=self.profile.max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
-            eos_token_id=sorted(ends - {None}),
-            pad_token_id=pad,
-            streamer=streamer if len(prompts) == 1 else None,
-            stopping_criteria=StoppingCriteriaList([stop]),
-        )
+        chosen: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if sampling is not None:
+            chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        with _seeded(sampling):
+            out = self.model.generate(
+                input_ids=ids.to(device),
+                attention_mask=attended.to(device),
+                pixel_values=self.pixel_values(squares).to(device, self.model.dtype),
+                image_grid_thw=torch.tensor([[1, rows, rows]] * len(squares), device=device),
+                mm_token_type_ids=(ids == self._image_id).int().to(device),
+                max_new_tokens=self.profile.max_new_tokens,
+                **chosen,
+                repetition_penalty=1.0,
+                eos_token_id=sorted(ends - {None}),
+                pad_token_id=pad,
+                streamer=streamer if len(prompts) == 1 else None,
+                stopping_criteria=StoppingCriteriaList([stop]),
+            )
         done = []
         for i, row in enumerate(out[:, longest:].tolist()):
             count = next((n for n, t in enumerate(row) if t in ends), len(row))
@@ -215,6 +222,17 @@ class TransformersReasoner:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@contextmanager
+def _seeded(sampling: Sampling | None) -> Iterator[None]:
+    """The library draws from torch's own generator: seeded here, and given back as it was."""
+    if sampling is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(sampling.seed)
+        yield
 
 
 class _Watch(StoppingCriteria):

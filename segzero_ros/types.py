@@ -119,7 +119,7 @@ class Timing:
 class Segmentation:
     """The whole answer to one image and one instruction.
 
-    height, width: of the source image. instances: ordered as the model named them.
+    height, width: of the source image. instances: ordered as the model named them. text: all that the model wrote.
     """
 
     status: Status
@@ -132,6 +132,7 @@ class Segmentation:
     answer: str = ""
     timing: Timing = field(default_factory=Timing)
     model: str = ""
+    text: str = ""
 
 
 # Events of a streamed request, in this order; Reasoning may come many times, Boxes and Masks not at all.
@@ -164,6 +165,22 @@ class Done:
 
 
 Event = Queued | Reasoning | Boxes | Masks | Done
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn where the likeliest is not simply taken. Equal seeds and batches give equal texts.
+
+    temperature: above 0. top_p: in (0, 1], the share of probability that tokens are drawn from.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature {self.temperature} must be above 0 and top_p {self.top_p} in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -209,7 +226,13 @@ class Reasoner(Protocol):
     info: LoadedModel
 
     def generate(
-        self, squares: list[Image], prompts: list[str], *, on_text: OnText | None = None, cancel: Cancel | None = None
+        self,
+        squares: list[Image],
+        prompts: list[str],
+        *,
+        on_text: OnText | None = None,
+        cancel: Cancel | None = None,
+        sampling: Sampling | None = None,
     ) -> list[Generation]: ...
 
 
