@@ -6,6 +6,8 @@ edges inclusive, as in the published data.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
@@ -14,22 +16,30 @@ Mask = NDArray[np.bool_]
 Point = tuple[int, int]
 
 
-def inclusive_box(mask: Mask) -> tuple[int, int, int, int]:
-    """The first and last pixels of the mask along both axes. Raises ValueError if it is empty."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+def inclusive_box(mask: NDArray[Any]) -> tuple[int, int, int, int]:
+    """The first and last pixels of the mask along both axes. Raises ValueError if it is empty.
+
+    A map of counts is taken as in `published_points`.
+    """
+    inside = np.asarray(mask) == 1
+    ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     if not len(ys):
         raise ValueError("the mask is empty")
     return int(xs[0]), int(ys[0]), int(xs[-1]), int(ys[-1])
 
 
-def published_points(mask: Mask) -> tuple[Point, Point]:
+def published_points(mask: NDArray[Any]) -> tuple[Point, Point]:
     """The two points of the published data, which are not quite the two largest inscribed circles.
 
     The deepest pixel of the mask, then the deepest of those that are farther from it than the median pixel; where there
     are none (masks of a pixel or two), the deepest within ten pixels of the centroid. Distance to the mask's edge,
     the image's border not being one. dvlab-research/Seg-Zero, prepare_dataset/training_data_prepare_toturial.ipynb.
+
+    The notebook adds up the polygons of an annotation, and pixels under two of them (2) are then deep but not inside:
+    given such a map of counts this function does the same; our readers give the union.
     """
-    ys, xs = np.nonzero(mask)
+    inside = np.asarray(mask) == 1
+    ys, xs = np.nonzero(inside)
     if not len(ys):
         raise ValueError("the mask is empty")
     depth = distance_transform_edt(mask)
@@ -43,14 +53,14 @@ def published_points(mask: Mask) -> tuple[Point, Point]:
         top, left = max(0, int(ys.mean()) - 10), max(0, int(xs.mean()) - 10)
         region = depth[top : int(ys.mean()) + 10, left : int(xs.mean()) + 10]
         y, x = np.unravel_index(int(region.argmax()), region.shape)
-        second = _nearest_inside(mask, int(x) + left, int(y) + top)
+        second = _nearest_inside(np.asarray(mask), int(x) + left, int(y) + top)
     return (int(first_x), int(first_y)), second
 
 
-def _nearest_inside(mask: Mask, x: int, y: int) -> Point:
+def _nearest_inside(mask: NDArray[Any], x: int, y: int) -> Point:
     if mask[y, x]:
         return x, y
-    ys, xs = np.nonzero(mask)
+    ys, xs = np.nonzero(mask == 1)
     n = int(np.argmin((xs - x) ** 2 + (ys - y) ** 2))
     return int(xs[n]), int(ys[n])
 
@@ -58,7 +68,8 @@ def _nearest_inside(mask: Mask, x: int, y: int) -> Point:
 def largest_circles(mask: Mask, count: int = 2) -> list[tuple[Point, float]]:
     """Centres and radii (pixels) of the largest inscribed circles, each free of those before; what the prompt says.
 
-    The image's border is an edge here: a circle lies inside the image. Fewer where no pixel is left.
+    A circle holds the pixels nearer to its centre than its radius, all of them in the mask. The image's border is an
+    edge here: a circle lies inside the image. Fewer where no pixel is left. Raises ValueError if the mask is empty.
     """
     if not mask.any():
         raise ValueError("the mask is empty")
@@ -72,7 +83,7 @@ def largest_circles(mask: Mask, count: int = 2) -> list[tuple[Point, float]]:
             break
         y, x = (int(v) for v in np.unravel_index(int(depth.argmax()), depth.shape))
         found.append(((x - 1, y - 1), radius))
-        free &= (rows - y) ** 2 + (columns - x) ** 2 >= radius**2
+        free &= (rows - y) ** 2 + (columns - x) ** 2 >= radius**2 - 1e-6
     return found
 
 

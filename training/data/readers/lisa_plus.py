@@ -1,0 +1,93 @@
+"""LISA++'s instance segmentation data (huggingface.co/datasets/Senqiao/LISA_Plus_Instance_Seg, data.json).
+
+A list of {img_path: a file of COCO's train2017, "English Question", ID: COCO annotation ids as text, points: {id:
+{"label name", points: polygon(s) as pairs}}}. The file itself (346 MB) could not be read here; the form is that of two
+public readers of it, of which one takes the polygons in the file and the other looks the ids up in COCO's
+instances_train2017.json. Both ways are here; COCO's masks are the better ones (holes, run lengths, crowds).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.data import masks as runs
+from training.data.objects import Mask
+from training.data.readers.instances import Instances, Record, load_json, read_instances
+from training.data.readers.reasonseg import flat_points
+from training.data.samples import BadRow, Item, Problem, Sample, Source, find_image, image_size
+
+
+def read_lisa_plus(path: Path, images: Path, *, instances: Path | None = None) -> Source:
+    """instances: COCO's instances_train2017.json, whose masks are then taken. Raises ValueError for a file that is
+    none."""
+    rows = load_json(path)
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} holds no list")
+    index = read_instances(instances) if instances else None
+    items, problems = [], []
+    for n, record in enumerate(rows):
+        name = f"lisa++_{n}"
+        if not isinstance(record, dict) or not isinstance(record.get("img_path"), str):
+            problems.append(Problem(path.name, f"row {n}", "it has no img_path"))
+            continue
+        items.append(Item(name, record["img_path"], partial(_sample, record, images, index, name, n)))
+    return Source("lisa++", path.name, items, [*problems, *(index.problems if index else ())])
+
+
+def _sample(record: Record, images: Path, index: Instances | None, name: str, number: int) -> Sample:
+    who = f"row {number}"
+    text = record.get("English Question")
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow((who, "it has no English Question"))
+    ids = [str(i) for i in record["ID"]] if isinstance(record.get("ID"), list) else []
+    if not ids:
+        raise BadRow((who, "it has no ID"))
+    try:
+        image = find_image(images, record["img_path"])
+        height, width = image_size(image)
+    except ValueError as error:
+        raise BadRow((who, str(error))) from error
+    found: list[Mask] = []
+    wrong = []
+    for i in ids:
+        try:
+            mask = _inline(record, i, height, width) if index is None else _looked_up(index, i, height, width)
+            if not mask.any():
+                raise ValueError("the mask is empty")
+            found.append(mask)
+        except ValueError as error:
+            wrong.append((f"{who}, annotation {i}", str(error)))
+    if wrong:
+        raise BadRow(*wrong)
+    return Sample(name, text.strip(), image, tuple(found), ann_ids=tuple(ids))
+
+
+def _looked_up(index: Instances, ann_id: str, height: int, width: int) -> Mask:
+    record = index.annotations.get(int(ann_id) if ann_id.isdecimal() else ann_id)
+    if record is None:
+        raise ValueError(f"it is not in {index.file.name}")
+    image = index.images[record["image_id"]]
+    if (image["height"], image["width"]) != (height, width):
+        raise ValueError(f"it is of an image of {image['width']} x {image['height']}, not {width} x {height}")
+    return index.mask(record)
+
+
+def _inline(record: Record, ann_id: str, height: int, width: int) -> Mask:
+    points = record.get("points")
+    entry: Any = points.get(ann_id) if isinstance(points, dict) else None
+    shape = entry.get("points") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not shape:
+        raise ValueError("it has no points")
+    return runs.decode(_polygons(shape), height, width)
+
+
+def _polygons(shape: list[Any]) -> list[list[float]]:
+    """One polygon as pairs, several as pairs, or COCO's flat ones."""
+    first = shape[0]
+    if isinstance(first, list) and first and isinstance(first[0], list):
+        return [flat_points(part) for part in shape]
+    if all(isinstance(p, list) and len(p) == 2 for p in shape):
+        return [flat_points(shape)]
+    return shape
