@@ -1,0 +1,62 @@
+"""Prepared rows as verl's custom dataset. Needs verl; in a configuration:
+
+data.custom_cls: {path: "pkg://training.verl_adapter.dataset", name: PreparedRows}
+data.segzero_profile: seg-zero        # a profile of segzero_ros/profiles, for prompt, system turn and square
+data.train_files: FOLDER              # what `segzero-train prepare` writes, or several
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from segzero_ros.profiles import load_profile
+from training.verl_adapter.rows import check_columns, messages, verl_row
+
+
+class PreparedRows(RLHFDataset):
+    """Folders of `datasets.save_to_disk` instead of Parquet files; the rest (length filter, resuming) is verl's."""
+
+    def __init__(self, data_files: Any, tokenizer: Any, config: Any, processor: Any = None, max_samples: int = -1):
+        name = config.get("segzero_profile")
+        if not name:
+            raise ValueError("data.segzero_profile is not set; it names the prompt and the image's size")
+        if processor is None:
+            raise ValueError("the model has no image processor; verl's AutoProcessor needs preprocessor_config.json")
+        self.profile = load_profile(name)
+        super().__init__(data_files, tokenizer, config, processor, max_samples)
+
+    def _download(self, use_origin_parquet: bool = False) -> None:
+        """Every node sees the folder, as it sees the model."""
+        self.data_files = [str(f) for f in self.original_data_files]
+
+    def _read_files_and_tokenize(self) -> None:
+        parts = []
+        for folder in self.data_files:
+            try:
+                part = datasets.load_from_disk(folder)
+            except FileNotFoundError as error:
+                raise ValueError(f"{folder} is no folder of prepared rows") from error
+            if isinstance(part, datasets.DatasetDict):
+                raise ValueError(f"{folder} has the splits {', '.join(part)}; give one of them")
+            check_columns(part.column_names, folder)
+            parts.append(part.add_column("_source", [Path(folder).name] * len(part)))
+        self.dataframe = datasets.concatenate_datasets(parts)
+        count = len(self.dataframe)
+        if 0 < self.max_samples < count:
+            order = np.random.default_rng(self.seed).permutation(count) if self.shuffle else np.arange(count)
+            self.dataframe = self.dataframe.select(order[: self.max_samples].tolist())
+        self.dataframe = self.maybe_filter_out_long_prompts(self.dataframe)
+
+    def _build_messages(self, example: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        return messages(example, self.profile)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row = self.dataframe[item]
+        # verl's batch must hold a tensor, whatever it is.
+        return {**verl_row(row, self.profile, row["_source"], item), "dummy_tensor": torch.zeros(1, dtype=torch.uint8)}
