@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.demo.batch import PREFIX, SUFFIX, Writer, make_batch, segments
+from training.demo.batch import PREFIX, SUFFIX, Writer, drawn, make_batch, segments
 from training.demo.reasoner import GRID, SMOKE, FastLanguage, FastVision, build, library_inputs
 from training.demo.tokenizer import build_tokenizer
 from training.demo.train_reasoner import Settings, train
@@ -54,7 +54,7 @@ def test_the_fast_forward_gives_the_librarys_logits(data: Path) -> None:
     model = build(tokenizer, SMOKE, 0).eval()
     prefix = tokenizer.encode(PREFIX)
     b = make_batch(
-        Scenes(data / "train"), np.arange(2), np.random.default_rng(0), Writer(tokenizer), length=200, absent=0.3
+        Scenes(data / "train"), np.arange(2), np.random.default_rng(0), Writer(tokenizer), drawn(0.3), length=200
     )
     language = FastLanguage(model, prefix, token("<|vision_end|>"))
     with torch.no_grad():

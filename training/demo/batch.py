@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,20 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 NOBODY, NONE = -1, 0  # whom a token is about, beside the ids of objects
 UNHEARD = 0.25  # share of training instructions with words that mean nothing
 WORD, DECISION = 4.0, 8.0  # weights: an object's words; the word that says found, none or one more
+
+
+Piece = tuple[str, int, float]  # text, about whom, weight of its first token
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked, as the user's turn has it, and the answer in pieces."""
+
+    prompt: str
+    pieces: list[Piece]
+
+
+Draw = Callable[[np.random.Generator, list[Thing], bool], Query | None]  # the last: whether to augment
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ def unheard(rng: np.random.Generator, item: Item) -> str:
     return " ".join([*(word() for _ in range(before)), *words, *(word() for _ in range(after))])
 
 
-def segments(item: Item) -> list[tuple[str, int, float]]:
+def segments(item: Item) -> list[Piece]:
     """The answer in pieces (text, about whom, weight of its first token); joined they are `instructions.answer`."""
     head = f"The target is {item.article} {item.spec}."
     pieces = [("<think>" + head, NOBODY, 1.0)]
@@ -96,16 +111,16 @@ class Writer:
             self._known[text] = ids
         return self._known[text]
 
-    def write(self, item: Item) -> tuple[list[int], list[int], list[float], list[int]]:
+    def write(self, query: Query) -> tuple[list[int], list[int], list[float], list[int]]:
         """ids of question and answer; per id: label of the next token or -100, its weight, about whom it is."""
-        question = self.encode(prompt_text(item.text)) + self.encode(SUFFIX)
+        question = self.encode(query.prompt) + self.encode(SUFFIX)
         ids, labels, weights, about = (
             list(question),
             [-100] * len(question),
             [1.0] * len(question),
             [NOBODY] * len(question),
         )
-        for text, who, first in segments(item):
+        for text, who, first in query.pieces:
             for n, token in enumerate(self.encode(text)):
                 # The token before predicts this one.
                 labels[-1], about[-1] = token, who
@@ -137,15 +152,32 @@ def cells(ids: np.ndarray) -> np.ndarray:
     return owner
 
 
+def drawn(absent: float, kinds: tuple[str, ...] = KINDS) -> Draw:
+    """Instructions of all kinds alike, a share of them without a match, some among made-up words."""
+
+    def draw(rng: np.random.Generator, things: list[Thing], augment: bool) -> Query | None:
+        # Whether there is a match is drawn once: redrawn with every try it would mostly end as "there is none",
+        # since that is written more easily. Few scenes decide a spatial question, hence the tries.
+        kind, none = [kinds[int(rng.integers(len(kinds)))]], float(rng.random() < absent)
+        tries = (instructions.write(rng, things, kind, none) for _ in range(12))
+        item = next((i for i in tries if i is not None), None)
+        if item is None:
+            return None
+        if augment and rng.random() < UNHEARD:
+            item = replace(item, text=unheard(rng, item))
+        return Query(prompt_text(item.text), segments(item))
+
+    return draw
+
+
 def make_batch(
     scenes: Scenes,
     indices: np.ndarray,
     rng: np.random.Generator,
     writer: Writer,
+    draw: Draw,
     *,
     length: int,
-    absent: float,
-    kinds: tuple[str, ...] = KINDS,
     augment: bool = True,
 ) -> Batch:
     """As many queries per image as fit into `length` tokens; half of the images are mirrored."""
@@ -173,16 +205,10 @@ def make_batch(
             category[b, t.id - 1], color[b, t.id - 1] = CATEGORIES.index(t.category), COLORS.index(t.color)
         at = number = 0
         for _ in range(40):
-            # Whether there is a match is drawn once: redrawn with every try it would mostly end as "there is none",
-            # since that is written more easily. Few scenes decide a spatial question, hence the tries.
-            kind, none = [kinds[int(rng.integers(len(kinds)))]], float(rng.random() < absent)
-            tries = (instructions.write(rng, things, kind, none) for _ in range(12))
-            item = next((i for i in tries if i is not None), None)
-            if item is None:
+            asked = draw(rng, things, augment)
+            if asked is None:
                 continue
-            if augment and rng.random() < UNHEARD:
-                item = replace(item, text=unheard(rng, item))
-            tokens, labels, weights, who = writer.write(item)
+            tokens, labels, weights, who = writer.write(asked)
             if at + len(tokens) > length:
                 break
             span = slice(at, at + len(tokens))

@@ -178,34 +178,49 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
 
 
 class FastVision:
-    """The vision tower on equal squares: (B, 3, S, S) normalised to (B, GRID * GRID, hidden), row by row."""
+    """The vision tower on equal squares: (B, 3, S, S) normalised to (B, cells, hidden), row by row."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, grid: int = SIZE // PATCH, device: Any = None) -> None:
+        """grid: patches along a side."""
         self.tower = model.model.visual
         config = self.tower.config
-        grid = SIZE // PATCH
+        self.grid, self.patch, self.merge = grid, config.patch_size, config.spatial_merge_size
         shape = torch.tensor([[1, grid, grid]])
         order, edges = get_vision_window_index(
-            shape, spatial_merge_size=MERGE, window_size=config.window_size, patch_size=PATCH
+            shape, spatial_merge_size=self.merge, window_size=config.window_size, patch_size=self.patch
         )
-        self.back = torch.argsort(order)
+        self.back = torch.argsort(order).to(device)
         lengths = edges[1:] - edges[:-1]
         assert bool((lengths == lengths[0]).all()), "windows must be equal"
         self.window, self.windows = int(lengths[0]), len(lengths)
-        position = get_vision_position_ids(shape, MERGE)
-        cos, sin = self.tower.rotary_pos_emb(torch.zeros(1), position)
-        within = torch.arange(grid * grid).view(-1, MERGE * MERGE)[order].reshape(-1)
-        self.cos, self.sin = cos[within][:, None, :], sin[within][:, None, :]
-        self.raster = (position[:, 0] * grid + position[:, 1])[within]
+        position = get_vision_position_ids(shape, self.merge).to(device)
+        cos, sin = self.tower.rotary_pos_emb(torch.zeros(1, device=device), position)
+        self.within = torch.arange(grid * grid).view(-1, self.merge**2)[order].reshape(-1).to(device)
+        self.cos, self.sin = cos[self.within][:, None, :], sin[self.within][:, None, :]
+        self.raster = (position[:, 0] * grid + position[:, 1])[self.within]
+
+    @staticmethod
+    def fits(model: Any, grid: int) -> bool:
+        """Whether windows divide a square of so many patches along a side."""
+        config = model.model.visual.config
+        return grid % (config.window_size // config.patch_size) == 0 and grid % config.spatial_merge_size == 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        config, grid = self.tower.config, SIZE // PATCH
+        config, grid, patch = self.tower.config, self.grid, self.patch
         batch = images.shape[0]
-        x = images.view(batch, 3, grid, PATCH, grid, PATCH).permute(0, 2, 4, 1, 3, 5)
+        x = images.view(batch, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5)
         x = x.reshape(batch, grid * grid, -1)[:, self.raster]
         # The library shows every patch twice, as two moments in time; the sum of the kernels is the same.
-        h = F.linear(x, self.tower.patch_embed.proj.weight.sum(2).reshape(config.hidden_size, -1))
-        tokens, heads = h.shape[1], config.num_heads
+        return self._blocks(F.linear(x, self.tower.patch_embed.proj.weight.sum(2).reshape(config.hidden_size, -1)))
+
+    def patches(self, patches: Tensor) -> Tensor:
+        """The same from patches (B, grid², values) as the library's image processor orders them."""
+        weight = self.tower.patch_embed.proj.weight
+        return self._blocks(F.linear(patches[:, self.within].to(weight.dtype), weight.flatten(1)))
+
+    def _blocks(self, h: Tensor) -> Tensor:
+        config = self.tower.config
+        batch, tokens, heads = h.shape[0], h.shape[1], config.num_heads
         size = config.hidden_size // heads
         for depth, block in enumerate(self.tower.blocks):
             z = _rms(h, block.norm1.weight, 1e-6)
@@ -218,7 +233,7 @@ class FastVision:
             z = _rms(h, block.norm2.weight, 1e-6)
             h = h + block.mlp.down_proj(F.silu(block.mlp.gate_proj(z)) * block.mlp.up_proj(z))
         z = _rms(h, self.tower.merger.ln_q.weight, 1e-6)
-        return self.tower.merger.mlp(z.reshape(batch, tokens // MERGE**2, -1))[:, self.back]
+        return self.tower.merger.mlp(z.reshape(batch, tokens // self.merge**2, -1))[:, self.back]
 
 
 @dataclass(frozen=True)

@@ -50,17 +50,18 @@ _TEXTS = (
 )
 
 
-def words() -> list[str]:
-    found = {w for text in _TEXTS for w in re.findall(r"[A-Za-z\-]+", text)}
+def words(more: str = "") -> list[str]:
+    found = {w for text in (*_TEXTS, more) for w in re.findall(r"[A-Za-z\-]+", text)}
     found |= {w.lower() for w in found}
     return sorted(found)
 
 
-def build_tokenizer() -> Any:
+def build_tokenizer(more: str = "") -> Any:
+    """more: a text of further words that are to be single tokens."""
     pieces = [*SPECIAL, *(str(n) for n in range(NUMBERS))]
     known = set(pieces)
     for piece in (
-        *(form for w in words() for form in (w, " " + w)),
+        *(form for w in words(more) for form in (w, " " + w)),
         *string.ascii_letters,
         *(" " + c for c in string.ascii_letters + string.punctuation),
         *string.punctuation,
@@ -92,7 +93,7 @@ def build_tokenizer() -> Any:
     )
 
 
-def save_tokenizer(folder: Path | str) -> Any:
-    tokenizer = build_tokenizer()
+def save_tokenizer(folder: Path | str, more: str = "") -> Any:
+    tokenizer = build_tokenizer(more)
     tokenizer.save_pretrained(folder)
     return tokenizer

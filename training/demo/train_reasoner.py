@@ -45,6 +45,10 @@ class Settings:
     stop_after: int = 0  # end early, at this step, as if killed; 0 = at the end
     compile: bool = True
     smoke: bool = False
+    course: str = "instructions"  # or "experiment": what training/experiments pre-trains on
+    tower: str = ""  # a checkpoint whose vision tower is taken and kept as it is; empty: trained from nothing
+    limit: int = 0  # scenes of the training split that are used; 0 = all
+    export_every: int = 0  # keep the model of every so many steps too; 0 = only the last
 
 
 def run_worker(settings: Settings, rank: int) -> None:
@@ -55,19 +59,23 @@ def run_worker(settings: Settings, rank: int) -> None:
     from torch import Tensor, nn
     from tqdm import tqdm
 
-    from training.demo.batch import Batch, Writer, make_batch
+    from training.demo.batch import Batch, Writer, drawn, make_batch
     from training.demo.reasoner import CELL, GRID, SMOKE, Dimensions, FastLanguage, FastVision, build
     from training.demo.tokenizer import FIRST_NUMBER, NUMBERS, save_tokenizer
+    from training.experiments import questions
     from training.tabletop.scene import CATEGORIES, COLORS
     from training.tabletop.store import Scenes
 
+    draw, more_words = drawn(settings.absent), ""
+    if settings.course == "experiment":
+        draw, more_words = questions.pretraining(), questions.WORDS
     torch.set_num_threads(1)
     if settings.workers > 1:
         dist.init_process_group("gloo", rank=rank, world_size=settings.workers)
     out = Path(settings.out)
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        save_tokenizer(out / "tokenizer")
+        save_tokenizer(out / "tokenizer", more_words)
     if settings.workers > 1:
         dist.barrier()
     from transformers import AutoTokenizer
@@ -76,6 +84,8 @@ def run_worker(settings: Settings, rank: int) -> None:
     token = tokenizer.convert_tokens_to_ids
     dims = SMOKE if settings.smoke else Dimensions()
     model = build(tokenizer, dims, settings.seed)
+    if settings.tower:
+        keep_tower(model, settings.tower)
     vision = FastVision(model)
     language = FastLanguage(model, tokenizer.encode("<|im_start|>user\n<|vision_start|>"), token("<|vision_end|>"))
     embedding = model.model.language_model.embed_tokens.weight
@@ -236,7 +246,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         shape = min(1.0, (first + 1) / settings.warmup) * (0.01 + 0.495 * (1 + math.cos(math.pi * done)))
         return {"tower": settings.lr_vision_joint * shape, "rest": settings.lr * shape}
 
-    scenes = Scenes(Path(settings.data) / "train")
+    scenes = Scenes(Path(settings.data) / "train", limit=settings.limit or None)
     validation = Scenes(Path(settings.data) / "val", limit=512)
     writer = Writer(tokenizer)
     checkpoint = out / "state.pt"
@@ -256,7 +266,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         rng = np.random.default_rng([settings.seed, step, rank])
         indices = rng.choice(len(scenes), settings.images, replace=False)
         length = settings.length if step >= settings.vision_steps else 1
-        return make_batch(scenes, np.sort(indices), rng, writer, length=length, absent=settings.absent)
+        return make_batch(scenes, np.sort(indices), rng, writer, draw, length=length)
 
     ready: queue.Queue[Batch] = queue.Queue(4)
     stop = threading.Event()
@@ -286,16 +296,18 @@ def run_worker(settings: Settings, rank: int) -> None:
         tokenizer.save_pretrained(folder)
 
     def loss_of(step: int, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half), torch.set_grad_enabled(learns):
             tokens = see_image(b.images)
         if step < settings.vision_steps:
             return vision_loss(tokens, b)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             text, hidden, scores = read(tokens, b.packed, tuple({0, 1, tap}), supervised)
-        loss, seen = vision_loss(tokens, b)
         # Positions first: the attention's supervision competes with them.
         grown = min(1.0, (step - settings.vision_steps) / max(1, 0.1 * settings.joint_steps))
         more, found = language_loss(text, hidden, scores, b, look=0.1 + 0.9 * grown)
+        if not learns:
+            return more, found
+        loss, seen = vision_loss(tokens, b)
         return more + 0.5 * loss, seen | found
 
     @torch.no_grad()
@@ -307,13 +319,13 @@ def run_worker(settings: Settings, rank: int) -> None:
             for i in range(0, min(120, len(validation)) - settings.images + 1, settings.images)
         ]
         for part in parts:
-            b = make_batch(validation, part, rng, writer, length=settings.length, absent=settings.absent, augment=False)
+            b = make_batch(validation, part, rng, writer, draw, length=settings.length, augment=False)
             loss, seen = loss_of(step, b)
             for name, x in (seen | {"loss": loss}).items():
                 sums[name] = sums.get(name, 0.0) + float(x) / len(parts)
         return {name: round(x, 4) for name, x in sums.items()}
 
-    half = _half_is_faster()
+    half, learns = _half_is_faster(), not settings.tower
     log = (out / "log.jsonl").open("a") if rank == 0 else None
 
     def note(record: dict[str, Any]) -> None:
@@ -328,8 +340,8 @@ def run_worker(settings: Settings, rank: int) -> None:
         b = ready.get()
         loss, seen = loss_of(step, b)
         loss.backward()
-        group = ("tower",) if step < settings.vision_steps else ("tower", "rest")
-        weights = list(tower.values()) if len(group) == 1 else everything
+        group = ("tower",) if step < settings.vision_steps else ("tower", "rest") if learns else ("rest",)
+        weights = {("tower",): list(tower.values()), ("rest",): list(rest.values())}.get(group, everything)
         if settings.workers > 1:
             flat = torch.cat([(w.grad if w.grad is not None else torch.zeros_like(w)).reshape(-1) for w in weights])
             dist.all_reduce(flat)
@@ -359,6 +371,8 @@ def run_worker(settings: Settings, rank: int) -> None:
                 bar.set_postfix_str(" ".join(f"{k}={v}" for k, v in list(shown.items())[-7:]))
             if (step + 1) % settings.validate_every == 0 or step + 1 == total:
                 note({"step": step + 1, "validation": validate(step)})
+            if settings.export_every and (step + 1) % settings.export_every == 0:
+                export(out / f"model-{step + 1:05d}")
             if (step + 1) % settings.save_every == 0 or step + 1 == total:
                 save(step + 1)
                 if step + 1 > settings.vision_steps:
@@ -371,6 +385,14 @@ def run_worker(settings: Settings, rank: int) -> None:
     bar.close()
     if settings.workers > 1:
         dist.destroy_process_group()
+
+
+def keep_tower(model: Any, folder: str) -> None:
+    """Takes the vision tower of a checkpoint of the same dimensions."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    other: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="float32")
+    model.model.visual.load_state_dict(other.model.visual.state_dict())
 
 
 def _half_is_faster() -> bool:
@@ -420,7 +442,9 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, metavar=("RANK", "SETTINGS"), help=argparse.SUPPRESS)
     parser.add_argument("--data", default="build/tabletop")
     parser.add_argument("--out", default="build/reasoner")
-    for name in ("vision_steps", "joint_steps", "images", "workers", "seed", "length"):
+    parser.add_argument("--course", choices=("instructions", "experiment"), default="instructions")
+    parser.add_argument("--tower", default="", help="checkpoint whose vision tower is kept; with --vision-steps 0")
+    for name in ("vision_steps", "joint_steps", "images", "workers", "seed", "length", "limit", "export_every"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Settings, name))
     parser.add_argument("--smoke", action="store_true")
     arguments = vars(parser.parse_args())

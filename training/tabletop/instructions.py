@@ -136,6 +136,10 @@ def name(t: Thing) -> str:
     return t.category
 
 
+def plural(category: str) -> str:
+    return _PLURAL[category]
+
+
 class _Scene:
     def __init__(self, rng: np.random.Generator, things: list[Thing], clear: list[Thing], ood: bool) -> None:
         self.rng, self.things, self.clear, self.ood = rng, things, clear, ood

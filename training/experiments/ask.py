@@ -1,0 +1,142 @@
+"""A checkpoint answers the experiment's sets: greedily or sampled, one record per item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from segzero_ros.answer import parse
+from training.demo.reasoner import GRID, normalise
+from training.experiments.questions import Ask
+from training.experiments.sets import Item, Set
+from training.group_forward import GroupForward, Prompts
+from training.metrics import box_accuracy, matched
+from training.tabletop.store import Scenes
+
+MAX_NEW_TOKENS = 128
+BATCH = 64  # prompts at once; recorded
+
+
+class Speaker:
+    """A reasoner of the embedded architecture with its tokenizer."""
+
+    def __init__(self, folder: Path | str, model: Any = None) -> None:
+        from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.model = model or Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        self.model.eval()
+        self.forward = GroupForward(self.model)
+        token = self.tokenizer.convert_tokens_to_ids
+        self.image, self.end = token("<|image_pad|>"), token("<|im_end|>")
+        self._before = self.tokenizer.encode("<|im_start|>user\n<|vision_start|>") + [self.image] * GRID**2
+        self._middle = self.tokenizer.encode("<|vision_end|>")
+        self._after = self.tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+
+    def prompts(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> Prompts:
+        rows = [self._before + self._middle + self.tokenizer.encode(t) + self._after for t in texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(r)) + r for r in rows])
+        mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows])
+        x = normalise(torch.from_numpy(np.stack(images)))
+        return Prompts(
+            ids, mask, (ids == self.image).int(), patches(x), torch.tensor([[1, 2 * GRID, 2 * GRID]] * len(rows))
+        )
+
+    @torch.no_grad()
+    def answer(
+        self,
+        texts: Sequence[str],
+        images: Sequence[np.ndarray],
+        *,
+        count: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """`count` texts per prompt."""
+        generator = torch.Generator().manual_seed(seed)
+        prefix = self.forward.encode(self.prompts(texts, images))
+        ids = self.forward.sample(
+            prefix,
+            count,
+            max_new_tokens=MAX_NEW_TOKENS,
+            stop=[self.end],
+            temperature=temperature,
+            generator=generator,
+        )
+        said = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [said[n : n + count] for n in range(0, len(said), count)]
+
+
+def patches(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) normalised to what the library's image processor gives: (B * patches, 3 * 2 * 8 * 8)."""
+    batch, _, size, _ = images.shape
+    p, m = 8, 2
+    g = size // p // m
+    x = images.view(batch, 3, g, m, p, g, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    return x.unsqueeze(6).expand(*x.shape[:6], 2, *x.shape[6:]).reshape(batch * g * g * m * m, -1)
+
+
+def judge(ask: Ask, text: str) -> dict[str, Any]:
+    """Whether a text is right. For an instruction box_acc (IoU > 0.5, by the best assignment), for a question exact."""
+    if ask.answer:
+        _, _, rest = text.rpartition("<answer>")
+        said, closed, _ = rest.partition("</answer>")
+        return {"right": float(bool(closed) and said.strip() == ask.answer), "parsed": bool(closed)}
+    try:
+        answer = parse(text, 224)
+    except Exception:
+        return {"right": 0.0, "parsed": False, "boxes": []}
+    boxes = [i.box for i in answer.instances if i.box is not None]
+    true = [t.box for t in ask.targets]
+    iou = [v for _, _, v in matched(boxes, true)]
+    right = float(not boxes) if ask.absent else box_accuracy(boxes, true)
+    mean_iou = sum(iou) / max(len(boxes), len(true), 1) if true else right
+    return {"right": right, "parsed": True, "iou": round(mean_iou, 4), "boxes": [[round(v, 1) for v in b] for b in boxes]}
+
+
+def ask_all(
+    speaker: Speaker,
+    chosen: Set,
+    scenes: Scenes,
+    *,
+    think: bool,
+    count: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    silent: bool = False,
+) -> list[dict[str, Any]]:
+    """One record per item: id, kind, prompt, texts, and `judge` of the first text; with count > 1 of every text."""
+    records = []
+    # Prompts of like length together: padding costs, and the batch is fixed by the set, not by the checkpoint.
+    order = sorted(range(len(chosen.items)), key=lambda n: (len(chosen.items[n].ask.text), n))
+    bar = tqdm(total=len(order), desc=f"{chosen.name} {'think' if think else 'answer'}", leave=False, disable=silent)
+    for at in range(0, len(order), BATCH):
+        items: list[Item] = [chosen.items[n] for n in order[at : at + BATCH]]
+        said = speaker.answer(
+            [i.ask.prompt(think) for i in items],
+            [np.ascontiguousarray(scenes.rgb(i.scene)) for i in items],
+            count=count,
+            temperature=temperature,
+            seed=seed + at,
+        )
+        for item, texts in zip(items, said, strict=True):
+            judged = [judge(item.ask, t) for t in texts]
+            record = {"id": item.id, "set": chosen.name, "kind": item.ask.kind, "text": texts[0], **judged[0]}
+            if count > 1:
+                record |= {"rights": [j["right"] for j in judged], "texts": texts}
+            records.append(record)
+        bar.update(len(items))
+    bar.close()
+    return sorted(records, key=lambda r: r["id"])
+
+
+def mean(records: Sequence[dict[str, Any]]) -> float:
+    return float(np.mean([r["right"] for r in records]))
