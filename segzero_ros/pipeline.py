@@ -178,6 +178,10 @@ class Pipeline:
                         out[i] = replace(failed, text=generation.text)
         return [r for r in out if r is not None]
 
+    def forget(self) -> None:
+        """Drops what was kept in case the same image comes again."""
+        self._encoded = None
+
     def _prompt(self, image: Image, instruction: str) -> str:
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise SegzeroError(Status.UNSUPPORTED_ENCODING, "an image is a uint8 array (height, width, 3), RGB")
