@@ -35,7 +35,7 @@ def decode(segmentation: Any, height: int, width: int) -> Mask:
     for part in segmentation:
         check_polygon(part, height, width)
     runs = coco.merge(coco.frPyObjects([[float(v) for v in part] for part in segmentation], height, width))
-    return np.asarray(coco.decode(runs), bool)
+    return _from_runs(runs, height, width)
 
 
 def check_polygon(polygon: Any, height: int, width: int) -> None:

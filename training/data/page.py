@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,21 @@ PAPER, INK, PALE = (250, 250, 248), (25, 25, 25), (115, 115, 115)
 def page(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
     """rows: with `masks` where outlines are wanted. Writes a PNG."""
     columns = max(1, min(4, len(rows)))
-    high = CELL + (LINES + 1) * LINE + 2 * GAP
     width = columns * (CELL + GAP) + GAP
-    sheet = PIL.new("RGB", (width, math.ceil(len(rows) / columns) * high + 3 * GAP), PAPER)
+    texts = [_plain(f"“{one.get('problem') or one.get('text')}”") for one in rows]
+    lines = [_wrap(text, _font(13, text.isascii()), CELL, LINES) for text in texts]
+    high = [CELL + (1 + max(map(len, lines[n : n + columns]))) * LINE + 2 * GAP for n in range(0, len(rows), columns)]
+    sheet = PIL.new("RGB", (width, sum(high) + 3 * GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     for n, line in enumerate(_wrap(_plain(title), _font(13, title.isascii()), width - 2 * GAP, 2)):
         draw.text((GAP, 6 + n * LINE), line, fill=PALE, font=_font(13, title.isascii()))
     for n, one in enumerate(rows):
-        x, y = GAP + n % columns * (CELL + GAP), 3 * GAP + n // columns * high
+        x, y = GAP + n % columns * (CELL + GAP), 3 * GAP + sum(high[: n // columns])
         picture, note = cell(one)
         sheet.paste(PIL.fromarray(picture), (x + (CELL - picture.shape[1]) // 2, y))
-        text = _plain(str(one.get("problem") or one.get("text")))
-        font = _font(13, text.isascii())
-        for k, line in enumerate(_wrap(f"“{text}”", font, CELL, LINES)):
-            draw.text((x, y + CELL + 5 + (k + 1) * LINE), line, fill=INK, font=font)
         draw.text((x, y + CELL + 4), note, fill=PALE, font=_font(11, True))
+        for k, line in enumerate(lines[n], 1):
+            draw.text((x, y + CELL + 5 + k * LINE), line, fill=INK, font=_font(13, texts[n].isascii()))
     part = path.with_name(path.name + ".part")
     sheet.save(part, format="PNG")
     part.replace(path)
@@ -58,9 +57,7 @@ def cell(row: Mapping[str, Any]) -> tuple[NDArray[np.uint8], str]:
     if ignore is not None:
         _hatch(canvas, _fit(ignore, size))
     for n, mask in enumerate(masks, 1):
-        fitted = _fit(mask, size)
-        canvas[fitted] = (0.7 * canvas[fitted] + 0.3 * np.array(color(n))).astype(np.uint8)
-        outlines, _ = cv2.findContours(fitted.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        outlines, _ = cv2.findContours(_fit(mask, size).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, outlines, -1, color(n), 1, cv2.LINE_AA)
     targets = read_solution(row["solution"]) if row.get("solution") else ()
     for n, target in enumerate(targets, 1):

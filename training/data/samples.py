@@ -132,14 +132,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise ValueError(f"the image {path} is missing") from None
     except OSError as error:
         raise ValueError(f"the image {path} cannot be read: {error.strerror}") from error
+    if _ENDS.get(data[:2], b"") not in data[-4096:]:  # a decoder may fill the rest with grey and says nothing
+        raise ValueError(f"the image {path} is cut short")
     try:
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error as error:  # too many pixels
         raise ValueError(f"the image {path} cannot be read: {error.err}") from error
     if found is None:
         raise ValueError(f"the image {path} is no image")
-    if _ENDS.get(data[:2], b"") not in data[-4096:]:  # the decoder fills the rest with grey and says nothing
-        raise ValueError(f"the image {path} is cut short")
     return np.asarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -148,7 +148,9 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with PIL.open(path) as file:
             width, height = file.size
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            # Of a PNG that has none, all of it would be read in search.
+            has = file.format != "PNG" or "exif" in file.info
+            turned = has and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except FileNotFoundError:
         raise ValueError(f"the image {path} is missing") from None
     except (OSError, SyntaxError, PIL.DecompressionBombError) as error:
