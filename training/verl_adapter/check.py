@@ -16,7 +16,7 @@ from typing import Any
 from training.verl_adapter.keys import FOLDER, PINNED, dotted, names, read, unknown
 
 # Sections that a run of this adapter can reach; profilers and engines of other vendors are left out of the pinned list.
-_SECTIONS = ("data.", "reward.", "algorithm.", "actor_rollout_ref.", "trainer.", "ray_kwargs.")
+_SECTIONS = ("critic.enable", "data.", "reward.", "algorithm.", "actor_rollout_ref.", "trainer.", "ray_kwargs.")
 _LEFT_OUT = (".profiler.", ".qat.", ".turbo_config.", ".mtp.", ".lora.", "reward.reward_model.rollout.")
 
 
