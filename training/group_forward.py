@@ -191,6 +191,27 @@ class GroupForward:
         back = torch.argsort(torch.cat(rows))
         return torch.cat(found)[back], torch.cat(spread)[back]
 
+    def extend(self, prefix: Prefix, group: Tensor, ids: Tensor, mask: Tensor) -> Prefix:
+        """The prefix of prompts that go on after shared beginnings: N texts ids (N, T), padded on the right, each after
+        the beginning group (N,) of prefix. For several questions over one image."""
+        h = self.language.embed_tokens(ids)
+        length = ids.shape[1]
+        real, lengths = mask.bool(), mask.sum(1)
+        cos, sin = self._turns(prefix.next[group][:, None] + torch.arange(length, device=ids.device), h)
+        causal = torch.ones(length, length, dtype=torch.bool, device=h.device).tril()
+        before = prefix.mask[group]
+        seen = torch.cat([before[:, None].expand(-1, length, -1), causal[None].expand(len(ids), -1, -1)], 2)[:, None]
+        keys, values = [], []
+        for depth, layer in enumerate(self.language.layers):
+            q, k, v = self._project(layer, h, cos, sin)
+            keys.append(torch.cat([prefix.keys[depth][group], k], 2))
+            values.append(torch.cat([prefix.values[depth][group], v], 2))
+            h = self._finish(layer, h, self._attend(q, keys[-1], values[-1], seen))
+        last = h[torch.arange(len(ids), device=h.device), lengths - 1]
+        return Prefix(
+            keys, values, torch.cat([before, real], 1), self.language.norm(last), prefix.next[group] + lengths
+        )
+
     # Sampling ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -204,85 +225,94 @@ class GroupForward:
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        never: Sequence[int] = (),
         generator: torch.Generator | None = None,
     ) -> list[list[int]]:
         """`count` completions per prompt, in the order of the prompts, each to its stop token (included) or cut off.
 
-        temperature 0: the likeliest token. top_p 1 and top_k 0 take all tokens.
+        temperature 0: the likeliest token. top_p 1 and top_k 0 take all tokens. never: tokens that are not written.
         """
-        groups = len(prefix.last)
         device = prefix.last.device
-        row = torch.arange(groups * count, device=device)
+        row = torch.arange(len(prefix.last) * count, device=device)
         group = row // count
         stops = torch.tensor(list(stop), device=device)
-        texts: list[list[int]] = [[] for _ in range(groups * count)]
-        before_k: list[Tensor] = []
-        before_v: list[Tensor] = []
-        own_k: list[Tensor] = []
-        own_v: list[Tensor] = []
-        position, room = prefix.next[group], 0
+        texts: list[list[int]] = [[] for _ in row]
+        position = prefix.next[group]
         logits = self.model.lm_head(prefix.last)[group]
+        cache: _Cache | None = None
         for length in range(max_new_tokens):
+            logits[:, list(never)] = -torch.inf
             token = _draw(logits.float(), temperature, top_p, top_k, generator)
             for n, t in zip(row.tolist(), token.tolist(), strict=True):
                 texts[n].append(t)
             going = ~torch.isin(token, stops)
-            left = int(going.sum())
-            if left == 0 or length + 1 == max_new_tokens:
+            if not bool(going.any()) or length + 1 == max_new_tokens:
                 break
-            if not before_k:
-                # Not before the first token: prompts that end at once need no copies.
-                before_k, before_v = [k[group] for k in prefix.keys], [v[group] for v in prefix.values]
-                seen = prefix.mask[group]
-            if left <= 0.75 * len(row):
+            if cache is None:  # not before the first token: prompts that end at once need no copies
+                cache = _Cache(prefix, group)
+            if int(going.sum()) <= 0.75 * len(row):
                 # Copied only when enough have ended; until then the ended ones go along unheard.
-                row, position, token, seen = row[going], position[going], token[going], seen[going]
-                before_k, before_v = [k[going] for k in before_k], [v[going] for v in before_v]
-                own_k, own_v = [k[going] for k in own_k], [v[going] for v in own_v]
+                row, position, token = row[going], position[going], token[going]
+                cache.keep(going)
                 going = going[going]
-            if length == room:
-                # Room for more tokens: doubled, so that keys are copied seldom.
-                more = max(16, room)
-                shape = (len(row), self.key_heads, more, prefix.keys[0].shape[-1])
-                blank = [torch.zeros(shape, dtype=prefix.keys[0].dtype, device=device) for _ in before_k]
-                own_k = [torch.cat([a, b], 2) for a, b in zip(own_k, blank, strict=True)] if own_k else blank
-                own_v = (
-                    [torch.cat([a, torch.zeros_like(b)], 2) for a, b in zip(own_v, blank, strict=True)]
-                    if own_v
-                    else [torch.zeros_like(b) for b in blank]
-                )
-                room += more
             h = self.language.embed_tokens(token[:, None])
             cos, sin = self._turns((position + length)[:, None], h)
             for depth, layer in enumerate(self.language.layers):
                 q, k, v = self._project(layer, h, cos, sin)
-                own_k[depth][:, :, length], own_v[depth][:, :, length] = k[:, :, 0], v[:, :, 0]
-                h = self._finish(
-                    layer,
-                    h,
-                    self._attend_both(
-                        q,
-                        before_k[depth],
-                        before_v[depth],
-                        own_k[depth][:, :, : length + 1],
-                        own_v[depth][:, :, : length + 1],
-                        seen,
-                    ),
-                )
+                h = self._finish(layer, h, cache.attend(depth, length, q, k, v))
             logits = self.model.lm_head(self.language.norm(h[:, 0]))
             if not bool(going.all()):
                 logits[~going] = -torch.inf
                 logits[~going, stops[0]] = 0.0
         return [_to_stop(t, set(stop)) for t in texts]
 
-    def _attend_both(self, q: Tensor, k1: Tensor, v1: Tensor, k2: Tensor, v2: Tensor, seen: Tensor) -> Tensor:
-        """One query per row over the prompt's keys and its own, without copying them together. q (N, heads, 1, d)."""
-        rows, _, _, size = q.shape
-        q = q.view(rows, self.key_heads, -1, size) * size**-0.5
-        first = (q @ k1.transpose(-1, -2)).masked_fill(~seen[:, None, None, :], -torch.inf)
-        weights = torch.softmax(torch.cat([first, q @ k2.transpose(-1, -2)], -1), -1)
-        out = weights[..., : k1.shape[2]] @ v1 + weights[..., k1.shape[2] :] @ v2
-        return out.view(rows, self.heads, 1, size)
+
+class _Cache:
+    """Keys and values of rows that are being sampled: the prompt's, and their own. Batches of matrices (N * key heads,
+    tokens, d), since a slice of such goes into bmm without a copy."""
+
+    STEP = 32  # tokens of room that are added at once
+
+    def __init__(self, prefix: Prefix, group: Tensor) -> None:
+        self.rows, self.heads = len(group), prefix.keys[0].shape[1]
+        self.before = [(k[group].flatten(0, 1), v[group].flatten(0, 1)) for k, v in self._pairs(prefix)]
+        self.hidden = ~prefix.mask[group]
+        self.padded = bool(self.hidden.any())
+        self.own = [(k[:, :0], v[:, :0]) for k, v in self.before]
+
+    @staticmethod
+    def _pairs(prefix: Prefix) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(prefix.keys, prefix.values, strict=True))
+
+    def keep(self, rows: Tensor) -> None:
+        """rows (N,) bool."""
+        chosen = rows.repeat_interleave(self.heads)
+        self.before = [(k[chosen], v[chosen]) for k, v in self.before]
+        self.own = [(k[chosen], v[chosen]) for k, v in self.own]
+        self.hidden = self.hidden[rows]
+        self.rows = len(self.hidden)
+
+    def attend(self, depth: int, length: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """One token per row, the one after `length` others; q (N, heads, 1, d), k and v (N, key heads, 1, d)."""
+        keys, values = self.own[depth]
+        if length == keys.shape[1]:
+            room = keys.new_zeros(keys.shape[0], self.STEP, keys.shape[2])
+            keys, values = torch.cat([keys, room], 1), torch.cat([values, room], 1)
+            self.own[depth] = keys, values
+        keys[:, length], values[:, length] = k.flatten(0, 2), v.flatten(0, 2)
+        first_k, first_v = self.before[depth]
+        size = q.shape[-1]
+        q = q.reshape(self.rows * self.heads, -1, size) * size**-0.5
+        scores = torch.cat(
+            [torch.bmm(q, first_k.transpose(1, 2)), torch.bmm(q, keys[:, : length + 1].transpose(1, 2))], 2
+        )
+        if self.padded:
+            hidden = self.hidden[:, None, None, :].expand(-1, self.heads, scores.shape[1], -1)
+            scores[..., : hidden.shape[-1]].masked_fill_(hidden.flatten(0, 1), -torch.inf)
+        weights = torch.softmax(scores, -1)
+        cut = first_k.shape[1]
+        out = torch.bmm(weights[..., :cut], first_v) + torch.bmm(weights[..., cut:], values[:, : length + 1])
+        return out.view(self.rows, -1, 1, size)
 
 
 def _draw(logits: Tensor, temperature: float, top_p: float, top_k: int, generator: torch.Generator | None) -> Tensor:

@@ -54,7 +54,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         ids, images, fields = super()._tokenize_prompts(prompts[:: self._count])
         if images is not None and any(len(i or []) != 1 for i in images):
             raise ValueError("the shared prefix takes one image per prompt")
-        self._fields = fields
         # The same objects again and again: the processor sees which images are one.
         ids, images = (None if x is None else [v for v in x for _ in range(self._count)] for x in (ids, images))
         return ids, images, fields
@@ -73,8 +72,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             padded(ids, self._tokenizer.pad_token_id).to(device),
             padded([torch.ones_like(i) for i in ids], 0).to(device),
             padded([torch.tensor(t) for t in multimodal_fields["mm_token_type_ids"]], 0).to(device),
-            multimodal_fields["pixel_values"].to(device),
-            multimodal_fields["image_grid_thw"].to(device),
+            torch.as_tensor(multimodal_fields["pixel_values"]).to(device),
+            torch.as_tensor(multimodal_fields["image_grid_thw"]).to(device),
         )
         # Seeded by the step and not by what was drawn before, so that a continued run draws what it would have drawn.
         self._generator.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
@@ -89,6 +88,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 temperature=self.temperature if training else 0.0,
                 top_p=self.top_p if training else 1.0,
                 top_k=(self.top_k or 0) if training else 0,
+                never=self.generation_config.suppress_tokens or (),
                 generator=self._generator,
             )
             self.model.train(training)

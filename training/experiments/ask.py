@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from segzero_ros.answer import parse
-from training.demo.reasoner import GRID, normalise
+from segzero_ros.answer import parse_answer
+from segzero_ros.profiles import load_profile
+from segzero_ros.types import Status
+from training.demo.reasoner import GRID, library_inputs, normalise
 from training.experiments.questions import Ask
 from training.experiments.sets import Item, Set
 from training.group_forward import GroupForward, Prompts
@@ -20,6 +22,7 @@ from training.tabletop.store import Scenes
 
 MAX_NEW_TOKENS = 128
 BATCH = 64  # prompts at once; recorded
+_PROFILE = load_profile("demo")
 
 
 class Speaker:
@@ -45,10 +48,8 @@ class Speaker:
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(r)) + r for r in rows])
         mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows])
-        x = normalise(torch.from_numpy(np.stack(images)))
-        return Prompts(
-            ids, mask, (ids == self.image).int(), patches(x), torch.tensor([[1, 2 * GRID, 2 * GRID]] * len(rows))
-        )
+        pixels, grid = library_inputs(normalise(torch.from_numpy(np.stack(images))))
+        return Prompts(ids, mask, (ids == self.image).int(), pixels, grid)
 
     @torch.no_grad()
     def answer(
@@ -75,26 +76,16 @@ class Speaker:
         return [said[n : n + count] for n in range(0, len(said), count)]
 
 
-def patches(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) normalised to what the library's image processor gives: (B * patches, 3 * 2 * 8 * 8)."""
-    batch, _, size, _ = images.shape
-    p, m = 8, 2
-    g = size // p // m
-    x = images.view(batch, 3, g, m, p, g, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
-    return x.unsqueeze(6).expand(*x.shape[:6], 2, *x.shape[6:]).reshape(batch * g * g * m * m, -1)
-
-
 def judge(ask: Ask, text: str) -> dict[str, Any]:
     """Whether a text is right. For an instruction box_acc (IoU > 0.5, by the best assignment), for a question exact."""
     if ask.answer:
         _, _, rest = text.rpartition("<answer>")
         said, closed, _ = rest.partition("</answer>")
         return {"right": float(bool(closed) and said.strip() == ask.answer), "parsed": bool(closed)}
-    try:
-        answer = parse(text, 224)
-    except Exception:
+    answer = parse_answer(text, _PROFILE)
+    if answer.status is Status.PARSE_ERROR:
         return {"right": 0.0, "parsed": False, "boxes": []}
-    boxes = [i.box for i in answer.instances if i.box is not None]
+    boxes = [c.box for c in answer.candidates if c.box is not None]
     true = [t.box for t in ask.targets]
     iou = [v for _, _, v in matched(boxes, true)]
     right = float(not boxes) if ask.absent else box_accuracy(boxes, true)
