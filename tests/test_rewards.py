@@ -34,7 +34,7 @@ def total(profile: str, completion: str, solution: Any, **given: Any) -> float:
     return PROFILES[profile].score([completion], [solution], **given)[0]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", [p for p in PROFILES if p not in ("segzero-answer", "random")])
 def test_a_right_answer_wins_all_and_noise_next_to_nothing(profile: str) -> None:
     known = PROFILES[profile]
     single = known.solution == "single"
@@ -229,6 +229,33 @@ class TestOurs:
         assert parts("segzero-mask", half, [ONE], **given)["masks"] == pytest.approx(0.5, abs=1e-3)
         with pytest.raises(ValueError, match="segmenter"):
             parts("segzero-mask", half, [ONE])
+
+
+class TestOfTheExperiment:
+    def test_a_policy_that_is_not_to_think_answers_alone(self) -> None:
+        alone = f"<answer>{json.dumps([ONE])}</answer>"
+        assert total("segzero-answer", alone, [ONE]) == 4
+        assert total("segzero-answer", text([ONE]), [ONE]) == 0
+        assert total("segzero-answer", json.dumps([ONE]), [ONE]) == 0
+
+    def test_soft_accuracy_grows_with_every_pixel(self) -> None:
+        def at(shift: int) -> float:
+            moved = {"bbox_2d": [100 + shift, 100, 200 + shift, 200], "point_2d": [150 + shift, 150]}
+            return total("segzero-soft", text([moved]), [ONE])
+
+        values = [at(shift) for shift in (0, 1, 5, 20, 60)]
+        assert values[0] == 4
+        assert values == sorted(values, reverse=True)
+        assert len(set(values)) == 5
+
+    def test_chance_knows_nothing_of_the_answer(self) -> None:
+        right, wrong = text([ONE]), text([OTHER])
+        batch = [right, wrong] * 500
+        won = PROFILES["random"].score(batch, [json.dumps([ONE])] * 1000, seed=3)
+        assert abs(np.mean(won[::2]) - np.mean(won[1::2])) < 0.1
+        assert set(won) == {0.0, 1.0}
+        assert won == PROFILES["random"].score(batch, [json.dumps([OTHER])] * 1000, seed=3)
+        assert won != PROFILES["random"].score(batch, [json.dumps([ONE])] * 1000, seed=4)
 
 
 @pytest.mark.parametrize("name", [n for n, p in PROFILES.items() if not p.needs_masks])

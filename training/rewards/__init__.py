@@ -4,7 +4,7 @@ One module per source; every term's docstring gives its range, its rule and wher
 
 * `seg_zero`: as published, soft or strict format; `article`: as the article says, which is not the same;
 * `vision_reasoner`: as published; `star`: with SAM in the loop, as the paper says and as the code does;
-* `segzero`: ours, without their loopholes and with credit for "nothing matches".
+* `segzero`: ours, without their loopholes and with credit for "nothing matches"; `chance`: a control.
 
 A `solution` is the text of the published datasets' column: `<box>...</box><points>...</points>` for `seg_zero` and
 `article`, a JSON list of {bbox_2d, point_2d} for the others. Coordinates are pixels of the square; published
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.rewards import article, seg_zero, segzero, star, vision_reasoner
+from training.rewards import article, chance, seg_zero, segzero, star, vision_reasoner
 
 Term = Callable[..., list[float]]
 
@@ -83,6 +83,9 @@ PROFILES: dict[str, Profile] = {
         ),
         Profile("star-code", "ysj9909/StAR, verl/workers/sam_worker.py, stage 1", 13.0, star.CODE, needs_masks=True),
         Profile("segzero", "ours", 4.0, segzero.TERMS),
+        Profile("segzero-soft", "ours, for the ablation of hard thresholds", 4.0, segzero.SOFT_TERMS),
+        Profile("segzero-answer", "ours, for a policy that is not to think", 4.0, segzero.ANSWER_TERMS),
+        Profile("random", "a control: rewards that know nothing of the answer", 1.0, chance.TERMS),
         Profile("segzero-mask", "ours, with the segmenter in the loop", 5.0, segzero.MASK_TERMS, needs_masks=True),
     )
 }

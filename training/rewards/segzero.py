@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,16 +34,24 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _KEYS = {"bbox_2d", "point_2d", "label"}
 
 
-def read(text: str, square: int) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
-    """The thought, boxes (M, 4) and points (M, 2) of a text in exactly our form; None for every other."""
-    if len(text) > MAX_CHARS or any(text.count(tag) != 1 for tag in _TAGS):
+def read(
+    text: str, square: int, thinks: bool = True
+) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
+    """The thought, boxes (M, 4) and points (M, 2) of a text in exactly our form; None for every other.
+
+    thinks: False for the form of a policy that is not to think: the answer alone.
+    """
+    if len(text) > MAX_CHARS or any(text.count(tag) != (thinks or "answer" in tag) for tag in _TAGS):
         return None
-    text = text.strip()
-    if not (text.startswith("<think>") and text.endswith("</answer>")):
-        return None
-    thought, _, rest = text.removeprefix("<think>").partition("</think>")
-    rest = rest.lstrip()
-    if not rest.startswith("<answer>") or not _WORD.search(thought):
+    thought, rest = "", text.strip()
+    if thinks:
+        if not rest.startswith("<think>"):
+            return None
+        thought, _, rest = rest.removeprefix("<think>").partition("</think>")
+        rest = rest.lstrip()
+        if not _WORD.search(thought):
+            return None
+    if not (rest.startswith("<answer>") and rest.endswith("</answer>")):
         return None
     try:
         items = json.loads(
@@ -93,32 +102,50 @@ def true_objects(solution: str) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 @each
-def form(text: str, solution: str, square: int = SQUARE) -> float:
+def form(text: str, solution: str, square: int = SQUARE, thinks: bool = True) -> float:
     """0 or 1: a thought with a word and a list of objects, each in its tags once, and nothing else."""
-    return float(read(text, square) is not None)
+    return float(read(text, square, thinks) is not None)
 
 
 @each
-def accuracy(text: str, solution: str, square: int = SQUARE) -> float:
+def accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True) -> float:
     """0 to 3: IoU > 0.5, mean L1 < 10, and the point in its box and within 30 (pixels of 840) of the true point.
 
     Summed over the best assignment, over the larger number of objects; 3 for an empty list where nothing matches.
     """
-    found = read(text, square)
+    found = read(text, square, thinks)
     if found is None:
         return 0.0
     _, boxes, points = found
     true_boxes, true_points = true_objects(solution)
-    if not len(boxes) and not len(true_boxes):
-        return 3.0
     if not len(boxes) or not len(true_boxes):
-        return 0.0
+        return 3.0 * (len(boxes) == len(true_boxes))
     iou = (boxes_iou_matrix(boxes, true_boxes) > 0.5).astype(float)
     l1 = np.asarray(np.abs(boxes[:, None] - true_boxes[None]).mean(2) < scaled(10, square))
     inside = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).min(axis=1, keepdims=True)  # (M, 1)
     apart = np.sqrt(((points[:, None] - true_points[None]) ** 2).sum(2))
     near = (apart < scaled(30, square)) & inside
     won = iou + l1 + near
+    rows, columns = linear_sum_assignment(-won)
+    return float(won[rows, columns].sum() / max(len(boxes), len(true_boxes)))
+
+
+@each
+def soft_accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True) -> float:
+    """0 to 3, without thresholds, for the ablation (Seg-Zero, table 6): the IoU, 1 - L1 / square and, for a point in its
+    box, 1 - distance / square, assigned and averaged as in `accuracy`."""
+    found = read(text, square, thinks)
+    if found is None:
+        return 0.0
+    _, boxes, points = found
+    true_boxes, true_points = true_objects(solution)
+    if not len(boxes) or not len(true_boxes):
+        return 3.0 * (len(boxes) == len(true_boxes))
+    iou = boxes_iou_matrix(boxes, true_boxes)
+    l1 = 1 - np.abs(boxes[:, None] - true_boxes[None]).mean(2) / square
+    inside = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).min(axis=1, keepdims=True)
+    apart = np.sqrt(((points[:, None] - true_points[None]) ** 2).sum(2))
+    won = iou + l1 + inside * np.clip(1 - apart / square, 0, 1)
     rows, columns = linear_sum_assignment(-won)
     return float(won[rows, columns].sum() / max(len(boxes), len(true_boxes)))
 
@@ -167,4 +194,6 @@ def masks(
 
 
 TERMS = {"format": form, "accuracy": accuracy, "length": length}
+SOFT_TERMS = {**TERMS, "accuracy": soft_accuracy}
+ANSWER_TERMS = {"format": partial(form, thinks=False), "accuracy": partial(accuracy, thinks=False)}
 MASK_TERMS = {**TERMS, "masks": masks}
