@@ -25,10 +25,11 @@ def quality(record: Record) -> float:
 
 
 def choose(records: Sequence[Record], count: int) -> list[Record]:
-    """Half failures (IoU below .5), the worst of each kind in turn, and half wins, of each kind in turn."""
+    """Half failures (IoU below .5), the worst of each kind in turn, and half wins, of each kind in turn and
+    those with something to find first."""
     read = [r for r in records if r["status"] != "UNREAD"]
     bad = _in_turn(sorted((r for r in read if quality(r) < 0.5), key=lambda r: (quality(r), r["index"])))
-    good = _in_turn([r for r in read if quality(r) >= 0.5])
+    good = _in_turn(sorted((r for r in read if quality(r) >= 0.5), key=lambda r: (r["absent"], r["index"])))
     failures = bad[: max(count // 2, count - len(good))]
     return failures + good[: count - len(failures)]
 
@@ -113,7 +114,7 @@ def _heading(record: Record) -> NDArray[np.uint8]:
     from PIL import ImageDraw, ImageFont
 
     band = PIL.new("RGB", (WIDTH, 22), GOOD if quality(record) >= 0.5 else BAD)
-    what = "nothing matches" if record["absent"] else f"{len(record['true_boxes'])} to find"
+    what = "nothing matches" if record["absent"] else f"{len(record['true_boxes'])} to find (white outline)"
     text = f"{'IoU' if record.get('protocols') else 'boxes'} {quality(record):.2f}   {record['kind']}, {what}"
     ImageDraw.Draw(band).text((6, 3), text, fill=(255, 255, 255), font=ImageFont.load_default(size=13))
     return np.asarray(band)
