@@ -36,6 +36,7 @@ from training.data.rows import (
     write_solution,
 )
 from training.data.samples import Problem, Sample, Target, image_size, read_image
+from training.rewards import PROFILES
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))).filter(np.any)
 # At most four boxes on 36 x 36 pixels.
@@ -265,6 +266,25 @@ def test_masks_and_ignored_pixels_are_kept_beside_the_published_columns() -> Non
     assert np.array_equal(found[0], square_mask(sample().masks[0], 120))
     assert ignore[:, 115:].all() and not ignore[:, :113].any()
     assert not (found.any(0) & ignore).any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(BLOBS)
+def test_the_right_answer_over_a_row_wins_all_that_the_published_rewards_give(parts: list) -> None:
+    one = Sample("a", "it", np.zeros((36, 36, 3), np.uint8), (blob(parts),))
+    for form, profile, top in (("single", "seg-zero", 5), ("list", "vision-reasoner", 7)):
+        for points in ("published", "circles"):
+            try:
+                solution = row(one, 840, form, points)["solution"]
+            except ValueError:
+                assert 1 in (blob(parts).any(0).sum(), blob(parts).any(1).sum())  # a line
+                continue
+            (target,) = read_solution(solution)
+            said: Any = [{"bbox_2d": target.box, "point_2d": target.points[0]}]
+            if form == "single":
+                said = {"bbox": target.box, "points_1": target.points[0], "points_2": target.points[1]}
+            answer = f"<think>It is this.</think><answer>{json.dumps(said)}</answer>"
+            assert PROFILES[profile].score([answer], [solution]) == [top]
 
 
 def test_a_thin_mask_does_not_vanish_in_a_small_square() -> None:

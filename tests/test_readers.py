@@ -94,10 +94,17 @@ def test_coco_a_text_comes_before_the_category_and_is_of_its_category_too(tmp_pa
             ann(2, 1, (20, 2, 10, 10)),
             ann(3, 3, (2, 20, 5, 5), caption="the red buses"),
             ann(4, 3, (12, 20, 5, 5), caption="the red buses"),
+            ann(5, 2, (30, 20, 5, 5), caption="Wine glass"),
+            ann(6, 2, (40, 20, 5, 5)),
         ],
     )
     found = {s.text: s for s in samples(read_coco(path, tmp_path / "img"))}
-    assert {text: len(s.masks) for text, s in found.items()} == {"the left dog": 1, "dog": 2, "the red buses": 2}
+    assert {text: len(s.masks) for text, s in found.items()} == {
+        "the left dog": 1,
+        "dog": 2,
+        "the red buses": 2,
+        "wine glass": 2,
+    }
     assert found["the left dog"].others == ("the dog that sits",)
 
 

@@ -320,7 +320,10 @@ def _grow(
     store.write_text(log, store.jsonl([*source.problems, *before]))
     bad = len(source.problems) + len(before)
     workers = 1 if recipe.segmenter is not None else arguments.workers  # a segmenter is for one thread
-    with tqdm(total=len(groups), desc=f"prepare {source.name}", unit="item") as bar, log.open("a") as problems:
+    with (
+        tqdm(total=len(groups), desc=f"prepare {source.name}", unit="item") as bar,
+        log.open("a", encoding="utf-8") as problems,
+    ):
         for number in range(count):
             part = groups[number * size : (number + 1) * size]
             if shards.done(number):

@@ -165,6 +165,10 @@ def row(
         Target(_box(scaled(t.box, fx, fy)), tuple(_point(scaled(p, fx, fy)) for p in t.points))
         for t in targets_of(sample, points)
     ]
+    if any(x1 == x2 or y1 == y2 for x1, y1, x2, y2 in (t.box for t in targets)):
+        raise ValueError(
+            "an object is no wider or higher than a pixel of the square: no answer wins a box reward there"
+        )
     return {
         "id": sample.id,
         "problem": sample.text,

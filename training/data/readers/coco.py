@@ -26,37 +26,41 @@ def read_coco(path: Path, images: Path, *, no_target: int = 0, seed: int = 0) ->
     items = []
     for image_id in index.images:
         annotations = index.by_image.get(image_id, [])
-        for key, group in _groups(annotations).items():
+        for key, group in _groups(index, annotations).items():
             items.append(_item(index, images, image_id, key, group))
         if no_target:
             items += absent(index, images, image_id, no_target, seed)
     return Source("coco", path.name, items, index.problems)
 
 
-def texts_of(annotation: Record) -> tuple[str, ...]:
-    """The texts of an annotation: `text`, else `caption`; none where neither says anything."""
+def texts_of(index: Instances, annotation: Record) -> tuple[str, ...]:
+    """The texts of an annotation: `text`, else `caption`; none where neither says more than its category's name."""
     given = annotation.get("text") or annotation.get("caption") or ()
     every = [given] if isinstance(given, str) else list(given) if isinstance(given, (list, tuple)) else []
-    return tuple(t.strip() for t in every if isinstance(t, str) and t.strip())
+    category = annotation.get("category_id")
+    known = index.categories.get(category) if isinstance(category, (int, str)) else None
+    name = category_text(known).casefold() if known else ""
+    texts = [t.strip() for t in every if isinstance(t, str)]
+    return tuple(t for t in texts if t and t.casefold() != name)
 
 
 Key = tuple[str, Any]  # ("text", words) or ("category", id)
 
 
-def _groups(annotations: list[Record]) -> dict[Key, list[Record]]:
+def _groups(index: Instances, annotations: list[Record]) -> dict[Key, list[Record]]:
     """Annotations by what names them, in the order in which it is first named."""
-    groups: dict[Key, list[Record]] = {key: [] for a in annotations for key in _keys(a)[:1]}
+    groups: dict[Key, list[Record]] = {key: [] for a in annotations for key in _keys(index, a)[:1]}
     for annotation in annotations:
-        for key in _keys(annotation):
+        for key in _keys(index, annotation):
             if key in groups:
                 groups[key].append(annotation)
     return groups
 
 
-def _keys(annotation: Record) -> list[Key]:
+def _keys(index: Instances, annotation: Record) -> list[Key]:
     """What an annotation can be called, its own text first."""
     category: list[Key] = [("category", annotation.get("category_id"))]
-    texts = texts_of(annotation)
+    texts = texts_of(index, annotation)
     return [("text", texts[0]), *category] if texts else category
 
 
@@ -68,8 +72,8 @@ def _item(index: Instances, images: Path, image_id: Any, key: Key, group: list[R
         name += f"_{text}".replace(" ", "-")
         others: tuple[str, ...] = ()
     else:
-        text, others = value, texts_of(next(a for a in group if texts_of(a)[:1] == (value,)))[1:]
-    lost = [a.get("id") for a in index.lost.get(image_id, ()) if key in _keys(a)]
+        text, others = value, next(t for a in group if (t := texts_of(index, a))[:1] == (value,))[1:]
+    lost = [a.get("id") for a in index.lost.get(image_id, ()) if key in _keys(index, a)]
     read = partial(sample_of, index, images, image_id, name, text, others, group, lost)
     return Item(name, name_of(index.images[image_id]), read)
 
