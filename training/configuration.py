@@ -1,7 +1,8 @@
 """A run's configuration: one YAML file, checked before anything is loaded.
 
-What belongs to TRL is in the section `trl` under TRL's own names and reaches GRPOConfig or SFTConfig as it is; all else
-is a field here. `base:` names a file to start from, mappings being merged key by key.
+What belongs to TRL stands in the sections `trl` (both methods), `grpo` and `sft` under TRL's own names and reaches
+GRPOConfig or SFTConfig as it is; all else is a field here. `base:` names a file to start from, mappings being merged
+key by key, so that a supervised twin differs from its recipe in a few lines.
 """
 
 from __future__ import annotations
@@ -27,10 +28,33 @@ _STRICT = ConfigDict(extra="forbid")
 
 # What the recipes derive from the fields below; twice said is twice wrong.
 DERIVED = frozenset(
-    "output_dir run_name seed data_seed use_vllm vllm_mode per_device_train_batch_size per_device_eval_batch_size "
-    "gradient_accumulation_steps generation_batch_size steps_per_generation reward_weights report_to "
-    "remove_unused_columns eval_strategy eval_steps save_strategy save_steps metric_for_best_model greater_is_better "
-    "load_best_model_at_end save_only_model model_init_kwargs do_eval do_train push_to_hub trust_remote_code".split()
+    {
+        "output_dir",
+        "run_name",
+        "seed",
+        "data_seed",
+        "use_vllm",
+        "vllm_mode",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        "generation_batch_size",
+        "steps_per_generation",
+        "reward_weights",
+        "report_to",
+        "remove_unused_columns",
+        "eval_strategy",
+        "eval_steps",
+        "save_strategy",
+        "save_steps",
+        "metric_for_best_model",
+        "greater_is_better",
+        "load_best_model_at_end",
+        "save_only_model",
+        "model_init_kwargs",
+        "push_to_hub",
+        "trust_remote_code",
+    }
 )
 
 
@@ -42,9 +66,9 @@ class ConfigurationError(ValueError):
 class Lora:
     """Low-rank adapters on every linear layer of the language model; the vision tower has none (StAR)."""
 
-    rank: int = Field(64, ge=1)
-    alpha: int = Field(64, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -67,22 +91,22 @@ class Model:
 @dataclass(frozen=True, config=_STRICT)
 class Data:
     """train, validation: folders that datasets.load_from_disk reads, or "" for no validation. square: pixels of the
-    model's image; rows of another square are scaled. coordinates: what the model reads and writes. prompt: a template of
-    segzero_ros.prompt, or the words themselves with {question}. newline_after_image: as VisionReasoner trains.
-    answer: the form of the solutions, of which the supervised texts are made. thought: supervised texts begin with the
-    column `thought`. rows, validation_rows: the first so many only; 0 = all."""
+    model's image; rows of another square are scaled. coordinates: what the model reads and writes. prompt: a
+    template of segzero_ros.prompt, or the words themselves with {question}. newline_after_image: as VisionReasoner
+    trains. answer: the form of the solutions, of which the supervised texts are made. thought: supervised texts begin
+    with the column `thought`. rows, validation_rows: the first so many only; 0 = all."""
 
     train: str
     validation: str = ""
-    square: int = Field(840, ge=28)
+    square: int = Field(default=840, ge=28)
     coordinates: Literal["pixels", "thousandths"] = "pixels"
     prompt: str = "seg-zero"
     system: str | None = "You are a helpful assistant."
     newline_after_image: bool = False
     answer: Literal["single", "list"] = "single"
     thought: bool = False
-    rows: int = Field(0, ge=0)
-    validation_rows: int = Field(0, ge=0)
+    rows: int = Field(default=0, ge=0)
+    validation_rows: int = Field(default=0, ge=0)
 
     @property
     def extent(self) -> int:
@@ -105,9 +129,9 @@ class Batch:
     """prompts: per update, over all GPUs. micro: sequences that go forward and backward at once on one GPU.
     evaluation: sequences that answer at once in validation (recorded: padding changes answers a little)."""
 
-    prompts: int = Field(16, ge=1)
-    micro: int = Field(1, ge=1)
-    evaluation: int = Field(8, ge=1)
+    prompts: int = Field(default=16, ge=1)
+    micro: int = Field(default=1, ge=1)
+    evaluation: int = Field(default=8, ge=1)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -116,11 +140,11 @@ class Hardware:
     training/configs/accelerate, or "none". tflops, bandwidth: bf16 peak and GB/s of one GPU, for --dry-run's estimates.
     hours: estimate."""
 
-    gpus: int = Field(8, ge=0)
+    gpus: int = Field(default=8, ge=0)
     memory: float = 80.0  # GB of one GPU (or of the host)
     sharding: Literal["none", "ddp", "fsdp", "fsdp_offload", "zero3", "zero3_offload"] = "none"
-    tflops: float = Field(312.0, gt=0)  # A100
-    bandwidth: float = Field(1555.0, gt=0)
+    tflops: float = Field(default=312.0, gt=0)  # A100
+    bandwidth: float = Field(default=1555.0, gt=0)
     hours: float | None = None
 
 
@@ -128,14 +152,14 @@ class Hardware:
 class Watch:
     """When a run is stopped: a limit held in `patience` logs one after the other. None: not watched."""
 
-    patience: int = Field(10, ge=1)
+    patience: int = Field(default=10, ge=1)
     zero_spread: float | None = 0.95  # share of groups whose answers all won alike
     kl: float | None = 10.0  # nats per token
     truncated: float | None = 0.9  # share of answers cut off
     length: float | None = None  # mean tokens of an answer, at least
     format_term: str = ""  # term whose mean must not stay below format_rate
     format_rate: float | None = None
-    spread_prompts: int = Field(4, ge=0)  # prompts answered before the run, to measure the rewards; 0 = not measured
+    spread_prompts: int = Field(default=4, ge=0)  # prompts sampled before the run; 0 = none
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -155,15 +179,23 @@ class Configuration:
     rollout: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
     out: str = ""
     seed: int = 42
-    save_every: int = Field(50, ge=1)  # updates; validated, then saved
-    samples_every: int = Field(10, ge=1)  # updates; answers kept for the page
+    save_every: int = Field(default=50, ge=1)  # updates; validated, then saved
+    samples_every: int = Field(default=10, ge=1)  # updates; answers kept for the page
+    pictures: bool = True  # curves.png
     wandb: bool = False
     trl: dict[str, Any] = Field(default_factory=dict)
+    grpo: dict[str, Any] = Field(default_factory=dict)
+    sft: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What TRL's configuration of this method is given as it is."""
+        return {**self.trl, **(self.grpo if self.method == "grpo" else self.sft)}
 
     @property
     def generations(self) -> int:
         """Answers per prompt and update: of GRPO n, of supervised training 1."""
-        return int(self.trl.get("num_generations", 8)) if self.method == "grpo" else 1
+        return int(self.grpo.get("num_generations", 8)) if self.method == "grpo" else 1
 
     @property
     def samples(self) -> int:
@@ -172,8 +204,8 @@ class Configuration:
 
     @property
     def completion(self) -> int:
-        """Tokens of an answer, at most."""
-        return int(self.trl.get("max_completion_length", 1300)) if self.method == "grpo" else 1300
+        """Tokens of an answer, at most; in supervised training, of an answer in validation."""
+        return int(self.grpo.get("max_completion_length", 512))
 
     def accumulation(self, processes: int) -> int:
         """Micro-batches of one process per update. Raises ConfigurationError where they do not come out even."""
@@ -221,7 +253,7 @@ def read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     if path in above:
         raise ConfigurationError(f"{path.name}: base leads back to itself")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path.name} is not readable YAML: {error}") from error
     if not isinstance(data, dict):
@@ -257,7 +289,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Configuration:
             place = place[section]
             if not isinstance(place, dict):
                 raise ConfigurationError(f"--set {setting}: {section} is no section")
-        place[last] = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+        place[last] = yaml.load(value, _Loader)  # a SafeLoader
     return build(data)
 
 
@@ -295,12 +327,10 @@ def _check(c: Configuration) -> None:
         wrong.append("model.freeze: with LoRA everything else is frozen")
     if c.model.dtype == "bfloat16" and c.model.lora is None:
         wrong.append("model.dtype: a learning rate of 1e-6 is mostly rounded away in bfloat16 weights; take float32")
-    if c.model.lora and float(c.trl.get("learning_rate", 1e-6)) < 1e-5:
-        wrong.append("trl.learning_rate: LoRA needs 1e-5 or more")
-    if derived := sorted(DERIVED & set(c.trl)):
-        wrong.append(f"trl: {', '.join(derived)} come from other settings")
-    if c.method == "sft" and (c.rollout != "transformers" or c.engine != "stock"):
-        wrong.append("rollout and engine are GRPO's")
+    if c.model.lora and float(c.arguments.get("learning_rate", 1e-6)) < 1e-5:
+        wrong.append("learning_rate: LoRA needs 1e-5 or more")
+    if derived := sorted(DERIVED & {*c.trl, *c.grpo, *c.sft}):
+        wrong.append(f"{', '.join(derived)} come from other settings")
     if c.engine == "shared_prefix" and c.rollout != "transformers":
         wrong.append("engine: shared_prefix answers by itself; rollout must be transformers")
     if wrong:

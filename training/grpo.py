@@ -1,16 +1,15 @@
-"""GRPO on TRL, the whole recipe. What differs from TRL's defaults stands in the configuration's section `trl`."""
+"""GRPO on TRL, the whole recipe. What differs from TRL's defaults stands in a configuration's sections trl and grpo."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from trl import GRPOConfig, GRPOTrainer
 
+from training import conversations
 from training import model as models
-from training import samples
 from training.configuration import Configuration, ConfigurationError, processes
 from training.logs import Journal, Samples
 from training.rewards import PROFILES
@@ -20,32 +19,30 @@ from training.watch import Watch, check_inputs, describe_spread
 
 def arguments(c: Configuration) -> GRPOConfig:
     """TRL's configuration. Raises ConfigurationError for a name that it does not have."""
-    return GRPOConfig(
-        **known(c, GRPOConfig),
-        **shared(c),
+    derived: dict[str, Any] = {
         # All samples of an update come from one policy and are used once: on-policy, as published.
-        gradient_accumulation_steps=c.accumulation(processes()),
-        num_generations_eval=1,
-        use_vllm=c.rollout != "transformers",
-        **({"vllm_mode": c.rollout.removeprefix("vllm-")} if c.rollout != "transformers" else {}),
-        reward_weights=weights(c, PROFILES[c.reward.profile]),
-    )
+        "gradient_accumulation_steps": c.accumulation(processes()),
+        "num_generations_eval": 1,
+        "reward_weights": weights(c, PROFILES[c.reward.profile]),
+    }
+    if c.rollout != "transformers":
+        derived |= {"use_vllm": True, "vllm_mode": c.rollout.removeprefix("vllm-")}
+    return GRPOConfig(**known(c, GRPOConfig), **shared(c), **derived)
 
 
 def known(c: Configuration, kind: type) -> dict[str, Any]:
-    """The section `trl`, its names checked."""
+    """What is TRL's own, its names checked."""
     names = {f.name for f in fields(kind)}
-    if unknown := sorted(set(c.trl) - names):
+    if unknown := sorted(set(c.arguments) - names):
         hints = [difflib.get_close_matches(u, names, 1) for u in unknown]
         texts = [f"{u} (do you mean {h[0]}?)" if h else u for u, h in zip(unknown, hints, strict=True)]
-        raise ConfigurationError(f"{c.name}: trl: {kind.__name__} has no {', '.join(texts)}")
-    return dict(c.trl)
+        raise ConfigurationError(f"{c.name}: {kind.__name__} has no {', '.join(texts)}")
+    return c.arguments
 
 
 def shared(c: Configuration) -> dict[str, Any]:
     """What both methods derive from the configuration's own fields."""
-    validated = bool(c.data.validation)
-    return {
+    found = {
         "output_dir": c.out,
         "run_name": c.name,
         "seed": c.seed,
@@ -55,19 +52,21 @@ def shared(c: Configuration) -> dict[str, Any]:
         "report_to": ["tensorboard", *(["wandb"] if c.wandb else [])],
         "save_strategy": "steps",
         "save_steps": c.save_every,
-        "eval_strategy": "steps" if validated else "no",
-        # Validated, then saved: the best one is kept whatever save_total_limit says.
-        **({"eval_steps": c.save_every, "metric_for_best_model": "reward", "greater_is_better": True} if validated else {}),
     }
+    if c.data.validation:  # first validated, then saved; the best one is kept whatever save_total_limit says
+        found |= {"eval_strategy": "steps", "eval_steps": c.save_every}
+        found |= {"metric_for_best_model": "reward", "greater_is_better": True}
+    return found
 
 
 def trainer_class(engine: str) -> Any:
+    base: Any = GRPOTrainer
     if engine == "shared_prefix":
-        from training.shared_prefix import SharedPrefixGRPOTrainer as Base
-    else:
-        Base = GRPOTrainer
+        from training.shared_prefix import SharedPrefixGRPOTrainer
 
-    class Trainer(GreedyValidation, Base):  # type: ignore[misc, valid-type]
+        base = SharedPrefixGRPOTrainer
+
+    class Trainer(GreedyValidation, base):
         pass
 
     return Trainer
@@ -77,9 +76,11 @@ def build(c: Configuration) -> Any:
     """A trainer, ready for `train()`."""
     folder = models.folder_of(c.model)
     masks = PROFILES[c.reward.profile].needs_masks
-    rows = samples.load(c.data, c.method, c.data.train, c.data.rows, masks)
+    rows = conversations.load(c.data, c.method, c.data.train, c.data.rows, masks)
     validation = (
-        samples.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks) if c.data.validation else None
+        conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
+        if c.data.validation
+        else None
     )
     args = arguments(c)
     policy = models.load_model(c.model, folder)
@@ -101,7 +102,7 @@ def build(c: Configuration) -> Any:
     if c.model.quantise != "none":
         models.keep_adapters_float32(trainer.model)
     trainer.configuration, trainer.terms, trainer.on_answers = c, terms, kept.validation
-    trainer.add_callback(Journal(Path(c.out)))
+    trainer.add_callback(Journal(c))
     measure = (lambda: describe_spread(trainer, c, rows, needs)) if c.watch.spread_prompts else None
     trainer.add_callback(Watch(c, measure))
     return trainer

@@ -31,6 +31,7 @@ PANELS = (
     ("gradient norm", ("grad_norm",)),
 )
 TEXTS, ROWS, PICTURE = 4, 4, 224  # answers per prompt and prompts per step on the page; pixels of a picture there
+REDRAW = 60.0  # seconds between two drawings of the curves
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -61,10 +62,12 @@ def take_back(path: Path, step: int) -> None:
 
 
 class Journal(TrainerCallback):
-    """log.jsonl as it comes, curves.png at every checkpoint and at the end."""
+    """log.jsonl as it comes, curves.png once in a while and at the end."""
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.file = out, out / "log.jsonl"
+    def __init__(self, c: Configuration) -> None:
+        self.out, self.pictures = Path(c.out), c.pictures
+        self.file = self.out / "log.jsonl"
+        self._drawn = time.monotonic()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -86,14 +89,16 @@ class Journal(TrainerCallback):
             append(self.file, {"step": state.global_step, "time": round(time.time(), 3), **numbers})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and self.pictures and time.monotonic() - self._drawn > REDRAW:
             curves(self.file, self.out / "curves.png")
+            self._drawn = time.monotonic()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            curves(self.file, self.out / "curves.png")
+            if self.pictures:
+                curves(self.file, self.out / "curves.png")
             page(self.out)
 
 
@@ -119,7 +124,7 @@ def curves(log: Path, png: Path) -> None:
         return
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 3.1 * rows))
     FigureCanvasAgg(figure)
     for n, (title, lines) in enumerate(drawn):
         axes = figure.add_subplot(rows, columns, n + 1)
@@ -134,6 +139,7 @@ def curves(log: Path, png: Path) -> None:
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(fontsize=7)
+    figure.subplots_adjust(0.06, 0.7 / (3.1 * rows), 0.99, 1 - 0.35 / (3.1 * rows), 0.18, 0.42)
     part = png.with_suffix(".part.png")
     figure.savefig(part, dpi=110)
     part.replace(png)
@@ -208,7 +214,7 @@ def _picture(c: Configuration, row: dict[str, Any], texts: Sequence[str]) -> Any
     from PIL import ImageDraw
 
     from segzero_ros.answer import parse_answer
-    from training.samples import prompt_profile
+    from training.conversations import prompt_profile
 
     shown = row["image"].resize((PICTURE, PICTURE))
     pen, scale = ImageDraw.Draw(shown), PICTURE / c.data.extent
@@ -224,7 +230,7 @@ def _picture(c: Configuration, row: dict[str, Any], texts: Sequence[str]) -> Any
 
 
 def _as_answer(solution: str, c: Configuration) -> str:
-    from training.samples import answer_text
+    from training.conversations import answer_text
 
     return answer_text(solution, c.data.answer)
 
@@ -255,4 +261,3 @@ def page(out: Path) -> None:
     part = out / "samples.part"
     part.write_text("\n".join(parts), encoding="utf-8")
     part.replace(out / "samples.html")
-

@@ -22,8 +22,8 @@ _NORMS = {"qwen2_vl": _CLIP, "qwen2_5_vl": _CLIP, "qwen3_vl": ([0.5] * 3, [0.5] 
 # gate_proj, up_proj and down_proj have the same names.
 LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 
-# What the node writes by hand (segzero_ros.reasoner_transformers): no system turn unless one is given, nothing after the
-# last end of turn. For one image it is the published template's text.
+# What the node writes by hand (segzero_ros.reasoner_transformers): no system turn unless one is given, nothing after
+# the last end of turn. For one image it is the published template's text.
 CHAT = (
     "{% for m in messages %}{% if not loop.first %}\n{% endif %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
@@ -83,7 +83,8 @@ def processor_of(tokenizer: PreTrainedTokenizerBase, config: Any) -> Processor:
 
 def load_model(model: Model, folder: Path) -> Any:
     """The policy as the file says; adapters are added by the trainer. Raises SegzeroError, ConfigurationError."""
-    found, info = AutoModelForImageTextToText.from_pretrained(
+    loader: Any = AutoModelForImageTextToText  # with loading info it returns a pair, which its annotation does not say
+    found, info = loader.from_pretrained(
         folder,
         dtype=getattr(torch, model.dtype),
         attn_implementation=model.attention,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
+from training import conversations
 from training import model as models
-from training import samples
 from training.configuration import Configuration, processes
 from training.grpo import known, shared
 from training.logs import Journal, Samples
@@ -23,18 +22,18 @@ class Trainer(GreedyValidation, SFTTrainer):  # type: ignore[misc]
 
 def arguments(c: Configuration) -> SFTConfig:
     """TRL's configuration. Raises ConfigurationError for a name that it does not have."""
-    return SFTConfig(
-        **known(c, SFTConfig), **shared(c), gradient_accumulation_steps=c.accumulation(processes())
-    )
+    return SFTConfig(**known(c, SFTConfig), **shared(c), gradient_accumulation_steps=c.accumulation(processes()))
 
 
 def build(c: Configuration) -> Any:
     """A trainer, ready for `train()`."""
     folder = models.folder_of(c.model)
-    rows = samples.load(c.data, c.method, c.data.train, c.data.rows)
+    rows = conversations.load(c.data, c.method, c.data.train, c.data.rows)
     masks = PROFILES[c.reward.profile].needs_masks
     validation = (
-        samples.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks) if c.data.validation else None
+        conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
+        if c.data.validation
+        else None
     )
     args = arguments(c)
     policy = models.load_model(c.model, folder)
@@ -54,6 +53,6 @@ def build(c: Configuration) -> Any:
         models.keep_adapters_float32(trainer.model)
     trainer.configuration, trainer.on_answers = c, kept.validation
     trainer.terms = reward_terms(c, given(c)) if validation is not None else []
-    trainer.add_callback(Journal(Path(c.out)))
+    trainer.add_callback(Journal(c))
     trainer.add_callback(Watch(c))
     return trainer

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.configuration import ARCHITECTURES, Batch, Configuration, architecture_file
+from training.configuration import Batch, Configuration, architecture_file
 from training.rewards import PROFILES
 
 ROWS, PROMPTS, GENERATIONS, TOKENS = 4, 2, 2, 6
@@ -31,11 +31,7 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
     trl |= {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True}
     for key in ("gradient_checkpointing_kwargs", "deepspeed", "fsdp", "optim"):
         trl.pop(key, None)
-    if c.method == "grpo":
-        trl["num_generations"] = GENERATIONS
-        trl["max_completion_length"] = TOKENS
-        for key in [k for k in trl if k.startswith("vllm_")]:
-            trl.pop(key)
+    grpo = {**c.grpo, "num_generations": GENERATIONS, "max_completion_length": TOKENS}
     model = replace(c.model, path=str(folder / "model"), revision=None, dtype="float32", attention="sdpa")
     if c.model.attention != "sdpa":
         said.append(f"model.attention {c.model.attention}: sdpa")
@@ -52,9 +48,15 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
         c,
         model=model,
         reward=reward,
-        data=replace(c.data, train=str(folder / "rows"), validation=str(folder / "rows"), square=square, rows=0,
-                     validation_rows=2),
-        batch=Batch(prompts=PROMPTS, micro=min(c.batch.micro, 2), evaluation=2),
+        data=replace(
+            c.data,
+            train=str(folder / "rows"),
+            validation=str(folder / "rows"),
+            square=square,
+            rows=0,
+            validation_rows=2,
+        ),
+        batch=Batch(prompts=PROMPTS, micro=2, evaluation=2),
         rollout="transformers",
         watch=replace(c.watch, spread_prompts=min(c.watch.spread_prompts, 1)),
         out=str(folder / "run"),
@@ -62,12 +64,13 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
         samples_every=1,
         wandb=False,
         trl=trl,
+        grpo=grpo,
     )
     return small, said
 
 
 def make_model(architecture: str, folder: Path) -> int:
-    """A tiny random model of the architecture's class, with the embedded model's tokenizer. Returns its cell, pixels."""
+    """A tiny random model of the architecture's class with the embedded model's tokenizer. Returns its cell, pixels."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
@@ -129,41 +132,22 @@ def tiny(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 
 def make_rows(c: Configuration, folder: Path, square: int) -> None:
-    """Squares with a rectangle each, in the published columns and those that the recipe wants beside them."""
+    """Squares with a rectangle each, by the code that makes rows of real images, and a thought beside each."""
     import datasets
     import numpy as np
-    from PIL import Image
-    from pycocotools import mask as coco
+
+    from training.data.rows import features, row
+    from training.data.samples import Sample
 
     rng = np.random.default_rng(0)
-    rows: dict[str, list[Any]] = {}
+    rows = []
     for n in range(ROWS):
-        x1, y1 = (int(v) for v in rng.integers(0, square // 2, 2))
-        x2, y2 = x1 + square // 3, y1 + square // 4
-        pixels = np.zeros((square, square, 3), np.uint8)
-        pixels[y1:y2, x1:x2] = rng.integers(64, 256, 3)
-        mask = np.zeros((square, square), np.uint8, order="F")
-        mask[y1:y2, x1:x2] = 1
-        runs = coco.encode(mask)
-        middle = [(x1 + x2) // 2, (y1 + y2) // 2]
-        single = f"<box>({x1},{y1}),({x2},{y2})</box><points>({middle[0]},{middle[1]}),({x1 + 2},{y1 + 2})</points>"
-        row = {
-            "id": f"made-up-{n}",
-            "problem": "the rectangle",
-            "solution": single
-            if c.data.answer == "single"
-            else json.dumps([{"bbox_2d": [x1, y1, x2, y2], "point_2d": middle}]),
-            "image": Image.fromarray(pixels),
-            "img_height": square,
-            "img_width": square,
-            "thought": "The rectangle stands out from the dark.",
-            "masks": json.dumps([{"size": runs["size"], "counts": runs["counts"].decode()}]),
-        }
-        for key, value in row.items():
-            rows.setdefault(key, []).append(value)
+        x, y = (int(v) for v in rng.integers(0, square // 2, 2))
+        mask = np.zeros((square, square), bool)
+        mask[y : y + square // 4, x : x + square // 3] = True
+        pixels = np.where(mask[..., None], rng.integers(64, 256, 3), 0).astype(np.uint8)
+        rows.append(row(Sample(f"made-up-{n}", "the rectangle", pixels, (mask,)), square, c.data.answer))
     datasets.disable_progress_bars()
-    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(str(folder))
-
-
-def known_architectures() -> list[str]:
-    return ["embedded", *(p.stem for p in sorted(ARCHITECTURES.glob("*.json")))]
+    found = datasets.Dataset.from_list(rows, features=features(c.data.answer, extra=True))
+    found = found.add_column("thought", ["It stands out from the dark."] * ROWS)
+    found.save_to_disk(str(folder))

@@ -37,7 +37,7 @@ def given(c: Configuration) -> dict[str, Any]:
     found: dict[str, Any] = {"square": c.data.extent}
     if PROFILES[c.reward.profile].needs_masks:
         from segzero_ros.segmenter_transformers import load_segmenter
-        from training.samples import prompt_profile
+        from training.conversations import prompt_profile
 
         found["segmenter"] = load_segmenter(prompt_profile(c.data), c.reward.segmenter)
     return found
@@ -155,8 +155,7 @@ class GreedyValidation:
         part = [rows[n] for n in mine]
         with answering(self) as model:
             said = [
-                s[0]
-                for s in answer(model, self.processing_class, part, tokens=c.completion, batch=c.batch.evaluation)
+                s[0] for s in answer(model, self.processing_class, part, tokens=c.completion, batch=c.batch.evaluation)
             ]
         columns = {key: [row[key] for row in part] for key in part[0] if key not in ("prompt", "completion")}
         values = {t.__name__: t(completions=[s.text for s in said], **columns) for t in self.terms}

@@ -1,4 +1,4 @@
-"""What goes wrong quietly: checked before a run starts, and while it goes, so that a bad one stops early with a reason."""
+"""What goes wrong quietly: checked before a run and during it, so that a bad one stops early, with a reason."""
 
 from __future__ import annotations
 

@@ -1,0 +1,344 @@
+"""Every configuration: checked, run small, its published knobs and TRL's defaults pinned, its sizes counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from training import configuration, defaults, dry_run, train
+from training.configuration import ConfigurationError, load
+from training.rewards import PROFILES
+
+NAMES = [path.stem for path in configuration.every()]
+ACCELERATE = sorted((configuration.FOLDER / "accelerate").glob("*.yaml"))
+RECIPES = (
+    "seg_zero_3b",
+    "seg_zero_7b",
+    "vision_reasoner_7b",
+    "qwen3_vl_4b",
+    "star_lora_7b",
+    "lora_3b_24gb",
+    "qlora_24gb",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# What the published code does (Seg-Zero's 3B yaml and scripts; VisionReasoner's scripts; StAR's), as TRL calls it.
+SEG_ZERO = {
+    "num_train_epochs": 1,
+    "num_generations": 8,
+    "max_completion_length": 1300,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "learning_rate": 1e-6,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "weight_decay": 1e-2,
+    "max_grad_norm": 1.0,
+    "beta": 5e-3,
+    "use_bias_correction_kl": False,
+    "vllm_importance_sampling_correction": False,
+    "entropy_coef": 1e-3,
+    "epsilon": 0.2,
+    "epsilon_high": None,
+    "num_iterations": 1,
+    "loss_type": "grpo",
+    "importance_sampling_level": "token",
+    "scale_rewards": "group",
+    "mask_truncated_completions": False,
+    "sync_ref_model": False,
+    "top_entropy_quantile": 1.0,
+    "gradient_checkpointing": True,
+    "bf16": True,
+    "seed": 42,
+    "reward_weights": [1.0] * 5,
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "seg_zero_3b": SEG_ZERO,
+    "seg_zero_7b": SEG_ZERO,
+    "table9_7b": SEG_ZERO | {"num_generations": 16},
+    "vision_reasoner_7b": SEG_ZERO
+    | {"beta": 1e-2, "max_completion_length": 2000, "loss_type": "bnpo", "reward_weights": [1.0] * 3},
+    "star_lora_7b": SEG_ZERO
+    | {
+        "learning_rate": 1e-5,
+        "weight_decay": 1e-3,
+        "beta": 0.0,
+        "entropy_coef": 0.0,
+        "num_generations": 16,
+        "max_completion_length": 2000,
+        "reward_weights": [1.0] * 3,
+    },
+    "table1_without_thought": SEG_ZERO | {"reward_weights": [1.0, 0.0, 1.0, 1.0, 1.0]},
+}
+
+
+class TestEveryFile:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_says_what_it_is_for_and_comes_out_even(self, name: str) -> None:
+        c = load(name)
+        assert len(c.answers) > 20
+        assert c.accumulation(max(1, c.hardware.gpus)) >= 1
+        assert c.model.licence
+        assert c.hardware.hours
+        assert c.method == ("sft" if name.endswith("_sft") else "grpo")
+        if c.hardware.sharding != "none":
+            assert (configuration.FOLDER / "accelerate" / f"{c.hardware.sharding}.yaml").is_file()
+        text = configuration.find(name).read_text(encoding="utf-8")
+        assert "hours" not in text or "estimate" in text or "the authors'" in text
+
+    def test_every_recipe_has_a_supervised_twin_of_the_same_rows_and_prompts(self) -> None:
+        for name in RECIPES:
+            c, twin = load(name), load(f"{name}_sft")
+            assert (c.model, c.data, c.batch.prompts) == (twin.model, twin.data, twin.batch.prompts)
+            assert twin.arguments["max_length"] is None, "TRL's 1024 would cut answers off"
+
+    def test_every_row_of_the_papers_tables_is_there(self) -> None:
+        assert {f"table3_kl_{k}" for k in ("1e-3", "5e-3", "1e-2", "5e-2")} <= set(NAMES)
+        assert {f"table4_samples_{n}" for n in (4, 8, 16)} <= set(NAMES)
+        equal = [load(name) for name in ("table4_equal_4", "table4_samples_8", "table4_equal_16")]
+        assert [c.generations for c in equal] == [4, 8, 16]
+        assert {c.samples for c in equal} == {128}
+        assert load("table6_soft_accuracy").reward.profile == "seg-zero-soft-accuracy"
+        assert load("table7_strict_format").reward.profile == "seg-zero"
+        assert "'points_1'" not in load("table5_without_example").data.prompt
+        assert "think" not in load("table1_without_thought").data.prompt
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_runs_two_updates_small(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert train.main([name, "--shrink", "--set-out", str(tmp_path), "--set", "pictures=false"]) == 0
+        c = load(name)
+        log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        trained = [r for r in log if "loss" in r]
+        assert [r["step"] for r in trained] == [1, 2]
+        assert set(next(r for r in log if "eval_reward" in r)) >= {
+            f"eval_rewards/{term}" for term in PROFILES[c.reward.profile].terms
+        }
+        if c.method == "grpo":
+            assert ("kl" in trained[0]) == (c.grpo["beta"] > 0)
+            assert ("entropy_coef" in trained[0]) == (c.grpo["entropy_coef"] > 0)
+            assert "rewards of the start model" in capsys.readouterr().out
+        saved = tmp_path / "checkpoint-2" / ("adapter_model.safetensors" if c.model.lora else "model.safetensors")
+        names = list(load_file(saved))
+        assert any("q_proj" in n for n in names)
+        assert any("visual" in n for n in names) == (c.model.lora is None), "the vision tower has no adapters"
+
+
+class TestPublishedKnobs:
+    @pytest.mark.parametrize("name", PUBLISHED)
+    def test_are_what_the_trainer_gets(self, name: str) -> None:
+        from training.grpo import arguments
+
+        # bf16 needs a GPU to be asked for.
+        c = load(name, ["trl.use_cpu=true"])
+        args = arguments(c)
+        got = {key: getattr(args, key) for key in PUBLISHED[name]}
+        assert got == PUBLISHED[name]
+        assert args.gradient_accumulation_steps * args.per_device_train_batch_size == c.samples
+        assert args.generation_batch_size == c.samples, "one update per rollout"
+        assert not args.remove_unused_columns
+
+    def test_whole_training_holds_float32_weights_and_trains_the_vision_tower(self) -> None:
+        for name in NAMES:
+            c = load(name)
+            if c.model.lora is None:
+                assert (c.model.dtype, c.model.freeze) == ("float32", ())
+
+    def test_squares_and_image_tokens(self) -> None:
+        from training.model import image_tokens
+
+        for name, tokens in (("seg_zero_7b", 900), ("qwen3_vl_4b", 676), ("tabletop_grpo", 196)):
+            c = load(name)
+            assert image_tokens(c, dry_run.meta_model(c).config) == tokens
+        with pytest.raises(ConfigurationError, match="multiple of 28"):
+            c = load("seg_zero_3b", ["data.square=850"])
+            image_tokens(c, dry_run.meta_model(c).config)
+
+
+class TestDefaultsOfTrl:
+    def test_are_the_pinned_ones(self) -> None:
+        changed = defaults.changes()
+        assert not changed, "\n".join(
+            ["TRL's defaults changed; look at each, then `-m training.defaults --write`:", *changed]
+        )
+
+    def test_a_change_is_shown(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        pinned = json.loads(defaults.FILE.read_text())
+        pinned["GRPOConfig"]["beta"] = 0.04
+        del pinned["SFTConfig"]["packing"]
+        monkeypatch.setattr(defaults, "FILE", tmp_path / "pinned.json")
+        defaults.FILE.write_text(json.dumps(pinned))
+        assert defaults.changes() == ["GRPOConfig.beta was 0.04 and is 0.0", "SFTConfig.packing is new: False"]
+
+    @pytest.mark.parametrize("name", ["seg_zero_3b", "vision_reasoner_7b", "star_lora_7b", "seg_zero_3b_sft"])
+    def test_each_is_kept_stated_or_overridden(self, name: str) -> None:
+        rows = defaults.table(load(name, ["trl.use_cpu=true"]))
+        for key, default, ours, how in rows:
+            print(f"{key:44} {how:10} {default!s:28} {ours!s}")
+        found = {key: how for key, _, _, how in rows}
+        assert set(found) == {f.name for f in fields(defaults.kinds()["SFTConfig" if "sft" in name else "GRPOConfig"])}
+        assert all(ours == default for _, default, ours, how in rows if how != "overridden")
+        if name == "seg_zero_3b":
+            traps = "beta loss_type entropy_coef use_bias_correction_kl vllm_importance_sampling_correction"
+            traps += " lr_scheduler_type max_completion_length weight_decay"
+            assert all(found[key] == "overridden" for key in traps.split())
+            assert found["learning_rate"] == "stated"
+            assert found["delta"] == "kept"
+        if "sft" in name:
+            assert found["max_length"] == "overridden"
+
+
+class TestDryRun:
+    @pytest.mark.parametrize("architecture", sorted(dry_run.PARAMETERS))
+    def test_the_published_number_of_parameters(self, architecture: str) -> None:
+        c = load("seg_zero_3b", [f"model.architecture={architecture}"])
+        assert dry_run.sizes(dry_run.meta_model(c)).all == dry_run.PARAMETERS[architecture]
+
+    def test_a_wrong_dimension_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(dry_run.PARAMETERS, "qwen2_5_vl_3b", 3_754_622_975)
+        with pytest.raises(ValueError, match="should have"):
+            dry_run.meta_model(load("seg_zero_3b"))
+
+    def test_bytes_of_a_gpu(self) -> None:
+        c = load("seg_zero_7b")
+        model = dry_run.meta_model(c)
+        gpu, host = dry_run.memory(c, dry_run.sizes(model), model.config, 900)
+        assert gpu["weights"] == gpu["reference"] == gpu["gradients"] == pytest.approx(8_292_166_656 * 4 / 8 / 1e9)
+        assert gpu["optimiser (AdamW)"] == pytest.approx(2 * gpu["weights"])
+        assert not host
+        # 28 layers, keys and values of 4 heads x 128, two bytes each.
+        assert dry_run.kv_bytes(model.config) == 2 * 28 * 4 * 128 * 2
+        c = load("seg_zero_7b", ["rollout=transformers", "hardware.sharding=fsdp_offload"])
+        gpu, host = dry_run.memory(c, dry_run.sizes(model), model.config, 900)
+        assert gpu["KV cache, 16 answers at once"] == pytest.approx(16 * (900 + 250 + 1300) * 57344 / 1e9)
+        assert "weights" not in gpu
+        assert host["weights"] == pytest.approx(8_292_166_656 * 4 / 1e9)
+
+    def test_what_must_fit_fits(self) -> None:
+        for name in ("lora_3b_24gb", "qlora_24gb", "seg_zero_7b"):
+            text = dry_run.report(load(name))
+            assert "fits in" in text
+            assert "NOT" not in text
+            assert "estimate" in text
+        assert "does NOT fit" in dry_run.report(load("seg_zero_7b", ["hardware.gpus=1", "hardware.sharding=none"]))
+        assert "unknown number of" in dry_run.report(load("seg_zero_3b", ["data.train=somewhere"]))
+
+    def test_adapters_alone_are_trained(self) -> None:
+        sizes = dry_run.sizes(dry_run.meta_model(load("star_lora_7b")))
+        # Rank 64 on q, k, v, o, gate, up and down of 28 layers.
+        per_layer = 64 * (2 * 3584 + 2 * (3584 + 512) + 2 * 3584 + 3 * (3584 + 18944))
+        assert sizes.trained == 28 * per_layer
+        assert sizes.all == 8_292_166_656
+
+    def test_the_hours_in_the_files_are_its_estimates(self) -> None:
+        for name in ("seg_zero_3b", "seg_zero_7b", "qlora_24gb", "lora_3b_24gb_sft", "table9_7b", "table4_equal_4"):
+            c = load(name)
+            model = dry_run.meta_model(c)
+            found = dry_run.hours(c, dry_run.sizes(model), model.config, 900, dry_run.updates_of(c))
+            assert c.hardware.hours == pytest.approx(sum(found.values()), rel=0.2, abs=0.06)
+
+    def test_on_the_command_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert train.main(["seg_zero_7b", "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        assert "8,292,166,656 parameters" in out
+        assert "562 updates" in out
+
+
+class TestWrongConfigurations:
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ("reward.profile=seg-one", "known: seg-zero"),
+            ("reward.weights.box=1", "has no box; it has box_iou"),
+            ("data.answer=list", "reads 'single'"),
+            ("data.sqare=840", "data.sqare"),
+            ("batch.micro=0", "batch.micro"),
+            ("model.architecture=gpt", "known: embedded"),
+            ("model.dtype=bfloat16", "rounded away"),
+            ("model.quantise=nf4", "below LoRA"),
+            ("trl.seed=1", "seed come from other settings"),
+            ("rollout=sglang", "rollout"),
+            ("engine=shared_prefix", "rollout must be transformers"),
+            ("trl", "expected key=value"),
+            ("name.x=1", "no section"),
+        ],
+    )
+    def test_are_named(self, setting: str, message: str) -> None:
+        with pytest.raises(ConfigurationError, match=message):
+            load("seg_zero_3b", [setting])
+
+    def test_lora_needs_ten_times_the_rate(self) -> None:
+        with pytest.raises(ConfigurationError, match="1e-5"):
+            load("star_lora_7b", ["trl.learning_rate=1e-6"])
+
+    def test_a_name_that_trl_does_not_have(self) -> None:
+        from training.grpo import arguments
+
+        with pytest.raises(ConfigurationError, match=r"num_generation \(do you mean num_generations\?\)"):
+            arguments(load("tabletop_grpo", ["grpo.num_generation=4"]))
+
+    def test_an_uneven_update(self) -> None:
+        with pytest.raises(ConfigurationError, match="do not divide"):
+            load("seg_zero_3b", ["batch.micro=3"]).accumulation(8)
+
+    def test_files(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+        a.write_text("base: b.yaml\n")
+        b.write_text("base: a.yaml\n")
+        with pytest.raises(ConfigurationError, match="back to itself"):
+            load(str(a))
+        a.write_text("[1")
+        with pytest.raises(ConfigurationError, match="not readable YAML"):
+            load(str(a))
+        assert train.main(["nothing", "--dry-run"]) == 2
+        assert "there is no configuration 'nothing'; known: lora_3b_24gb" in capsys.readouterr().err
+
+    def test_numbers_are_those_of_yaml_1_2(self, tmp_path: Path) -> None:
+        file = tmp_path / "c.yaml"
+        file.write_text(
+            f"base: {configuration.FOLDER / 'seg_zero_3b.yaml'}\ngrpo: {{beta: 5e-2, epsilon: .3, top_k: 7}}\n"
+        )
+        grpo = load(str(file)).grpo
+        assert (grpo["beta"], grpo["epsilon"], grpo["top_k"]) == (0.05, 0.3, 7)
+        assert isinstance(grpo["top_k"], int)
+        assert grpo["loss_type"] == "grpo", "what a file does not name is its base's"
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda p: p.stem)
+def test_accelerate_reads_its_files(path: Path) -> None:
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert isinstance(config, ClusterConfig)
+    assert config.mixed_precision == "bf16"
+    data = yaml.safe_load(path.read_text())
+    for key in data.get("fsdp_config", {}):
+        assert config.fsdp_config[key] == data["fsdp_config"][key]
+
+
+def test_the_keys_of_fsdp_are_accelerates(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    for path in ACCELERATE:
+        keys = yaml.safe_load(path.read_text()).get("fsdp_config", {})
+        known = {f"fsdp_{f.name}" for f in fields(FullyShardedDataParallelPlugin)} | {"fsdp_offload_params"}
+        known |= {"fsdp_version", "fsdp_auto_wrap_policy"}
+        assert set(keys) <= known

@@ -1,0 +1,241 @@
+"""What a run would take, from the real dimensions on the meta device: nothing is loaded, nothing trained.
+
+Parameters, weights, gradients, optimiser, reference and KV cache are counted; activations, answers' lengths, the rest
+of the memory and the hours are estimates and say so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training import configuration
+from training.configuration import Configuration
+
+GB = 1e9
+# Published counts (the checkpoints' index files); another one means that a dimension is wrong.
+PARAMETERS = {
+    "qwen2_vl_2b": 2_208_985_600,
+    "qwen2_5_vl_3b": 3_754_622_976,
+    "qwen2_5_vl_7b": 8_292_166_656,
+    "qwen3_vl_4b": 4_437_815_808,
+}
+# Assumed for the estimates.
+ANSWER, PROMPT = 200, 250  # tokens: published thoughts have 62 to 71 words; words of a prompt, without the image
+TRAINING_SHARE, DECODING_SHARE = 0.2, 0.4  # of the peak arithmetic, of the peak bandwidth
+FIXED = 2.0  # GB of CUDA context, buffers and fragments
+NF4 = 0.516  # bytes per weight with doubly quantised scales (arXiv 2305.14314)
+CHUNK = 256  # positions whose logits TRL holds at once
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of a model: all, of its vision tower, in its language model's linear layers; trained ones."""
+
+    all: int
+    vision: int
+    linear: int
+    trained: int
+
+
+def meta_model(c: Configuration) -> Any:
+    """The real dimensions without weights. Raises ValueError if the count is not the published one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from segzero_ros import checkpoints
+    from training import model as models
+
+    name = c.model.architecture
+    file = (
+        checkpoints.EMBEDDED / "reasoner" / "config.json"
+        if name == "embedded"
+        else configuration.architecture_file(name)
+    )
+    config = AutoConfig.for_model(**json.loads(file.read_text(encoding="utf-8")))
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, c.model.dtype))
+    model.tie_weights()
+    count = sum(p.numel() for p in model.parameters())
+    if name in PARAMETERS and count != PARAMETERS[name]:
+        raise ValueError(f"{name} has {count:,} parameters and should have {PARAMETERS[name]:,}")
+    models.freeze(model, c.model.freeze)
+    if c.model.lora:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, models.adapters(c.model))
+    return model
+
+
+def sizes(model: Any) -> Sizes:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    named = [(n, p) for n, p in base.named_parameters() if "lora_" not in n]
+    linear = sum(p.numel() for n, p in named if "language_model" in n and "proj" in n and p.ndim == 2)
+    return Sizes(
+        all=sum(p.numel() for _, p in named),
+        vision=sum(p.numel() for n, p in named if ".visual." in f".{n}"),
+        linear=linear,
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def memory(c: Configuration, s: Sizes, config: Any, tokens: int) -> tuple[dict[str, float], dict[str, float]]:
+    """GB on one GPU and on the host of one node, by what takes them. tokens: of the image."""
+    gpus = max(1, c.hardware.gpus)
+    sharded = c.hardware.sharding not in ("none", "ddp")
+    offload = c.hardware.sharding.endswith("offload")
+    shards = gpus if sharded else 1
+    each = 4.0 if c.model.dtype == "float32" else 2.0
+    weights = s.all * each
+    if c.model.quantise == "nf4":
+        weights = s.linear * NF4 + (s.all - s.linear) * 2.0
+    text = config.get_text_config()
+    states = {
+        "weights": weights + (4.0 * s.trained if c.model.lora else 0.0),
+        "gradients": 4.0 * s.trained,
+        "optimiser (AdamW)": (2.0 if "8bit" in str(c.arguments.get("optim")) else 8.0) * s.trained,
+    }
+    if c.method == "grpo" and float(c.grpo.get("beta", 0.0)) and not c.model.lora:
+        states["reference"] = weights
+    gpu: dict[str, float] = {}
+    host: dict[str, float] = {}
+    for name, size in states.items():
+        (host if offload and name != "gradients" else gpu)[name] = size / shards / GB
+    if offload:
+        host = {name: size * gpus for name, size in host.items()}
+    layer = (s.all - s.vision) / (text.num_hidden_layers + 1) * 2
+    if sharded:
+        gpu["layers gathered, bf16 (estimate)"] = 3 * layer / GB
+    # With checkpointing a layer keeps its input; one layer at a time keeps some 16 of its width, and its scores' rows.
+    length = tokens + PROMPT + (c.completion if c.method == "grpo" else ANSWER)
+    size = 2 if c.arguments.get("bf16", True) else 4
+    kept = c.batch.micro * length * text.hidden_size * size
+    inner = kept * (16 + 3 * text.intermediate_size / text.hidden_size)
+    vision = config.vision_config
+    width = getattr(vision, "embed_dim", None) or vision.hidden_size
+    patches = c.batch.micro * tokens * vision.spatial_merge_size**2 * width * size
+    many = text.num_hidden_layers if c.arguments.get("gradient_checkpointing", True) else text.num_hidden_layers * 16
+    gpu["activations (estimate)"] = (kept * many + inner + patches * (vision.depth + 20)) / GB
+    # Supervised too: TRL's fused head tiles the logits.
+    gpu["logits, tiled (estimate)"] = 3 * CHUNK * text.vocab_size * 4 / GB
+    if c.method == "grpo":
+        gpu |= rollout_memory(c, config, tokens)
+    gpu["fixed (estimate)"] = FIXED if c.hardware.gpus else 0.3
+    return gpu, host
+
+
+def kv_bytes(config: Any, size: int = 2) -> int:
+    """Of one token's keys and values in all layers."""
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * text.num_key_value_heads * head * size)
+
+
+def vllm_share(c: Configuration) -> float:
+    """GB of one GPU that vLLM beside the trainer takes: weights and KV cache."""
+    return float(c.grpo.get("vllm_gpu_memory_utilization", 0.3)) * c.hardware.memory
+
+
+def rollout_memory(c: Configuration, config: Any, tokens: int) -> dict[str, float]:
+    if c.rollout == "vllm-server":
+        return {}
+    if c.rollout == "vllm-colocate":
+        asleep = c.grpo.get("vllm_enable_sleep_mode", False)
+        return {} if asleep else {"vLLM's share": vllm_share(c)}
+    # TRL answers all samples of an update at once.
+    together = c.samples / max(1, c.hardware.gpus)
+    per_token = kv_bytes(config, 2 if c.arguments.get("bf16", True) else 4)
+    return {f"KV cache, {together:.0f} answers at once": together * (tokens + PROMPT + c.completion) * per_token / GB}
+
+
+def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) -> dict[str, float]:
+    """Estimates by part, from the peak arithmetic and bandwidth and assumed shares of them."""
+    gpus = max(1, c.hardware.gpus)
+    speed = gpus * c.hardware.tflops * 1e12 * TRAINING_SHARE
+    text = s.all - s.vision
+    vision_tokens = tokens * config.vision_config.spatial_merge_size**2
+    answer = min(ANSWER, c.completion)
+    forward = 2 * (text * (tokens + PROMPT + answer) + s.vision * vision_tokens)
+    checkpointed = bool(c.arguments.get("gradient_checkpointing", True))
+    # Weights' gradients only where they are trained; the error still goes back through all.
+    backward = (2 if not c.model.lora else 1) + (1 if checkpointed else 0)
+    parts = {"forward and backward": c.samples * forward * (1 + backward) / speed * updates}
+    if c.method == "grpo":
+        if float(c.grpo.get("beta", 0.0)):
+            parts["reference"] = c.samples * forward / speed * updates
+        size = 2.0 if c.model.quantise == "none" else 1.3  # 4 bits are read and unpacked
+        reading = size * text * answer  # every token reads all weights once for all answers of a GPU
+        cache = c.samples / gpus * (tokens + PROMPT + answer / 2) * kv_bytes(config) * answer
+        bandwidth = c.hardware.bandwidth * 1e9 * DECODING_SHARE
+        slow = 1.0 if c.rollout != "transformers" else 2.5  # the library's loop
+        parts["answers"] = ((reading + cache) / bandwidth * slow + c.samples * forward / speed / 3) * updates
+    return {name: seconds / 3600 for name, seconds in parts.items()}
+
+
+def rows_of(c: Configuration) -> int:
+    """Rows of the data: counted where they are, else by the number in the folder's name (2k, 9k, 7k), else 0."""
+    folder = Path(c.data.train)
+    if folder.is_dir():
+        import datasets
+
+        found = datasets.load_from_disk(str(folder))
+        return min(len(found), c.data.rows) if c.data.rows else len(found)
+    for part in folder.name.split("_"):
+        if part.endswith("k") and part[:-1].isdigit():
+            return 1000 * int(part[:-1])
+    return 0
+
+
+def _verdict(size: float, c: Configuration) -> str:
+    return f"{'fits' if size <= c.hardware.memory else 'does NOT fit'} in {c.hardware.memory:g}"
+
+
+def updates_of(c: Configuration) -> int:
+    """Of the whole run; 0 where the number of rows is not known."""
+    steps = int(c.arguments.get("max_steps", -1))
+    return steps if steps > 0 else int(rows_of(c) // c.batch.prompts * float(c.arguments.get("num_train_epochs", 3)))
+
+
+def report(c: Configuration) -> str:
+    """For the terminal. Raises ValueError where the numbers do not fit together."""
+    from training import model as models
+
+    model = meta_model(c)
+    s = sizes(model)
+    config = model.config
+    tokens = models.image_tokens(c, config)
+    accumulation = c.accumulation(max(1, c.hardware.gpus))
+    rows = rows_of(c)
+    updates = updates_of(c)
+    lines = [
+        f"{c.name}: {c.method.upper()}, for {c.answers}",
+        f"model       {c.model.path}: {s.all:,} parameters ({s.vision:,} vision), {s.trained:,} trained"
+        + (", count as published" if c.model.architecture in PARAMETERS else ""),
+        f"image       {c.data.square} pixels: {tokens} tokens",
+        f"update      {c.batch.prompts} prompts x {c.generations} = {c.samples} sequences = {max(1, c.hardware.gpus)} "
+        f"processes x micro {c.batch.micro} x accumulation {accumulation}",
+        f"data        {rows or 'unknown number of'} rows, {updates} updates, at most "
+        f"{updates * c.samples * (tokens + PROMPT + c.completion) / 1e6:,.0f} M tokens",
+    ]
+    gpu, host = memory(c, s, config, tokens)
+    rollout = f", rollout {c.rollout}" if c.method == "grpo" else ""
+    lines.append(f"memory      of one GPU, sharding {c.hardware.sharding}{rollout}, GB")
+    lines += [f"  {name:46} {size:8.2f}" for name, size in gpu.items()]
+    total = sum(gpu.values())
+    lines.append(f"  {'together (estimate)':46} {total:8.2f}   {_verdict(total, c)}")
+    if c.method == "grpo" and c.rollout == "vllm-colocate" and c.grpo.get("vllm_enable_sleep_mode"):
+        awake = sum(gpu[k] for k in ("weights", "optimiser (AdamW)", "fixed (estimate)") if k in gpu) + vllm_share(c)
+        lines.append(f"  {'together while vLLM is awake (estimate)':46} {awake:8.2f}   {_verdict(awake, c)}")
+    if host:
+        lines.append("host        of one node, GB")
+        lines += [f"  {name:46} {size:8.2f}" for name, size in host.items()]
+    if updates:
+        parts = hours(c, s, config, tokens, updates)
+        lines.append(
+            f"hours       estimate: {sum(parts.values()):.1f} = "
+            + " + ".join(f"{value:.1f} {name}" for name, value in parts.items())
+            + f" (answers of {ANSWER} tokens, {TRAINING_SHARE:.0%} of {c.hardware.tflops:g} Tflop/s)"
+        )
+    return "\n".join(lines)
