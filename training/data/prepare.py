@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if _begun(out, settings):
         print(f"{out} is done already", file=sys.stderr)
+        store.Shards(out, arguments.form).remove()  # where a kill came between the summary and this
         return report(json.loads((out / "summary.json").read_text()), out, arguments.json)
     recipe = Recipe(
         source.file,

@@ -11,6 +11,8 @@ from training.data.samples import Item, LeftOut, Sample, Source
 from training.tabletop.instructions import KINDS, write
 from training.tabletop.store import Scenes
 
+TRIES = 1000  # scenes that are looked at for one instruction
+
 
 def read_tabletop(
     folder: Path, *, count: int, absent: float = 0.2, seed: int = 0, kinds: tuple[str, ...] = KINDS
@@ -23,25 +25,23 @@ def read_tabletop(
         scenes = Scenes(folder)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from error
-    split = folder.name
-    items = []
-    for n in range(count):
-        scene = int(np.random.default_rng([seed, n]).integers(len(scenes)))
-        read = partial(_sample, scenes, scene, (seed, n, 1), kinds[n % len(kinds)], absent, split, n)
-        items.append(Item(f"{split}_{n}", f"{split}_{scene}", read))
-    return Source("tabletop", split, items)
+    names = [f"{folder.name}_{n}" for n in range(count)]
+    reads = [partial(_sample, scenes, folder.name, n, seed, kinds[n % len(kinds)], absent) for n in range(count)]
+    return Source("tabletop", folder.name, [Item(i, i, read) for i, read in zip(names, reads, strict=True)])
 
 
-def _sample(
-    scenes: Scenes, scene: int, seed: tuple[int, ...], kind: str, absent: float, split: str, number: int
-) -> Sample:
-    things, rng = scenes.things(scene), np.random.default_rng(seed)
-    for _ in range(30):
-        item = write(rng, things, [kind], absent, ood=split == "test-ood")
+def _sample(scenes: Scenes, split: str, number: int, seed: int, kind: str, absent: float) -> Sample:
+    rng = np.random.default_rng([seed, number])
+    # Drawn once: drawn with every try, what is easier to write, "there is none", would be written more often.
+    share = float(rng.random() < absent)
+    for _ in range(TRIES):
+        scene = int(rng.integers(len(scenes)))
+        item = write(rng, scenes.things(scene), [kind], share, ood=split == "test-ood")
         if item is not None:
             break
     else:
-        raise LeftOut((f"{split}_{number}", f"scene {scene} decides no instruction of the kind {kind}"))
+        raise LeftOut((f"{split}_{number}", f"no scene decides an instruction of the kind {kind}"))
     ids = scenes.ids(scene)
     masks = tuple(np.asarray(ids == t.id) for t in item.targets)
-    return Sample(f"{split}_{number}", item.text, np.array(scenes.rgb(scene)), masks, ann_ids=(f"{scene}_{kind}",))
+    name = f"{split}_{number}"
+    return Sample(name, item.text, np.array(scenes.rgb(scene)), masks, ann_ids=(f"{scene}_{kind}",))
