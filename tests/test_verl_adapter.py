@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from segzero_ros.profiles import load_profile
 from segzero_ros.prompt import build_prompt
+from training.configuration import load
 from training.rewards import PROFILES
 from training.verl_adapter.keys import dotted, names, pinned, read, unknown
 from training.verl_adapter.reward import compute_score
@@ -113,6 +116,12 @@ def test_the_prompt_is_the_nodes_image_first() -> None:
     assert text == {"type": "text", "text": build_prompt(profile, "The cup.")}
 
 
+def test_a_newline_stands_before_the_prompt_where_it_is_asked_for() -> None:
+    profile = load_profile("vision-reasoner")
+    (_, user) = messages(row(), profile, newline=True)
+    assert user["content"][1]["text"] == "\n" + build_prompt(profile, "The cup.")
+
+
 def test_a_profile_without_system_turn_has_none() -> None:
     turns = messages(row(image=np.zeros((224, 224, 3), np.uint8)), load_profile("demo"))
     assert [t["role"] for t in turns] == ["user"]
@@ -146,7 +155,7 @@ def test_a_key_that_verl_lacks_is_found_at_any_depth() -> None:
 
 
 def test_the_published_values_stand_under_verls_names() -> None:
-    flat = {name: _at(read("seg_zero_7b"), name) for name in dotted(read("seg_zero_7b"))}
+    flat = _flat("seg_zero_7b")
     actor, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
     published = {
         "data.train_batch_size": 16,
@@ -181,10 +190,40 @@ def test_the_published_values_stand_under_verls_names() -> None:
         "trainer.save_freq": 50,
     }
     assert {name: flat.get(name) for name in published} == published
-    assert read("vision_reasoner_7b")["actor_rollout_ref"]["actor"]["kl_loss_coef"] == 1e-2
 
 
-def _at(tree: dict, name: str) -> object:
-    for key in name.split("."):
-        tree = tree[key]
-    return tree
+@pytest.mark.parametrize("name", names())
+def test_trls_configuration_of_the_same_name_says_the_same(name: str) -> None:
+    trl, verl = load(name), {**_flat("seg_zero_7b"), **_flat(name)}
+    actor, optim = "actor_rollout_ref.actor.", "actor_rollout_ref.actor.optim."
+    told = {
+        "data.train_batch_size": trl.batch.prompts,
+        "data.max_response_length": trl.grpo["max_completion_length"],
+        "data.segzero.newline_after_image": trl.data.newline_after_image,
+        "data.seed": trl.seed,
+        "reward.custom_reward_function.reward_kwargs.profile": trl.reward.profile,
+        "actor_rollout_ref.model.path": trl.model.path,
+        actor + "ppo_micro_batch_size_per_gpu": trl.batch.micro,
+        actor + "kl_loss_coef": trl.grpo["beta"],
+        actor + "entropy_coeff": trl.grpo["entropy_coef"],
+        actor + "clip_ratio": trl.grpo["epsilon"],
+        actor + "ppo_epochs": trl.grpo["num_iterations"],
+        actor + "grad_clip": trl.trl["max_grad_norm"],
+        optim + "lr": trl.trl["learning_rate"],
+        optim + "weight_decay": trl.trl["weight_decay"],
+        optim + "betas": [trl.trl["adam_beta1"], trl.trl["adam_beta2"]],
+        optim + "lr_warmup_steps": trl.trl["warmup_steps"],
+        "actor_rollout_ref.rollout.n": trl.grpo["num_generations"],
+        "actor_rollout_ref.rollout.temperature": trl.grpo["temperature"],
+        "trainer.save_freq": trl.save_every,
+        "trainer.total_epochs": trl.trl["num_train_epochs"],
+        "trainer.n_gpus_per_node": trl.hardware.gpus,
+    }
+    assert {key: verl[key] for key in told} == told
+    node = load_profile(str(verl["data.segzero.profile"]))
+    assert (node.prompt, node.system, node.square) == (trl.data.prompt, trl.data.system, trl.data.square)
+
+
+def _flat(name: str) -> dict[str, object]:
+    tree = read(name)
+    return {key: reduce(lambda below, part: below[part], key.split("."), tree) for key in dotted(tree)}

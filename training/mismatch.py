@@ -243,7 +243,7 @@ class VLLM:
         folder = with_processor(_checkpoint_folder(prompts.checkpoint), work / "vllm-checkpoint")
         if vision_theta:
             register_vision_theta()
-        self.name = f"vllm {vllm.__version__}, {dtype}"
+        self.name = f"vllm {vllm.__version__}{'' if vision_theta else ' as it is'}, {dtype}"
         longest = max(len(prompts.expanded(i)) for i in range(len(prompts.items))) + self.profile.max_new_tokens
         self.llm = vllm.LLM(
             str(folder),

@@ -1,8 +1,10 @@
 """Prepared rows as verl's custom dataset. Needs verl; in a configuration:
 
 data.custom_cls: {path: "pkg://training.verl_adapter.dataset", name: PreparedRows}
-data.segzero_profile: seg-zero        # a profile of segzero_ros/profiles, for prompt, system turn and square
-data.train_files: FOLDER              # what `segzero-train prepare` writes, or several
+data.segzero:
+  profile: seg-zero              # of segzero_ros/profiles, for prompt, system turn and square
+  newline_after_image: false     # before the prompt
+data.train_files: FOLDER         # what `segzero-train prepare` writes, or several
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ class PreparedRows(RLHFDataset):
     """Folders of `datasets.save_to_disk` instead of Parquet files; the rest (length filter, resuming) is verl's."""
 
     def __init__(self, data_files: Any, tokenizer: Any, config: Any, processor: Any = None, max_samples: int = -1):
-        name = config.get("segzero_profile")
-        if not name:
-            raise ValueError("data.segzero_profile is not set; it names the prompt and the image's size")
+        ours = config.get("segzero") or {}
+        if not ours.get("profile"):
+            raise ValueError("data.segzero.profile is not set; it names the prompt and the image's size")
         if processor is None:
             raise ValueError("the model has no image processor; verl's AutoProcessor needs preprocessor_config.json")
-        self.profile = load_profile(name)
+        self.profile = load_profile(ours["profile"])
+        self.newline = bool(ours.get("newline_after_image", False))
         super().__init__(data_files, tokenizer, config, processor, max_samples)
 
     def _download(self, use_origin_parquet: bool = False) -> None:
@@ -54,9 +57,10 @@ class PreparedRows(RLHFDataset):
         self.dataframe = self.maybe_filter_out_long_prompts(self.dataframe)
 
     def _build_messages(self, example: dict[str, Any], key: str) -> list[dict[str, Any]]:
-        return messages(example, self.profile)
+        return messages(example, self.profile, self.newline)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         row = self.dataframe[item]
+        found = verl_row(row, self.profile, row["_source"], item, self.newline)
         # verl's batch must hold a tensor, whatever it is.
-        return {**verl_row(row, self.profile, row["_source"], item), "dummy_tensor": torch.zeros(1, dtype=torch.uint8)}
+        return {**found, "dummy_tensor": torch.zeros(1, dtype=torch.uint8)}

@@ -11,7 +11,7 @@ import yaml
 FOLDER = Path(__file__).parent
 PINNED = FOLDER / "verl_keys.txt"  # of verl 0.9.1; `python -m training.verl_adapter.check --write-keys` makes it anew
 # What verl hands on without a default of its own: the dataset's configuration, and the reward function's keywords.
-OURS = ("data.segzero_profile", "reward.custom_reward_function.reward_kwargs")
+OURS = ("data.segzero", "reward.custom_reward_function.reward_kwargs")
 
 
 def names() -> list[str]:

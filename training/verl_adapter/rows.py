@@ -18,24 +18,26 @@ from segzero_ros.prompt import build_prompt
 COLUMNS = ("id", "problem", "solution", "image", "img_height", "img_width")
 
 
-def messages(row: Mapping[str, Any], profile: Profile) -> list[dict[str, Any]]:
-    """The turns, image before text.
+def messages(row: Mapping[str, Any], profile: Profile, newline: bool = False) -> list[dict[str, Any]]:
+    """The turns, image before text. newline: between the two, as VisionReasoner is trained and not used.
 
     Content is structured, and not a text with "<image>" in it that verl splits: an instruction may hold that word.
     """
     user = [
         {"type": "image", "image": square_image(row, profile.square)},
-        {"type": "text", "text": build_prompt(profile, row["problem"])},
+        {"type": "text", "text": "\n" * newline + build_prompt(profile, row["problem"])},
     ]
     system = [{"role": "system", "content": profile.system}] if profile.system else []
     return [*system, {"role": "user", "content": user}]
 
 
-def verl_row(row: Mapping[str, Any], profile: Profile, source: str, index: int) -> dict[str, Any]:
+def verl_row(
+    row: Mapping[str, Any], profile: Profile, source: str, index: int, newline: bool = False
+) -> dict[str, Any]:
     """What verl's data loader collates, without tensors. source: of the data, for verl's logs."""
     return {
         "data_source": source,
-        "raw_prompt": messages(row, profile),
+        "raw_prompt": messages(row, profile, newline),
         "reward_model": {"style": "rule", "ground_truth": row["solution"]},
         "extra_info": {
             "index": index,

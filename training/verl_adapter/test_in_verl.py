@@ -85,7 +85,7 @@ def config(model: Path, rows: Path) -> Any:
         [
             f"data.train_files={rows}",
             f"actor_rollout_ref.model.path={model}",
-            "data.segzero_profile=demo",
+            "data.segzero.profile=demo",
             "data.image_patch_size=8",
             "reward.num_workers=1",
             "trainer.n_gpus_per_node=1",
@@ -125,7 +125,8 @@ def test_a_prompt_has_the_nodes_token_ids(config: Any, model: Path) -> None:
     profile = load_profile("demo")
     cells = (SIDE // 16) ** 2
     prompt = build_prompt(profile, "the red mug")
-    text = f"<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * cells}<|vision_end|>{prompt}<|im_end|>\n"
+    # With the newline that VisionReasoner has in training.
+    text = f"<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * cells}<|vision_end|>\n{prompt}<|im_end|>\n"
     meant = tokenizer.encode(text + "<|im_start|>assistant\n", add_special_tokens=False)
     assert prompt_tokens(found, 0) == meant
     assert prompt_tokens(found, 1).count(found.processor.image_token_id) == cells
@@ -248,7 +249,7 @@ def test_the_loss_of_this_configuration_is_the_published_one() -> None:
 
 
 def test_the_check_tells_what_a_run_would_see(model: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [f"data.train_files={rows}", f"actor_rollout_ref.model.path={model}", "data.segzero_profile=demo"]
+    given = [f"data.train_files={rows}", f"actor_rollout_ref.model.path={model}", "data.segzero.profile=demo"]
     assert main(["vision_reasoner_7b", *given, "data.image_patch_size=8"]) == 0
     assert "196 of them the image" in capsys.readouterr().out
     assert main(["vision_reasoner_7b", *given, "data.image_patch_size=8", "data.max_prompt_length=50"]) == 1
