@@ -56,6 +56,7 @@ def test_both_protocols_equal_naive_counting(predicted: Any, target: Any, ignore
     assert (ours.intersection, ours.union) == (above, below) and ours.iou == pytest.approx(iou, abs=1e-5)
 
 
+@settings(deadline=None)
 @given(SPARSE, SPARSE)
 def test_the_protocols_differ_in_nothing_but_ignored_pixels_and_empty_unions(predicted: Any, target: Any) -> None:
     a, b = protocols.seg_zero(predicted, target), protocols.lisa(predicted, target)
@@ -63,12 +64,14 @@ def test_the_protocols_differ_in_nothing_but_ignored_pixels_and_empty_unions(pre
     assert a.iou == b.iou if a.union else (a.iou, b.iou) == (0, 1)
 
 
+@settings(deadline=None)
 @given(SPARSE, SPARSE, SPARSE, SPARSE)
 def test_what_is_said_of_ignored_pixels_does_not_matter_to_lisa(p: Any, q: Any, target: Any, ignore: Any) -> None:
     changed = np.where(ignore, q, p)
     assert protocols.lisa(p, target, ignore) == protocols.lisa(changed, target, ignore)
 
 
+@settings(deadline=None)
 @given(MASKS, MASKS, MASKS)
 def test_one_pixel_more_of_the_truth_never_scores_less(predicted: Any, target: Any, ignore: Any) -> None:
     for protocol in protocols.PROTOCOLS.values():
@@ -142,6 +145,7 @@ def naive_iou(a: Any, b: Any) -> float:
     return wide * high / union if union else 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(BOX, max_size=3), arrays(bool, (12, 12), elements=st.booleans(), fill=st.just(False)))
 def test_the_lenient_box_accuracy_as_published(boxes: list[Any], target: Any) -> None:
     places = [(int(x), int(y)) for y, x in np.argwhere(target)]
@@ -167,6 +171,7 @@ def test_one_right_box_among_wrong_ones_is_a_lenient_hit() -> None:
     assert not lenient_box_hit([(40, 40, 45, 45)], target)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20))
 def test_counting_by_hand(pairs: list[tuple[int, int]]) -> None:
     found = counting([p for p, _ in pairs], [t for _, t in pairs])

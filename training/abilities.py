@@ -178,36 +178,36 @@ def _number(text: str) -> float | None:
 
 def read_vqav2(questions: Path, annotations: Path, images: Path) -> list[Question]:
     """v2_OpenEnded_mscoco_SPLIT_questions.json, v2_mscoco_SPLIT_annotations.json, and the folder of COCO images."""
-    asked, answered = (
-        _json(questions),
-        {a["question_id"]: a for a in _list(_json(annotations), "annotations", annotations)},
-    )
-    kind = asked.get("data_subtype", "val2014") if isinstance(asked, dict) else ""
-    found = []
-    for q in _list(asked, "questions", questions):
-        try:
-            given = answered[q["question_id"]]
-            texts = tuple(str(a["answer"]) for a in given["answers"])
-            image = images / f"COCO_{kind}_{int(q['image_id']):012d}.jpg"
-            found.append(Question(str(q["question_id"]), image, q["question"], texts, given.get("answer_type", "")))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{questions}: question {q!r:.80} has no {error} in {annotations}") from error
-    return found
+    asked, answered = _json(questions), _json(annotations)
+    rows = _list(asked, "questions", questions)
+    given = {a.get("question_id"): a for a in _list(answered, "annotations", annotations) if isinstance(a, dict)}
+    kind = asked.get("data_subtype", "val2014")
+
+    def one(q: dict[str, Any]) -> Question:
+        if q["question_id"] not in given:
+            raise ValueError(f"{annotations} has no answers to question {q['question_id']}")
+        found = given[q["question_id"]]
+        image = images / f"COCO_{kind}_{int(q['image_id']):012d}.jpg"
+        texts = tuple(a["answer"] for a in found["answers"])
+        return Question(str(q["question_id"]), image, q["question"], texts, found.get("answer_type", ""))
+
+    return [_one(questions, n, q, one) for n, q in enumerate(rows)]
 
 
 def read_textvqa(questions: Path, images: Path) -> list[Question]:
     """TextVQA_0.5.1_SPLIT.json, and its folder of images."""
-    return _data(
-        questions,
-        lambda q: Question(str(q["question_id"]), images / f"{q['image_id']}.jpg", q["question"], tuple(q["answers"])),
-    )
+
+    def one(q: dict[str, Any]) -> Question:
+        return Question(str(q["question_id"]), images / f"{q['image_id']}.jpg", q["question"], _several(q["answers"]))
+
+    return _data(questions, one)
 
 
 def read_docvqa(questions: Path, images: Path) -> list[Question]:
     """SPLIT_v1.0_withQT.json, and the folder that holds `documents`."""
 
     def one(q: dict[str, Any]) -> Question:
-        return Question(str(q["questionId"]), images / q["image"], q["question"], tuple(q["answers"]))
+        return Question(str(q["questionId"]), images / q["image"], q["question"], _several(q["answers"]))
 
     return _data(questions, one)
 
@@ -241,6 +241,12 @@ def _list(data: Any, key: str, path: Path) -> list[Any]:
     if not isinstance(data, dict) or not isinstance(data.get(key), list):
         raise ValueError(f"{path} holds no list {key!r}")
     return list(data[key])
+
+
+def _several(answers: Any) -> tuple[str, ...]:
+    if not isinstance(answers, list):
+        raise TypeError("its answers are no list")
+    return tuple(answers)
 
 
 def _data(path: Path, make: Callable[[dict[str, Any]], Question]) -> list[Question]:

@@ -548,6 +548,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, default=0, help="vote over so many samples per item; 0: greedy")
     p.add_argument("--temperature", type=float, default=1.0, help="of samples")
     p.add_argument("--top-p", type=float, default=0.9, help="of samples")
+    p.add_argument("--latency-items", type=int, default=20, help="asked once more alone, for their time")
     p.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="I/N", help="the I-th of N, records in F.I-of-N.jsonl"
     )
@@ -572,7 +573,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("--batch and --n must be at least 1, --samples at least 0")
     try:
         return _run(arguments)
-    except (RecordsError, ProfileError, SegzeroError, ValueError) as error:
+    except (RecordsError, ProfileError, SegzeroError, ValueError, OSError) as error:
         print(f"segzero-train evaluate: {error}", file=sys.stderr)
         return 2
 
@@ -630,7 +631,8 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     file = RecordFile(shard_path(a.records, a.shard), settings, restart=a.restart) if a.records else None
     voting = Voting(a.samples, a.temperature, a.top_p, a.seed) if a.samples else None
     alone = _alone(cases) if a.data.startswith("tabletop:") else 300
-    records = evaluate(pipeline, cases, batch=a.batch, shard=a.shard, voting=voting, alone=alone, file=file)
+    given = {"batch": a.batch, "shard": a.shard, "voting": voting, "alone": alone, "latency_items": a.latency_items}
+    records = evaluate(pipeline, cases, file=file, **given)
     return settings, cases, records
 
 

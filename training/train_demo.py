@@ -95,14 +95,16 @@ def main() -> None:
     for name in ("segmenter", "reasoner"):
         curves(out / name / "log.jsonl", out / name / "curves.png")
     for split in ("test", "test-ood"):
-        evaluate.main(
+        ended = evaluate.main(
             [
                 *("--data", f"tabletop:{split}", "--root", str(data), "--n", str(size.questions)),
                 *("--scenes", str(size.test), "--reasoner", str(reasoner), "--segmenter", str(masks)),
                 *("--summary", str(out / f"{split}.json"), "--records", str(out / f"{split}.jsonl")),
-                *("--pictures", str(out / f"{split}.png")),
+                *("--pictures", str(out / f"{split}.png"), "--restart"),
             ]
         )
+        if ended == 2:
+            raise SystemExit(f"{split} could not be evaluated")
 
 
 if __name__ == "__main__":
