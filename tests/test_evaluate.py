@@ -356,6 +356,25 @@ def test_a_wrong_call_is_one_sentence(arguments: list[str], capsys: pytest.Captu
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_folder_of_reasonseg_with_a_broken_file(tmp_path: Path) -> None:
+    """By the readers of `prepare`: what they can't read stays an item."""
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.jpg"), IMAGE)
+    shapes = [
+        {"label": "target", "points": [[20, 20], [59, 20], [59, 59], [20, 59]]},
+        {"label": "ignore", "points": [[100, 100], [139, 100], [139, 119], [100, 119]]},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"text": ["the mug"], "is_sentence": False, "shapes": shapes}))
+    (tmp_path / "b.json").write_text("no JSON")
+    settings = {"data": f"reasonseg:{tmp_path}", "n": None, "seed": 0, "split": "val", "by": None}
+    cases = evaluate.read_cases(settings | {"sentences": "first", "images": None}, tmp_path)
+    records = evaluate.evaluate(pipeline(), cases, batch=2, latency_items=0)
+    assert [(r["id"], r["status"]) for r in records] == [("a", "OK"), ("b", "UNREAD")]
+    assert records[0]["protocols"]["lisa"]["iou"] == 1 and records[0]["ignored"] == 40 * 20
+    assert records[0]["protocols"]["seg-zero"]["iou"] == 1600 / 2400 and "b.json" in records[1]["message"]
+
+
 def test_failures_and_wins_are_on_the_page(tmp_path: Path) -> None:
     records = run()
     chosen = page.choose(records, 4)
