@@ -427,16 +427,17 @@ def picture(differences: dict[str, NDArray[np.float64]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.5, 5.5), layout="constrained")
     for name, d in differences.items():
         x = np.sort(np.abs(d))
-        axes.plot(np.maximum(x, 1e-9), 1 - np.arange(len(x)) / len(x), label=name)
+        axes.plot(np.maximum(x, 1e-8), 1 - np.arange(len(x)) / len(x), label=name)
     axes.axvline(CLIP, color="grey", ls=":", label="PPO's clip")
     axes.set(
         xscale="log", yscale="log", xlabel="|difference of log-probabilities|, nats", ylabel="share of tokens above"
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.set_xlim(left=1e-7)  # about a unit in float32's last place
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
