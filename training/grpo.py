@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from training import conversations
 from training import model as models
@@ -59,6 +61,21 @@ def shared(c: Configuration) -> dict[str, Any]:
     return found
 
 
+class EpochSampler(RepeatSampler):
+    """An epoch's order follows from seed and epoch. TRL's goes on drawing from one generator, which a resumed run
+    would start anew: after the first epoch it would see the rows in another order. In the first epoch they are equal.
+    """
+
+    def __init__(self, epoch: Callable[[], int], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed((self.seed or 0) + self.epoch())
+        yield from super().__iter__()
+
+
 def trainer_class(engine: str) -> Any:
     base: Any = GRPOTrainer
     if engine == "shared_prefix":
@@ -66,8 +83,18 @@ def trainer_class(engine: str) -> Any:
 
         base = SharedPrefixGRPOTrainer
 
-    class Trainer(GreedyValidation, base):
-        pass
+    class Trainer(GreedyValidation, models.Resumable, base):
+        def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+            args = self.args
+            return EpochSampler(
+                lambda: int(self.state.epoch or 0),
+                self.train_dataset if dataset is None else dataset,
+                mini_repeat_count=args.num_generations,
+                batch_size=args.generation_batch_size // args.num_generations,
+                repeat_count=args.num_iterations * args.steps_per_generation,
+                shuffle=args.shuffle_dataset,
+                seed=args.seed,
+            )
 
     return Trainer
 

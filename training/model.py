@@ -23,13 +23,14 @@ _NORMS = {"qwen2_vl": _CLIP, "qwen2_5_vl": _CLIP, "qwen3_vl": ([0.5] * 3, [0.5] 
 LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 
 # What the node writes by hand (segzero_ros.reasoner_transformers): no system turn unless one is given, nothing after
-# the last end of turn. For one image it is the published template's text.
+# the last end of turn. For one image it is the published template's text. New lines are spelled out: the library trims
+# those behind a block.
 CHAT = (
-    "{% for m in messages %}{% if not loop.first %}\n{% endif %}<|im_start|>{{ m['role'] }}\n"
+    "{% for m in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}<|im_start|>{{ m['role'] + '\\n' }}"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
+    "{% if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 
@@ -97,6 +98,28 @@ def load_model(model: Model, folder: Path) -> Any:
     checkpoints.refuse_missing(str(model.path), info["missing_keys"])
     freeze(found, model.freeze)
     return found
+
+
+class Resumable:
+    """Before a trainer class: a checkpoint is read by the names that it was saved under.
+
+    The library saves Qwen-VL in the published layout, whose names are not the model's, and its Trainer reads it with
+    strict=False: nothing fits, a warning is printed, and the run goes on with the start weights.
+    """
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = self.model if model is None else model
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        saved = type(model).from_pretrained(
+            resume_from_checkpoint,
+            dtype=model.dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        model.load_state_dict(saved.state_dict())  # strict: by the model's own names
 
 
 def freeze(model: Any, parts: tuple[str, ...]) -> None:

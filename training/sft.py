@@ -16,7 +16,7 @@ from training.validate import GreedyValidation, given, reward_terms
 from training.watch import Watch, check_inputs
 
 
-class Trainer(GreedyValidation, SFTTrainer):  # type: ignore[misc]
+class Trainer(GreedyValidation, models.Resumable, SFTTrainer):  # type: ignore[misc]
     pass
 
 
