@@ -15,7 +15,14 @@ from training.group_forward import GroupForward, Prompts
 
 WEIGHTS = EMBEDDED / "reasoner"
 TEXTS = ("the red mug", "is there something to drink from, please", "all the bricks")
-ANSWERS = ("<think>The target is the red mug.", "<answer>[]</answer>", "<think>", "red mug", "a", "I see a blue duck at (")
+ANSWERS = (
+    "<think>The target is the red mug.",
+    "<answer>[]</answer>",
+    "<think>",
+    "red mug",
+    "a",
+    "I see a blue duck at (",
+)
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,11 @@ PARTS = ("generation", "reference", "reward", "loss")
 class SharedPrefixGRPOTrainer(GRPOTrainer):
     """Raises ValueError where it does not fit: several processes, vLLM, or a model that GroupForward does not read.
 
-    Seconds per step are logged apart as `seconds/generation`, `/reference`, `/reward` and `/loss` (forward and backward).
+    Seconds per step are logged apart: `seconds/generation`, `/reference`, `/reward` and `/loss` (with its backward).
     """
+
+    model: Any
+    num_generations_eval: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,11 +82,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._generator.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         training = self.model.training
         with self._timed("generation"), torch.no_grad(), self.accelerator.autocast():
-            self.model.eval()
             texts = self._policy.sample(
                 self._policy.encode(prompts),
                 num_generations,
-                max_new_tokens=self.max_completion_length,
+                max_new_tokens=int(self.max_completion_length or 0),
                 stop=self.eos_token_ids,
                 temperature=self.temperature if training else 0.0,
                 top_p=self.top_p if training else 1.0,
@@ -91,7 +93,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 never=self.generation_config.suppress_tokens or (),
                 generator=self._generator,
             )
-            self.model.train(training)
         return texts, None
 
     # Log-probabilities ----------------------------------------------------------------------------------------------

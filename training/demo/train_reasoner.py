@@ -216,7 +216,6 @@ def run_worker(settings: Settings, rank: int) -> None:
     named = dict(model.named_parameters())
     tower = {n: w for n, w in named.items() if "visual" in n} | {f"see.{n}": w for n, w in see.named_parameters()}
     rest = {n: w for n, w in named.items() if "visual" not in n} | {f"know.{n}": w for n, w in know.named_parameters()}
-    everything = [*tower.values(), *rest.values()]
 
     def optimisers(group: Mapping[str, Tensor], muon: float) -> list[torch.optim.Optimizer]:
         matrices = [
@@ -340,8 +339,8 @@ def run_worker(settings: Settings, rank: int) -> None:
         b = ready.get()
         loss, seen = loss_of(step, b)
         loss.backward()
-        group = ("tower",) if step < settings.vision_steps else ("tower", "rest") if learns else ("rest",)
-        weights = {("tower",): list(tower.values()), ("rest",): list(rest.values())}.get(group, everything)
+        group = ["tower"] if step < settings.vision_steps else ["tower", "rest"] if learns else ["rest"]
+        weights = [w for part in group for w in {"tower": tower, "rest": rest}[part].values()]
         if settings.workers > 1:
             flat = torch.cat([(w.grad if w.grad is not None else torch.zeros_like(w)).reshape(-1) for w in weights])
             dist.all_reduce(flat)

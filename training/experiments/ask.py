@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from segzero_ros.types import Status
 from training.demo.reasoner import GRID, library_inputs, normalise
 from training.experiments.questions import Ask
 from training.experiments.sets import Item, Set
-from training.group_forward import GroupForward, Prompts
+from training.group_forward import GroupForward, Prefix, Prompts
 from training.metrics import box_accuracy, matched
 from training.tabletop.store import Scenes
 
@@ -37,43 +37,43 @@ class Speaker:
         )
         self.model.eval()
         self.forward = GroupForward(self.model)
-        token = self.tokenizer.convert_tokens_to_ids
-        self.image, self.end = token("<|image_pad|>"), token("<|im_end|>")
+        self.image: int = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.end: int = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
         self._before = self.tokenizer.encode("<|im_start|>user\n<|vision_start|>") + [self.image] * GRID**2
         self._middle = self.tokenizer.encode("<|vision_end|>")
         self._after = self.tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
 
-    def prompts(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> Prompts:
-        rows = [self._before + self._middle + self.tokenizer.encode(t) + self._after for t in texts]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(r)) + r for r in rows])
-        mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows])
+    def look(self, images: Sequence[np.ndarray]) -> Prefix:
+        """What all prompts over an image share; one row per image (uint8 RGB of the square)."""
+        ids = torch.tensor([self._before + self._middle] * len(images))
         pixels, grid = library_inputs(normalise(torch.from_numpy(np.stack(images))))
-        return Prompts(ids, mask, (ids == self.image).int(), pixels, grid)
+        return self.forward.encode(Prompts(ids, torch.ones_like(ids), torch.eq(ids, self.image).int(), pixels, grid))
 
-    @torch.no_grad()
-    def answer(
-        self,
-        texts: Sequence[str],
-        images: Sequence[np.ndarray],
-        *,
-        count: int = 1,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> list[list[str]]:
+    def listen(self, seen: Prefix, which: Sequence[int], texts: Sequence[str], begun: Sequence[str] = ()) -> Prefix:
+        """Prompts over images `which` of `seen`; begun: the beginnings of the answers, if they are given."""
+        rows = [self.tokenizer.encode(t) + self._after for t in texts]
+        if begun:
+            rows = [r + self.tokenizer.encode(t) for r, t in zip(rows, begun, strict=True)]
+        longest = max(map(len, rows))
+        ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows])
+        mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows])
+        return self.forward.extend(seen, torch.tensor(list(which)), ids, mask)
+
+    def speak(self, prefix: Prefix, count: int = 1, temperature: float = 0.0, seed: int = 0) -> list[list[str]]:
         """`count` texts per prompt."""
-        generator = torch.Generator().manual_seed(seed)
-        prefix = self.forward.encode(self.prompts(texts, images))
-        ids = self.forward.sample(
+        said = self.tokenizer.batch_decode(self.draw(prefix, count, temperature, seed), skip_special_tokens=True)
+        return [said[n : n + count] for n in range(0, len(said), count)]
+
+    def draw(self, prefix: Prefix, count: int = 1, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+        return self.forward.sample(
             prefix,
             count,
             max_new_tokens=MAX_NEW_TOKENS,
             stop=[self.end],
             temperature=temperature,
-            generator=generator,
+            never=[self.image],
+            generator=torch.Generator().manual_seed(seed),
         )
-        said = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [said[n : n + count] for n in range(0, len(said), count)]
 
 
 def judge(ask: Ask, text: str) -> dict[str, Any]:
@@ -90,9 +90,25 @@ def judge(ask: Ask, text: str) -> dict[str, Any]:
     iou = [v for _, _, v in matched(boxes, true)]
     right = float(not boxes) if ask.absent else box_accuracy(boxes, true)
     mean_iou = sum(iou) / max(len(boxes), len(true), 1) if true else right
-    return {"right": right, "parsed": True, "iou": round(mean_iou, 4), "boxes": [[round(v, 1) for v in b] for b in boxes]}
+    return {
+        "right": right,
+        "parsed": True,
+        "iou": round(mean_iou, 4),
+        "boxes": [[round(v, 1) for v in b] for b in boxes],
+    }
 
 
+def batches(chosen: Set, scenes: Scenes) -> Iterator[tuple[list[Item], list[np.ndarray], list[int]]]:
+    """Items of a set, BATCH at once, with the images that they are over and which is whose. Fixed by the set alone."""
+    order = sorted(chosen.items, key=lambda i: (i.scene, i.id))
+    for at in range(0, len(order), BATCH):
+        items = order[at : at + BATCH]
+        numbers = sorted({i.scene for i in items})
+        images = [np.ascontiguousarray(scenes.rgb(n)) for n in numbers]
+        yield items, images, [numbers.index(i.scene) for i in items]
+
+
+@torch.no_grad()
 def ask_all(
     speaker: Speaker,
     chosen: Set,
@@ -104,29 +120,22 @@ def ask_all(
     seed: int = 0,
     silent: bool = False,
 ) -> list[dict[str, Any]]:
-    """One record per item: id, kind, prompt, texts, and `judge` of the first text; with count > 1 of every text."""
+    """One record per item: id, kind, text and `judge` of it; with count > 1 of every text."""
     records = []
-    # Prompts of like length together: padding costs, and the batch is fixed by the set, not by the checkpoint.
-    order = sorted(range(len(chosen.items)), key=lambda n: (len(chosen.items[n].ask.text), n))
-    bar = tqdm(total=len(order), desc=f"{chosen.name} {'think' if think else 'answer'}", leave=False, disable=silent)
-    for at in range(0, len(order), BATCH):
-        items: list[Item] = [chosen.items[n] for n in order[at : at + BATCH]]
-        said = speaker.answer(
-            [i.ask.prompt(think) for i in items],
-            [np.ascontiguousarray(scenes.rgb(i.scene)) for i in items],
-            count=count,
-            temperature=temperature,
-            seed=seed + at,
-        )
-        for item, texts in zip(items, said, strict=True):
+    name = f"{chosen.name} {'think' if think else 'answer'}"
+    bar = tqdm(total=len(chosen.items), desc=name, leave=False, disable=silent)
+    for number, (items, images, which) in enumerate(batches(chosen, scenes)):
+        prefix = speaker.listen(speaker.look(images), which, [i.ask.prompt(think) for i in items])
+        for item, texts in zip(items, speaker.speak(prefix, count, temperature, seed + number), strict=True):
             judged = [judge(item.ask, t) for t in texts]
-            record = {"id": item.id, "set": chosen.name, "kind": item.ask.kind, "text": texts[0], **judged[0]}
+            record = {"id": item.id, "set": chosen.name, "kind": item.ask.kind, "scene": item.scene, "text": texts[0]}
+            record |= judged[0]
             if count > 1:
                 record |= {"rights": [j["right"] for j in judged], "texts": texts}
             records.append(record)
         bar.update(len(items))
     bar.close()
-    return sorted(records, key=lambda r: r["id"])
+    return sorted(records, key=lambda r: str(r["id"]))
 
 
 def mean(records: Sequence[dict[str, Any]]) -> float:

@@ -1,4 +1,4 @@
-"""What the experiment asks over a scene: instructions, and questions with a word for an answer; with a thought or without.
+"""What the experiment asks over a scene: instructions and questions, each to be answered with a thought or without.
 
 The end of the prompt says which: " think" or " answer". Kinds of instruction are in three groups that are never pooled:
 NAMING is fine-tuned on, RETAINED is seen in pre-training only, NOVEL in neither.
@@ -32,14 +32,14 @@ QUESTION_SHARE, ABSENT_SHARE = 0.3, 0.25  # of what is asked in pre-training; of
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt with its right answer. item: None for a question; answers: the words that are right, for a question."""
+    """One prompt with its right answer. head: how its thought begins. answer: the word that is right, of a question."""
 
     kind: str
     text: str
     head: str
     targets: tuple[Thing, ...]
     seen: tuple[Thing, ...] = ()
-    answer: str = ""  # of a question; empty for an instruction
+    answer: str = ""  # empty for an instruction
 
     @property
     def absent(self) -> bool:
@@ -159,15 +159,17 @@ def _what_kind(rng: np.random.Generator, things: list[Thing]) -> Ask | None:
 def _count(rng: np.random.Generator, things: list[Thing]) -> Ask | None:
     """None to four, as evenly as scenes allow: the number is drawn first."""
     wanted = int(rng.integers(0, 4))
-    names: list[tuple[str, list[Thing]]] = [
-        (f"{c} objects", [o for o in things if o.color == c]) for c in COLORS
-    ] + [(f"{instructions.plural(c)}", [o for o in things if o.category in _same(c)]) for c in CATEGORIES]
+    names: list[tuple[str, list[Thing]]] = [(f"{c} objects", [o for o in things if o.color == c]) for c in COLORS] + [
+        (f"{instructions.plural(c)}", [o for o in things if o.category in _same(c)]) for c in CATEGORIES
+    ]
     fitting = [(nouns, found) for nouns, found in names if len(found) == wanted]
     if not fitting:
         return None
     nouns, found = _pick(rng, fitting)
     found = sorted(found, key=lambda t: (t.point[0], t.point[1]))
-    return Ask("count", f"how many {nouns} are there?", f"The target is all the {nouns}.", tuple(found), answer=COUNTS[wanted])
+    return Ask(
+        "count", f"how many {nouns} are there?", f"The target is all the {nouns}.", tuple(found), answer=COUNTS[wanted]
+    )
 
 
 _ASKED: dict[str, Callable[[np.random.Generator, list[Thing]], Ask | None]] = {

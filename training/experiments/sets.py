@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,21 +96,22 @@ def broad(root: Path, count: int, seed: int = 0) -> Set:
 
 def overlaps(root: Path) -> dict[str, int]:
     """Images that two splits share, by the hash of their pixels. Nothing but zeros is right."""
-    hashes: dict[str, set[bytes]] = {}
-    for split in ("train", "val", "test"):
-        scenes = scenes_of(root, split)
-        hashes[split] = {hashlib.sha256(np.ascontiguousarray(scenes.rgb(n))).digest() for n in range(len(scenes))}
-    train = scenes_of(root, "train")
-    early = {hashlib.sha256(np.ascontiguousarray(train.rgb(n))).digest() for n in range(PRETRAIN)}
-    late = hashes["train"] - early
-    return {
-        "pretrain and tune": len(early & late) + len(train) - len(hashes["train"]),
-        **{f"train and {s}": len(hashes["train"] & hashes[s]) for s in ("val", "test")},
-        "val and test": len(hashes["val"] & hashes["test"]),
+
+    def hashes(scenes: Scenes, first: int, last: int) -> set[bytes]:
+        return {hashlib.sha256(scenes.rgb(n).tobytes()).digest() for n in range(first, last)}
+
+    parts = {
+        "pretrain": hashes(scenes_of(root, "train"), 0, PRETRAIN),
+        "tune": hashes(scenes_of(root, "train"), PRETRAIN, PRETRAIN + TUNE),
+        "val": hashes(scenes_of(root, "val"), 0, TEST),
+        "test": hashes(scenes_of(root, "test"), 0, TEST),
     }
+    return {f"{a} and {b}": len(parts[a] & parts[b]) for a, b in itertools.combinations(parts, 2)}
 
 
-def write_rows(chosen: Set, scenes: Scenes, folder: Path, *, think: bool, completions: Sequence[str] | None = None) -> None:
+def write_rows(
+    chosen: Set, scenes: Scenes, folder: Path, *, think: bool, completions: Sequence[str] | None = None
+) -> None:
     """Rows for `segzero-train train`: the whole prompt as problem, the right text as completion."""
     import datasets
     from PIL import Image

@@ -1,0 +1,272 @@
+"""One arm of the experiment with one seed: prepare its rows, train by its recipe, ask everything, keep the records.
+
+`python -m training.experiments.arms ARM SEED ...` is what `make reproduce` starts in a process of its own; a killed one
+continues at its last checkpoint, and one that has its result is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.experiments import sets
+from training.experiments.ask import Speaker, ask_all, batches
+from training.rewards import PROFILES
+
+SQUARE = 224
+
+
+@dataclass(frozen=True)
+class Arm:
+    """rows: what a supervised arm learns: "answers", "thoughts" (template), "own" (the start's rewarded samples)."""
+
+    name: str
+    method: str  # "grpo" or "sft"
+    think: bool
+    question: str  # what it is there for
+    rows: str = "answers"
+    profile: str = "segzero"
+    changes: dict[str, Any] = field(default_factory=dict)  # of the configuration
+    prompts: int = 0  # per update; 0 = as all
+    updates: float = 1.0  # times as many as all
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same for all arms; committed before the first reported run."""
+
+    updates: int = 120
+    prompts: int = 8  # per update
+    generations: int = 8
+    rates: dict[str, float] = field(default_factory=dict)  # learning rate per arm, from trials on another seed
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    ablation_seeds: tuple[int, ...] = (1, 2, 3)
+    share: float = 1.0  # of the test items
+    kl_items: int = 256
+
+
+MAIN = (
+    Arm("sft_answer", "sft", False, "supervised, answers alone"),
+    Arm("sft_thought", "sft", True, "supervised, with template thoughts", rows="thoughts"),
+    Arm("sft_own", "sft", True, "supervised, on the start's own rewarded samples", rows="own"),
+    Arm("grpo_answer", "grpo", False, "by reward, without a thought", profile="segzero-answer"),
+    Arm("grpo_thought", "grpo", True, "by reward, with a thought"),
+)
+CONTROLS = (Arm("grpo_random", "grpo", True, "control: rewards by chance", profile="random"),)
+ABLATIONS = (
+    Arm("soft_accuracy", "grpo", True, "accuracy without thresholds (table 6)", profile="segzero-soft"),
+    Arm("kl_x10", "grpo", True, "KL ten times (table 3)", changes={"grpo": {"beta": 5e-2}}),
+    Arm(
+        "n_4",
+        "grpo",
+        True,
+        "n = 4 at equal completions (table 4)",
+        changes={"grpo": {"num_generations": 4}},
+        prompts=16,
+    ),
+    Arm("sft_answer_compute", "sft", False, "supervised, answers, at equal compute", updates=3.0),
+    Arm("sft_thought_compute", "sft", True, "supervised, thoughts, at equal compute", rows="thoughts", updates=3.0),
+)
+ARMS = {a.name: a for a in (*MAIN, *CONTROLS, *ABLATIONS)}
+
+
+def configuration_of(arm: Arm, plan: Plan, seed: int, start: Path, rows: Path, check: Path, out: Path) -> Any:
+    """The recipe `tabletop_grpo` or `tabletop_sft` with what this arm changes."""
+    from training import configuration
+
+    prompts = arm.prompts or plan.prompts
+    updates = round(plan.updates * arm.updates)
+    data = configuration.read(configuration.find(f"tabletop_{arm.method}"))
+    ours: dict[str, Any] = {
+        "name": f"{arm.name}-{seed}",
+        "model": {"path": str(start)},
+        "data": {"train": str(rows), "validation": str(check)},
+        "reward": {"profile": arm.profile},
+        "batch": {"prompts": prompts, "micro": prompts * (plan.generations if arm.method == "grpo" else 1)},
+        "watch": {"spread_prompts": 0, "format_term": "", "format_rate": None, "zero_spread": None},
+        "seed": seed,
+        "out": str(out),
+        "pictures": False,
+        "save_every": max(1, updates // 3),
+        "trl": {"max_steps": updates, "learning_rate": plan.rates.get(arm.name, 1e-4), "save_total_limit": 1},
+        "grpo": {"num_generations": plan.generations},
+    }
+    if arm.method == "sft":
+        # Validated by the reward of its form, whatever it was trained on; a constant rate, as the others have.
+        ours["reward"] = {"profile": "segzero" if arm.think else "segzero-answer"}
+        ours["trl"] |= {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    merged = configuration.merged(configuration.merged(data, ours), arm.changes)
+    if arm.name == "n_4":
+        merged["batch"]["micro"] = prompts * 4
+    return configuration.build(merged)
+
+
+def own_samples(start: Path, chosen: sets.Set, scenes: Any, seed: int, count: int = 8) -> tuple[sets.Set, list[str]]:
+    """Prompts with a sample that wins everything, and one such sample each, drawn from `count`."""
+    speaker, profile = Speaker(start), PROFILES["segzero"]
+    rng = np.random.default_rng(seed)
+    kept: list[tuple[sets.Item, str]] = []
+    with torch.no_grad():
+        for number, (items, images, which) in enumerate(batches(chosen, scenes)):
+            prefix = speaker.listen(speaker.look(images), which, [i.ask.prompt(True) for i in items])
+            for item, texts in zip(items, speaker.speak(prefix, count, 1.0, seed * 1000 + number), strict=True):
+                won = profile.score(texts, [item.ask.solution()] * count, square=SQUARE)
+                best = [t for t, w in zip(texts, won, strict=True) if w >= profile.maximum - 1e-6]
+                if best:
+                    kept.append((item, best[int(rng.integers(len(best)))]))
+    kept.sort(key=lambda pair: pair[0].id)
+    return sets.Set(chosen.name + "-own", chosen.split, tuple(i for i, _ in kept)), [t for _, t in kept]
+
+
+def prepare(arm: Arm, plan: Plan, seed: int, root: Path, start: Path, folder: Path) -> tuple[Path, Path]:
+    """Rows to train on and to validate on, written once."""
+    train, check = folder / "rows", folder / "check"
+    scenes = sets.scenes_of(root, "train")
+    # The same prompts for every arm of a seed; more of them only where an arm sees more.
+    count = round(plan.updates * (arm.prompts or plan.prompts) * max(1.0, arm.updates))
+    chosen = sets.tuning(root, count, seed)
+    if not (train / "state.json").exists():
+        shutil.rmtree(train, ignore_errors=True)
+        completions = None
+        if arm.rows == "own":
+            chosen, completions = own_samples(start, chosen, scenes, seed)
+        sets.write_rows(chosen, scenes, train, think=arm.think, completions=completions)
+    if not (check / "state.json").exists():
+        shutil.rmtree(check, ignore_errors=True)
+        val = sets.scenes_of(root, "val")
+        few = sets.build(val, "val", "check", sets.asked(sets.NAMING), 64, 0)
+        sets.write_rows(few, val, check, think=arm.think)
+    return train, check
+
+
+@torch.no_grad()
+def divergence(tuned: Speaker, start: Speaker, chosen: sets.Set, scenes: Any, think: bool) -> float:
+    """KL(tuned || start) in nats per answer, over one sampled answer of the tuned policy per item."""
+    total = 0.0
+    for number, (items, images, which) in enumerate(batches(chosen, scenes)):
+        texts = [i.ask.prompt(think) for i in items]
+        mine = tuned.listen(tuned.look(images), which, texts)
+        ids = tuned.draw(mine, 1, 1.0, seed=number)
+        longest = max(map(len, ids))
+        rows = torch.tensor([r + [0] * (longest - len(r)) for r in ids])
+        mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in ids])
+        group = torch.arange(len(items))
+        theirs = start.listen(start.look(images), which, texts)
+        a, _ = tuned.forward.log_probs(mine, group, rows, mask)
+        b, _ = start.forward.log_probs(theirs, group, rows, mask)
+        total += float((a - b).sum())
+    return total / len(chosen.items)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """JSONL, compressed, the same bytes for the same records."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
+        for record in records:
+            file.write((json.dumps(record) + "\n").encode())
+    part.replace(path)
+
+
+def measure(speaker: Speaker, start: Speaker, plan: Plan, root: Path, think: bool) -> tuple[dict[str, Any], list[Any]]:
+    """All five sets, greedily, and how far the policy went."""
+    chosen, scenes = sets.tests(root, share=plan.share), sets.scenes_of(root, "test")
+    records, summary = [], {}
+    for name, one in chosen.items():
+        found = ask_all(speaker, one, scenes, think=think)
+        records += found
+        summary[name] = {
+            "right": round(float(np.mean([r["right"] for r in found])), 5),
+            "parsed": round(float(np.mean([r["parsed"] for r in found])), 5),
+            "n": len(found),
+            "sha256": one.digest,
+        }
+    part = sets.Set("kl", "test", chosen["id"].items[: round(plan.kl_items * plan.share)])
+    kl = divergence(speaker, start, part, scenes, think)
+    return {"sets": summary, "kl_per_answer": round(kl, 5)}, records
+
+
+def run(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path, results: Path) -> Path:
+    """Trains and asks; returns the file of the result."""
+    done = results / f"{arm.name}-{seed}.json"
+    if done.exists():
+        return done
+    from training import train
+
+    folder = work / f"{arm.name}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
+    rows, check = prepare(arm, plan, seed, root, start, folder)
+    c = configuration_of(arm, plan, seed, start, rows, check, folder / "run")
+    began = time.monotonic()
+    train.run(c, resume=(Path(c.out) / "configuration.yaml").is_file())
+    seconds = time.monotonic() - began
+    last = train.last_checkpoint(Path(c.out))
+    assert last is not None
+    began = time.monotonic()
+    from training.model import load_model
+
+    speaker = Speaker(start, load_model(c.model.__class__(**{**asdict(c.model), "path": str(last)}), last))
+    found, records = measure(speaker, Speaker(start), plan, root, arm.think)
+    write_records(results / f"{arm.name}-{seed}.jsonl.gz", records)
+    shutil.copy(Path(c.out) / "log.jsonl", results / f"{arm.name}-{seed}.log.jsonl")
+    result = {
+        "arm": arm.name,
+        "seed": seed,
+        "think": arm.think,
+        "method": arm.method,
+        "learning_rate": c.arguments["learning_rate"],
+        "updates": round(plan.updates * arm.updates),
+        "prompts_per_update": c.batch.prompts,
+        "generations": c.generations,
+        "rows": sum(1 for _ in _ids(rows)),
+        "start_sha256": digest(start),
+        "train_seconds": round(seconds, 1),
+        "ask_seconds": round(time.monotonic() - began, 1),
+        **found,
+    }
+    part = done.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1))
+    part.replace(done)
+    return done
+
+
+def _ids(rows: Path) -> list[str]:
+    import datasets
+
+    return list(datasets.load_from_disk(str(rows))["id"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("arm", choices=ARMS)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--plan", required=True, help="the plan, JSON")
+    parser.add_argument("--root", type=Path, required=True, help="scenes")
+    parser.add_argument("--start", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    a = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    plan = Plan(**json.loads(a.plan))
+    print(run(ARMS[a.arm], a.seed, plan, a.root, a.start, a.work, a.results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

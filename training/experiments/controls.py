@@ -1,0 +1,165 @@
+"""Asked without training: the start alone, its best and its majority of eight, and whether a thought is used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from training.experiments import sets
+from training.experiments.arms import ARMS, Plan, digest, write_records
+from training.experiments.ask import Speaker, ask_all, batches, judge, mean
+from training.metrics import matched
+
+SAMPLES = 8
+_PLACE = re.compile(r" at \(\d+, \d+\)")
+
+
+def keep(results: Path, name: str, seed: int, records: Sequence[dict[str, Any]], **more: Any) -> None:
+    """A result in the form of a run's."""
+    results.mkdir(parents=True, exist_ok=True)
+    write_records(results / f"{name}-{seed}.jsonl.gz", records)
+    by_set: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_set.setdefault(record["set"], []).append(record)
+    summary = {
+        which: {
+            "right": round(mean(some), 5),
+            "parsed": round(float(np.mean([r["parsed"] for r in some])), 5),
+            "n": len(some),
+        }
+        for which, some in by_set.items()
+    }
+    part = results / f"{name}-{seed}.part"
+    part.write_text(json.dumps({"arm": name, "seed": seed, **more, "sets": summary}, indent=1))
+    part.replace(results / f"{name}-{seed}.json")
+
+
+def alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two judged answers name the same objects (every IoU > 0.5, none left over), or the same word."""
+    if "boxes" not in a or "boxes" not in b:
+        return bool(a.get("said") == b.get("said"))
+    if not (a["parsed"] and b["parsed"]) or len(a["boxes"]) != len(b["boxes"]):
+        return False
+    return all(iou > 0.5 for _, _, iou in matched(a["boxes"], b["boxes"]))
+
+
+def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """The best of the samples by the truth, which no robot knows, and the one that most others agree with."""
+    best: list[Any] = []
+    most: list[Any] = []
+    for record in records:
+        judged = [judge(asks[record["id"]], t) for t in record["texts"]]
+        for j, text in zip(judged, record["texts"], strict=True):
+            j["said"] = text.rpartition("<answer>")[2]
+            j["text"] = text
+        plain = {k: record[k] for k in ("id", "set", "kind", "scene")}
+        agreed = [sum(alike(a, b) for b in judged) for a in judged]
+        for found, number in ((best, int(np.argmax([j["right"] for j in judged]))), (most, int(np.argmax(agreed)))):
+            found.append(plain | {k: v for k, v in judged[number].items() if k != "said"})
+    return best, most
+
+
+def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> None:
+    """start_think and start_answer greedily; start_best_of_8 and start_majority_of_8 of the same samples."""
+    speaker, scenes = Speaker(start), sets.scenes_of(root, "test")
+    chosen = sets.tests(root, share=plan.share)
+    began = time.monotonic()
+    more: dict[str, Any] = {"think": name != "start_answer", "start_sha256": digest(start)}
+    if name in ("start_think", "start_answer"):
+        records = [r for one in chosen.values() for r in ask_all(speaker, one, scenes, think=more["think"])]
+        keep(results, name, 0, records, **more, ask_seconds=round(time.monotonic() - began, 1))
+        return
+    best: list[Any] = []
+    most: list[Any] = []
+    for one in chosen.values():
+        sampled = ask_all(speaker, one, scenes, think=True, count=SAMPLES, temperature=1.0)
+        a, b = of_eight(sampled, {i.id: i.ask for i in one.items})
+        best += a
+        most += b
+    more["ask_seconds"] = round(time.monotonic() - began, 1)
+    keep(results, "start_majority_of_8", 0, most, **more)
+    keep(results, "start_best_of_8", 0, best, **more)
+
+
+def swap(thoughts: Sequence[str]) -> list[str]:
+    """Every item gets another's: the one half of the list away."""
+    half = len(thoughts) // 2
+    return [*thoughts[half:], *thoughts[:half]]
+
+
+CHANGES: dict[str, Callable[[Sequence[str]], list[str]]] = {
+    "thought_kept": list,
+    "thought_emptied": lambda thoughts: ["" for _ in thoughts],
+    "thought_swapped": swap,
+    "thought_without_coordinates": lambda thoughts: [_PLACE.sub("", t) for t in thoughts],
+}
+
+
+@torch.no_grad()
+def thought_use(seed: int, plan: Plan, root: Path, model: Path, tokenizer: Path, results: Path) -> None:
+    """The policy's own thoughts, changed, are put before its answers on the set `id`."""
+    from training.configuration import Model
+    from training.model import load_model
+
+    speaker = Speaker(tokenizer, load_model(Model(str(model), "embedded"), model))
+    scenes, chosen = sets.scenes_of(root, "test"), sets.tests(root, share=plan.share)["id"]
+    own = {r["id"]: r["text"] for r in ask_all(speaker, chosen, scenes, think=True)}
+    order = [i.id for i in chosen.items]
+    thoughts = [own[i].partition("<think>")[2].partition("</think>")[0] for i in order]
+    for name, change in CHANGES.items():
+        given = dict(zip(order, change(thoughts), strict=True))
+        records = []
+        for items, images, which in tqdm(list(batches(chosen, scenes)), desc=name, leave=False):
+            begun = [f"<think>{given[i.id]}</think>" for i in items]
+            prefix = speaker.listen(speaker.look(images), which, [i.ask.prompt(True) for i in items], begun)
+            for item, (text,), first in zip(items, speaker.speak(prefix), begun, strict=True):
+                plain = {"id": item.id, "set": "id", "kind": item.ask.kind, "scene": item.scene}
+                records.append({**plain, "text": first + text, **judge(item.ask, first + text)})
+        keep(results, name, seed, sorted(records, key=lambda r: r["id"]), think=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=("start_think", "start_answer", "start_best_of_8", "thought_use"))
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--plan", required=True)
+    for place in ("root", "start", "work", "results"):
+        parser.add_argument(f"--{place}", type=Path, required=True)
+    a = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    plan = Plan(**json.loads(a.plan))
+    if a.name != "thought_use":
+        starts(a.name, plan, a.root, a.start, a.results)
+        return 0
+    from training.train import last_checkpoint
+
+    tuned = last_checkpoint(a.work / f"{ARMS['grpo_thought'].name}-{a.seed}" / "run")
+    if tuned is None:
+        print(f"there is no trained grpo_thought-{a.seed} in {a.work}; run it here first", file=sys.stderr)
+        return 2
+    thought_use(a.seed, plan, a.root, tuned, a.start, a.results)
+    keep_marker(a.results, a.seed, plan)
+    return 0
+
+
+def keep_marker(results: Path, seed: int, plan: Plan) -> None:
+    """That all changes of a seed's thoughts were asked."""
+    done = {name: json.loads((results / f"{name}-{seed}.json").read_text())["sets"] for name in CHANGES}
+    part = results / f"thought_use-{seed}.part"
+    part.write_text(json.dumps({"arm": "thought_use", "seed": seed, "changes": done, "plan": asdict(plan)}, indent=1))
+    part.replace(results / f"thought_use-{seed}.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
