@@ -94,7 +94,6 @@ def test_the_card_says_data_configuration_figures_and_licence(adapted: Configura
     assert head["license"] == "apache-2.0"
     assert head["base_model"] == adapted.model.path
     for said in (
-        "4 bits",
         "rank 32",
         adapted.data.train,
         "| update |",
@@ -110,6 +109,8 @@ def test_the_card_says_data_configuration_figures_and_licence(adapted: Configura
     card = export.card(research, Path(adapted.out), 2, [], "qwen2_5_vl")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
     assert "non-commercial" in card
+    quantised = replace(adapted, model=replace(adapted.model, quantise="nf4"))
+    assert "over a base of 4 bits" in export.card(quantised, Path(adapted.out), 2, [], "qwen2_5_vl")
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(whole: Configuration, tmp_path: Path) -> None:
