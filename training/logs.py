@@ -110,6 +110,7 @@ def curves(log: Path, png: Path) -> None:
     """Every panel that the log has numbers for, over updates."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     records = read_jsonl(log)
     terms = sorted({key for record in records for key in record if key.startswith("rewards/") and key.endswith("mean")})
@@ -131,11 +132,14 @@ def curves(log: Path, png: Path) -> None:
         for key, points in lines:
             x, y = zip(*points, strict=True)
             name = key.removeprefix("rewards/").removeprefix("eval_rewards/").removesuffix("/mean")
-            name = "greedy, validation" if key.startswith("eval_") and "rewards/" not in key else name
+            if "rewards/" not in key and len(lines) > 1:
+                name = "validation, greedy" if key.startswith("eval_") else "training, sampled"
             axes.plot(x, y, marker="o" if len(x) < 40 else "", markersize=3, linewidth=1.2, label=name)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("updates", fontsize=8)
         axes.tick_params(labelsize=8)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(fontsize=7)
