@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 from segzero_ros import checkpoints
 from training.configuration import Configuration, ConfigurationError, Model
@@ -34,12 +34,18 @@ CHAT = (
 )
 
 
+class _Kwargs(ProcessingKwargs, total=False):
+    # transformers 5.17, which vLLM's environment has, reads the default from here and newer ones below.
+    _defaults = {"text_kwargs": {"return_mm_token_type_ids": True}}  # type: ignore[misc]
+
+
 class Processor(ProcessorMixin):
     """A tokenizer and an image processor, which is what TRL knows a vision-language model by.
 
     The library's own needs torchvision for videos, which nothing here has.
     """
 
+    valid_processor_kwargs = _Kwargs
     return_mm_token_type_ids = True  # forward and generate take image positions from them
 
     def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **_: Any) -> None:
