@@ -36,7 +36,7 @@ CHAT = (
 
 class _Kwargs(ProcessingKwargs, total=False):
     # transformers 5.17, which vLLM's environment has, reads the default from here and newer ones below.
-    _defaults = {"text_kwargs": {"return_mm_token_type_ids": True}}  # type: ignore[misc]
+    _defaults = {"text_kwargs": {"return_mm_token_type_ids": True}}  # type: ignore[misc]  # noqa: RUF012
 
 
 class Processor(ProcessorMixin):
@@ -116,7 +116,7 @@ class Resumable:
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]  # noqa: RUF012
             return
         saved = type(model).from_pretrained(
             resume_from_checkpoint,
