@@ -116,7 +116,7 @@ class Resumable:
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]  # noqa: RUF012
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         saved = type(model).from_pretrained(
             resume_from_checkpoint,
