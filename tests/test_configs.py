@@ -124,7 +124,7 @@ class TestEveryFile:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_runs_two_updates_small(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert train.main([name, "--shrink", "--set-out", str(tmp_path), "--set", "pictures=false"]) == 0
+        assert train.main([name, "--shrink", "--out", str(tmp_path), "--set", "pictures=false"]) == 0
         c = load(name)
         log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
         trained = [r for r in log if "loss" in r]

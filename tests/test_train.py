@@ -290,6 +290,12 @@ class TestAnotherRunInTheSameFolder:
         assert train.start(c, resume=True) == tmp_path / "checkpoint-10"
         assert not (tmp_path / "checkpoint-12").exists(), "half written"
 
+    def test_is_looked_for_by_the_first_process_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        c = replace(load("seg_zero_3b"), out=str(tmp_path))
+        assert train.start(c, resume=False) is None
+        monkeypatch.setenv("RANK", "1")
+        assert train.start(c, resume=False) is None, "what the first one has just written is no other run"
+
 
 # The process ends itself by SIGKILL in the middle of writing its second checkpoint, after another update was logged.
 KILLED = """

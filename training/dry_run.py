@@ -215,7 +215,7 @@ def report(c: Configuration) -> str:
         + (", count as published" if c.model.architecture in PARAMETERS else ""),
         f"image       {c.data.square} pixels: {tokens} tokens",
         f"update      {c.batch.prompts} prompts x {c.generations} = {c.samples} sequences = {max(1, c.hardware.gpus)} "
-        f"processes x micro {c.batch.micro} x accumulation {accumulation}",
+        f"process{'es' * (c.hardware.gpus > 1)} x micro {c.batch.micro} x accumulation {accumulation}",
         f"data        {rows or 'unknown number of'} rows, {updates} updates, at most "
         f"{updates * c.samples * (tokens + PROMPT + c.completion) / 1e6:,.0f} M tokens",
     ]

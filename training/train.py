@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shrink", action="store_true", help="two updates on the CPU with a tiny random model")
     parser.add_argument("--resume", action="store_true", help="go on at the last checkpoint of this run")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as trl.beta=0.01")
-    parser.add_argument("--set-out", dest="out", default="", help="where the run goes; runs/NAME otherwise")
+    parser.add_argument("--out", default="", help="where the run goes; runs/NAME otherwise")
     args = parser.parse_args(argv)
     try:
         c = configuration.load(args.config, [*args.set, *([f"out={args.out}"] if args.out else [])])
@@ -66,7 +66,9 @@ def run(c: Configuration, resume: bool = False) -> int:
 def start(c: Configuration, resume: bool) -> Path | None:
     """The checkpoint to go on at, or None for a new run. Raises ConfigurationError if the folder says otherwise."""
     out, file = Path(c.out), Path(c.out) / "configuration.yaml"
-    checkpoint = last_checkpoint(out)
+    checkpoint = last_checkpoint(out) if resume else None
+    if int(os.environ.get("RANK", "0")):
+        return checkpoint  # the first process looks, and writes; the others would find what it has just written
     if file.is_file():
         if not resume:
             raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
@@ -74,14 +76,13 @@ def start(c: Configuration, resume: bool) -> Path | None:
         if changed := configuration.differences(old, configuration.plain(c)):
             raise ConfigurationError(f"{out} holds a run with other settings: {', '.join(changed)}")
         (out / "stopped.json").unlink(missing_ok=True)
-    if int(os.environ.get("RANK", "0")) == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        for broken in checkpoints(out):
-            if not (broken / WHOLE).is_file():
-                shutil.rmtree(broken)
-        part = file.with_suffix(".part")
-        part.write_text(yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        part.replace(file)
+    out.mkdir(parents=True, exist_ok=True)
+    for broken in checkpoints(out):
+        if not (broken / WHOLE).is_file():
+            shutil.rmtree(broken)
+    part = file.with_suffix(".part")
+    part.write_text(yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    part.replace(file)
     return checkpoint
 
 
