@@ -290,6 +290,12 @@ class TestAnotherRunInTheSameFolder:
         assert train.start(c, resume=True) == tmp_path / "checkpoint-10"
         assert not (tmp_path / "checkpoint-12").exists(), "half written"
 
+    def test_checkpoints_of_something_else_are_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "checkpoint-7").mkdir()
+        with pytest.raises(ConfigurationError, match="something else"):
+            train.start(replace(load("seg_zero_3b"), out=str(tmp_path)), resume=True)
+        assert (tmp_path / "checkpoint-7").is_dir()
+
     def test_is_looked_for_by_the_first_process_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         c = replace(load("seg_zero_3b"), out=str(tmp_path))
         assert train.start(c, resume=False) is None

@@ -1,7 +1,7 @@
 """`segzero-train train CONFIG`: a run from its configuration, resumable after kill -9.
 
 With --resume a run goes on at its last whole checkpoint; on a CPU with fixed threads to the very weights that it would
-have reached. What a crash left half written is put aside.
+have reached. Of what a crash left half written nothing is kept.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def start(c: Configuration, resume: bool) -> Path | None:
     checkpoint = last_checkpoint(out) if resume else None
     if int(os.environ.get("RANK", "0")):
         return checkpoint  # the first process looks, and writes; the others would find what it has just written
+    if checkpoints(out) and not file.is_file():
+        raise ConfigurationError(f"{out} holds checkpoints of something else; give another folder")
     if file.is_file():
         if not resume:
             raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
