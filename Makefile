@@ -8,6 +8,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 TORCH_INDEX ?=
+HOURS ?= 8
 VENV := .venv
 PY := $(VENV)/bin/python
 # Seen by every ROS 2 process that make starts: this machine only.
@@ -25,7 +26,8 @@ TRAIN := $(VENV)/.train-stamp
 MESSAGES := $(VENV)/.messages-stamp
 COMMAND := $(VENV)/bin/segzero
 
-.PHONY: help venv setup interfaces demo test lint types build train-demo train-demo-smoke evaluate clean
+.PHONY: help venv setup interfaces demo test lint types build train-demo train-demo-smoke reproduce reproduce-smoke \
+        report evaluate clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -92,6 +94,16 @@ train-demo: $(TRAIN)  ## The embedded models from nothing: data, reasoner, segme
 
 train-demo-smoke: $(TRAIN)  ## The same in two minutes, for the sake of the code
 	$(PY) -m training.train_demo --smoke
+
+reproduce: $(TRAIN)  ## The experiment in small: every run that has no result yet (8 hours on two cores; HOURS=2 for a sitting)
+	$(PY) -m training.experiments.reproduce --hours $(HOURS)
+	$(PY) -m training.experiments.report
+
+reproduce-smoke: $(TRAIN)  ## The same with two updates and few items, in minutes
+	$(PY) -m training.experiments.reproduce --smoke --work build/reproduce-smoke --results build/reproduce-smoke/results
+
+report: $(TRAIN)  ## The experiment's report from its results
+	$(PY) -m training.experiments.report
 
 evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
 	$(PY) -m training.evaluate --profile demo --data tabletop:test --json

@@ -133,10 +133,10 @@ def own_samples(start: Path, chosen: sets.Set, scenes: Any, seed: int, count: in
 def prepare(arm: Arm, plan: Plan, seed: int, root: Path, start: Path, folder: Path) -> tuple[Path, Path]:
     """Rows to train on and to validate on, written once."""
     train, check = folder / "rows", folder / "check"
-    scenes = sets.scenes_of(root, "train")
+    scenes = sets.scenes_of(root, "tune", plan.share)
     # The same prompts for every arm of a seed; more of them only where an arm sees more.
     count = round(plan.updates * (arm.prompts or plan.prompts) * max(1.0, arm.updates))
-    chosen = sets.tuning(root, count, seed)
+    chosen = sets.tuning(scenes, count, seed)
     if not (train / "state.json").exists():
         shutil.rmtree(train, ignore_errors=True)
         completions = None
@@ -145,8 +145,8 @@ def prepare(arm: Arm, plan: Plan, seed: int, root: Path, start: Path, folder: Pa
         sets.write_rows(chosen, scenes, train, think=arm.think, completions=completions)
     if not (check / "state.json").exists():
         shutil.rmtree(check, ignore_errors=True)
-        val = sets.scenes_of(root, "val")
-        few = sets.build(val, "val", "check", sets.asked(sets.NAMING), 64, 0)
+        val = sets.scenes_of(root, "val", plan.share)
+        few = sets.build(val, "val", "check", sets.asked(sets.NAMING), max(4, round(64 * plan.share)), 0)
         sets.write_rows(few, val, check, think=arm.think)
     return train, check
 
@@ -185,7 +185,8 @@ def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
 
 def measure(speaker: Speaker, start: Speaker, plan: Plan, root: Path, think: bool) -> tuple[dict[str, Any], list[Any]]:
     """All five sets, greedily, and how far the policy went."""
-    chosen, scenes = sets.tests(root, share=plan.share), sets.scenes_of(root, "test")
+    scenes = sets.scenes_of(root, "test", plan.share)
+    chosen = sets.tests(scenes, "test", plan.share)
     records, summary = [], {}
     for name, one in chosen.items():
         found = ask_all(speaker, one, scenes, think=think)

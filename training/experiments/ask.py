@@ -31,14 +31,15 @@ class Speaker:
     def __init__(self, folder: Path | str, model: Any = None) -> None:
         from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.tokenizer = tokenizer
         self.model = model or Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
         self.model.eval()
         self.forward = GroupForward(self.model)
-        self.image: int = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self.end: int = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.image: int = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.end: int = tokenizer.convert_tokens_to_ids("<|im_end|>")
         self._before = self.tokenizer.encode("<|im_start|>user\n<|vision_start|>") + [self.image] * GRID**2
         self._middle = self.tokenizer.encode("<|vision_end|>")
         self._after = self.tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")

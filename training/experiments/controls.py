@@ -72,8 +72,8 @@ def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[l
 
 def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> None:
     """start_think and start_answer greedily; start_best_of_8 and start_majority_of_8 of the same samples."""
-    speaker, scenes = Speaker(start), sets.scenes_of(root, "test")
-    chosen = sets.tests(root, share=plan.share)
+    speaker, scenes = Speaker(start), sets.scenes_of(root, "test", plan.share)
+    chosen = sets.tests(scenes, "test", plan.share)
     began = time.monotonic()
     more: dict[str, Any] = {"think": name != "start_answer", "start_sha256": digest(start)}
     if name in ("start_think", "start_answer"):
@@ -113,7 +113,8 @@ def thought_use(seed: int, plan: Plan, root: Path, model: Path, tokenizer: Path,
     from training.model import load_model
 
     speaker = Speaker(tokenizer, load_model(Model(str(model), "embedded"), model))
-    scenes, chosen = sets.scenes_of(root, "test"), sets.tests(root, share=plan.share)["id"]
+    scenes = sets.scenes_of(root, "test", plan.share)
+    chosen = sets.tests(scenes, "test", plan.share)["id"]
     own = {r["id"]: r["text"] for r in ask_all(speaker, chosen, scenes, think=True)}
     order = [i.id for i in chosen.items]
     thoughts = [own[i].partition("<think>")[2].partition("</think>")[0] for i in order]

@@ -206,11 +206,11 @@ def pieces(ask: Ask, think: bool) -> list[Piece]:
     return found
 
 
-def pretraining() -> Draw:
-    """Broad: naming and the retained kinds, questions, some with nothing that matches; half with a thought."""
+def pretraining(share: float = 0.5) -> Draw:
+    """Broad: naming and the retained kinds, questions, some with nothing that matches; a share with a thought."""
 
     def draw(rng: np.random.Generator, things: list[Thing], augment: bool) -> Query | None:
-        think = bool(rng.random() < 0.5)
+        think = bool(rng.random() < share)
         if rng.random() < QUESTION_SHARE:
             ask = question(rng, things)
         else:

@@ -35,7 +35,7 @@ def plan_of(file: Path, smoke: bool = False) -> Plan:
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["plan"].items()}
     plan = Plan(**settings)
     if smoke:
-        plan = replace(plan, updates=2, prompts=2, generations=2, seeds=(1,), ablation_seeds=(1,), share=0.01)
+        plan = replace(plan, updates=2, prompts=2, generations=2, seeds=(1,), ablation_seeds=(1,), share=0.02)
     return plan
 
 
@@ -55,6 +55,11 @@ def command(name: str, seed: int, plan: Plan, a: argparse.Namespace) -> list[str
     return [sys.executable, "-m", module, name, str(seed), "--plan", json.dumps(asdict(plan)), *places]
 
 
+def environment() -> dict[str, str]:
+    """Of a run: one thread."""
+    return os.environ | MALLOC | {"TOKENIZERS_PARALLELISM": "false", "SEGZERO_TRACE": "1"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("build/tabletop"), help="where scenes are kept")
@@ -72,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if digest(a.start) != wanted:
         print(f"{a.start} is not the start checkpoint of the plan ({wanted[:12]}...)", file=sys.stderr)
         return 2
-    for split in ("train", "val", "test"):
-        sets.scenes_of(a.root, split)
+    for split in ("tune", "val", "test"):
+        sets.scenes_of(a.root, split, plan.share)
     a.work.mkdir(parents=True, exist_ok=True)
     todo = [(n, s) for n, s in jobs(plan) if not (a.results / f"{n}-{s}.json").exists() and (not a.only or n in a.only)]
     every = len(jobs(plan)) if not a.only else len(todo)
@@ -86,14 +91,13 @@ def schedule(todo: list[tuple[str, int]], plan: Plan, a: argparse.Namespace) -> 
     began, failed = time.monotonic(), []
     running: dict[subprocess.Popen[bytes], tuple[str, int]] = {}
     bar = tqdm(total=len(todo), desc="runs", unit="run")
-    environment = os.environ | MALLOC | {"TOKENIZERS_PARALLELISM": "false", "SEGZERO_TRACE": "1"}
     waiting = list(todo)
     try:
         while waiting or running:
             while waiting and len(running) < a.workers and time.monotonic() - began < a.hours * 3600:
                 name, seed = waiting.pop(0)
                 log = (a.work / f"{name}-{seed}.log").open("ab")
-                process = subprocess.Popen(command(name, seed, plan, a), stdout=log, stderr=log, env=environment)
+                process = subprocess.Popen(command(name, seed, plan, a), stdout=log, stderr=log, env=environment())
                 log.close()
                 running[process] = (name, seed)
                 bar.set_postfix_str(", ".join(f"{n}-{s}" for n, s in running.values()))

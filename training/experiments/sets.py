@@ -14,9 +14,8 @@ import numpy as np
 from training.experiments.questions import NAMING, NOVEL, QUESTIONS, RETAINED, Ask, instruct, question
 from training.tabletop.store import Scenes, Thing, render_split
 
-PRETRAIN = 10_000  # the first scenes of `train` are the start checkpoint's; fine-tuning takes those behind them
-TUNE = 2_000
-TEST = 1_000
+# Scenes of the start checkpoint, of fine-tuning, of choosing and of the tests.
+SCENES = {"train": 10_000, "tune": 2_000, "val": 200, "test": 500}
 
 
 @dataclass(frozen=True)
@@ -57,55 +56,44 @@ TESTS: dict[str, tuple[Draw, int]] = {
 }
 
 
-def build(scenes: Scenes, split: str, name: str, draw: Draw, count: int, seed: int, *, first: int = 0) -> Set:
-    """`count` items over the scenes from `first` on, every kind as its draw gives it."""
+def build(scenes: Scenes, split: str, name: str, draw: Draw, count: int, seed: int) -> Set:
+    """`count` items over the scenes, every kind as its draw gives it."""
     rng = np.random.default_rng([seed, int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)])
     items: list[Item] = []
     while len(items) < count:
-        scene = first + int(rng.integers(len(scenes) - first))
+        scene = int(rng.integers(len(scenes)))
         ask = draw(rng, scenes.things(scene))
         if ask is not None:
             items.append(Item(f"{name}-{len(items):05d}", scene, ask))
     return Set(name, split, tuple(items))
 
 
-def scenes_of(root: Path, split: str) -> Scenes:
-    """Renders what is missing."""
-    count = PRETRAIN + TUNE if split == "train" else TEST
+def scenes_of(root: Path, split: str, share: float = 1.0) -> Scenes:
+    """Renders what is missing; share: of the scenes, for a smoke run."""
+    count = max(20, round(SCENES[split] * share))
     return Scenes(render_split(root, split, count), limit=count)
 
 
-def tests(root: Path, split: str = "test", share: float = 1.0, seed: int = 0) -> dict[str, Set]:
-    """The five sets over a split; share: of their items, for a smoke run."""
-    scenes = scenes_of(root, split)
+def tests(scenes: Scenes, split: str, share: float = 1.0, seed: int = 0) -> dict[str, Set]:
+    """The five sets over a split; share: of their items."""
     return {
         name: build(scenes, split, name, draw, max(4, round(count * share)), seed)
         for name, (draw, count) in TESTS.items()
     }
 
 
-def tuning(root: Path, count: int, seed: int) -> Set:
-    """Naming with a target, over scenes that no pre-training has seen."""
-    return build(scenes_of(root, "train"), "train", f"tune-{seed}", asked(NAMING), count, seed, first=PRETRAIN)
-
-
-def broad(root: Path, count: int, seed: int = 0) -> Set:
-    """As pre-training draws instructions, over `val`: how the start checkpoint is chosen."""
-    return build(scenes_of(root, "val"), "val", "broad", asked(NAMING + RETAINED), count, seed)
+def tuning(scenes: Scenes, count: int, seed: int) -> Set:
+    """Naming with a target."""
+    return build(scenes, "tune", f"tune-{seed}", asked(NAMING), count, seed)
 
 
 def overlaps(root: Path) -> dict[str, int]:
     """Images that two splits share, by the hash of their pixels. Nothing but zeros is right."""
 
-    def hashes(scenes: Scenes, first: int, last: int) -> set[bytes]:
-        return {hashlib.sha256(scenes.rgb(n).tobytes()).digest() for n in range(first, last)}
+    def hashes(scenes: Scenes) -> set[bytes]:
+        return {hashlib.sha256(scenes.rgb(n).tobytes()).digest() for n in range(len(scenes))}
 
-    parts = {
-        "pretrain": hashes(scenes_of(root, "train"), 0, PRETRAIN),
-        "tune": hashes(scenes_of(root, "train"), PRETRAIN, PRETRAIN + TUNE),
-        "val": hashes(scenes_of(root, "val"), 0, TEST),
-        "test": hashes(scenes_of(root, "test"), 0, TEST),
-    }
+    parts = {split: hashes(scenes_of(root, split)) for split in SCENES}
     return {f"{a} and {b}": len(parts[a] & parts[b]) for a, b in itertools.combinations(parts, 2)}
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from training.tabletop.scene import MAX_OBJECTS, SIZE, World, random_camera, random_light
 
 SHARD = 500  # scenes
-SPLITS = {"train": 1, "val": 2, "test": 3, "test-ood": 4}  # the split's part of the seed
+SPLITS = {"train": 1, "val": 2, "test": 3, "test-ood": 4, "tune": 5}  # the split's part of the seed; tune: as train
 MIN_AREA = 60  # pixels; with less in sight an object is no target
 
 

@@ -1,0 +1,296 @@
+"""The report's pictures: the plane of gain and forgetting, bars with intervals, curves, and items before and after."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.experiments.arms import ABLATIONS, ARMS, CONTROLS, MAIN
+from training.experiments.findings import GROUPS, SETS, STARTS, VOTES, Runs
+
+LABELS = {
+    "start_think": "start, with thought",
+    "start_answer": "start, without thought",
+    "sft_answer": "SFT, answers",
+    "sft_thought": "SFT, template thoughts",
+    "sft_own": "SFT, own samples",
+    "grpo_answer": "GRPO, without thought",
+    "grpo_thought": "GRPO, with thought",
+    "grpo_random": "GRPO, random reward",
+    "start_majority_of_8": "start, majority of 8",
+    "start_best_of_8": "start, best of 8 (by the truth)",
+    "soft_accuracy": "GRPO, soft accuracy",
+    "kl_x10": "GRPO, KL weight x 10",
+    "n_4": "GRPO, n = 4",
+    "sft_answer_compute": "SFT, answers, equal compute",
+    "sft_thought_compute": "SFT, template thoughts, equal compute",
+    "thought_kept": "thought kept",
+    "thought_emptied": "thought emptied",
+    "thought_swapped": "another item's thought",
+    "thought_without_coordinates": "thought without coordinates",
+}
+NAMES = {"id": "ID", "retained": "RETAINED", "novel": "NOVEL", "questions": "questions", "no_target": "no-target"}
+COLORS = {
+    "start_think": "#222222",
+    "start_answer": "#222222",
+    "sft_answer": "#d95f02",
+    "sft_thought": "#e0a500",
+    "sft_own": "#8c4a10",
+    "grpo_answer": "#3b8bd0",
+    "grpo_thought": "#0b7a55",
+    "grpo_random": "#8a8a8a",
+    "soft_accuracy": "#7a5fc0",
+    "kl_x10": "#d6408f",
+    "n_4": "#7fae1e",
+    "sft_answer_compute": "#b0301c",
+    "sft_thought_compute": "#9c8a00",
+}
+PANELS = (
+    ("reward", "reward of training (every profile its own scale)"),
+    ("eval_reward", "reward, greedy validation"),
+    ("eval_rewards/accuracy", "accuracy term, greedy validation"),
+    ("kl", "KL to the start, nats per token"),
+    ("entropy", "entropy, nats per token"),
+    ("completions/mean_length", "tokens of an answer"),
+    ("completions/clipped_ratio", "share cut off"),
+    ("frac_reward_zero_std", "share of groups without spread"),
+    ("grad_norm", "gradient norm"),
+    ("loss", "loss"),
+)
+SMOOTH = 7  # updates of the running mean over the mean of seeds
+TILE, COLUMNS = 300, 4  # pixels of an image on the page of wins and failures; items of an outcome there
+TRUE, BEFORE, AFTER = (255, 255, 255), (240, 150, 30), (60, 210, 130)
+
+
+def label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+def color(name: str) -> str:
+    return COLORS.get(name, "#bbbbbb")
+
+
+def draw_all(found: Mapping[str, Any], runs: Runs, folder: Path) -> None:
+    """Every picture that the runs give; one that they no longer give is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = (*MAIN, *CONTROLS)
+    made = {
+        "plane.png": lambda path: plane(found["points"], path),
+        "bars.png": lambda path: bars(found["arms"], path),
+        "curves.png": lambda path: curves(runs, [a.name for a in first], path),
+        "curves_ablations.png": lambda path: curves(runs, ["grpo_thought", *(a.name for a in ABLATIONS)], path),
+    }
+    for name, draw in made.items():
+        if not draw(folder / name):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> bool:
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=110)
+    part.replace(path)
+    return True
+
+
+def plane(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """What was forgotten against what was gained and against KL; a point is a run, a large one an arm's mean."""
+    if not points:
+        return False
+    figure = _figure(12.5, 8.4)
+    rows = [which for which in ("retained", "questions") if any(which in p["change"] for p in points)]
+    grid = figure.subplots(len(rows), 2, squeeze=False, sharex="col")
+    arms = [name for name in ARMS if any(p["arm"] == name for p in points)]
+    for line, on in zip(grid, rows, strict=True):
+        for axes, against in zip(line, ("id", "kl_per_answer"), strict=True):
+            axes.axhline(0, color="#999999", lw=0.8, zorder=0)
+            axes.axvline(0, color="#999999", lw=0.8, zorder=0)
+            for name in arms:
+                xy = np.array([_place(p, against, on) for p in points if p["arm"] == name], float)
+                xy = xy[~np.isnan(xy).any(1)]
+                if not len(xy):
+                    continue
+                shape = "^" if name in GROUPS["ablations"] else "s" if name in GROUPS["controls"] else "o"
+                style = {"color": color(name), "marker": shape, "linestyle": ""}
+                axes.plot(*xy.T, markersize=5, alpha=0.55, markeredgewidth=0, **style)
+                axes.plot(*xy.mean(0), markersize=10, markeredgecolor="black", label=label(name), **style)
+            axes.plot([0], [0], marker="*", color="black", markersize=15, linestyle="", label="start", zorder=5)
+            axes.set_ylabel(f"{NAMES[on]}: change from the start, points")
+            axes.grid(alpha=0.25)
+    grid[-1][0].set_xlabel("ID: gain over the start, points")
+    grid[-1][1].set_xlabel("KL(tuned || start), nats per answer")
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
+    figure.suptitle("What was forgotten against what was gained, and against how far the policy went", fontsize=11)
+    return _save(figure, path)
+
+
+def _place(point: Mapping[str, Any], against: str, on: str) -> tuple[float, float]:
+    """In points of per cent, KL as it is; NaN where it was not measured."""
+    change = point["change"]
+    x = point["kl_per_answer"] if against == "kl_per_answer" else change.get(against)
+    y = change.get(on)
+    scale = 1 if against == "kl_per_answer" else 100
+    return (np.nan if x is None else scale * x, np.nan if y is None else 100 * y)
+
+
+def bars(arms: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
+    """Accuracy per set and arm. Black: 95 % over seeds; grey, where there is one run: 95 % over items."""
+    groups = [[n for n in GROUPS[g] if arms[n]["sets"]] for g in ("main", "controls", "ablations")]
+    places: dict[str, float] = {}
+    at = 0.0
+    for group in groups:
+        for name in group:
+            places[name], at = at, at + 1
+        at += 0.6 if group else 0
+    sets = [which for which in SETS if any(which in arms[n]["sets"] for n in places)]
+    if not places or not sets:
+        return False
+    figure = _figure(3.0 * len(sets) + 2.6, 0.33 * at + 1.6)
+    for axes, which in zip(np.atleast_1d(figure.subplots(1, len(sets), sharey=True)), sets, strict=True):
+        for name, y in places.items():
+            cell = arms[name]["sets"].get(which)
+            if cell is None:
+                continue
+            mean, over = cell["right"]["mean"], cell["right"]["t"]
+            low, high = over or cell["right"]["items"]
+            shade = "#aaaaaa" if name in STARTS + VOTES else color(name)
+            axes.barh(y, 100 * mean, color=shade, alpha=0.85, height=0.8)
+            axes.plot([100 * low, 100 * high], [y, y], color="black" if over else "#666666", lw=2 if over else 1.2)
+            axes.text(119, y, f"{100 * mean:.1f}", va="center", ha="right", fontsize=8)
+        for start, dashes in zip(STARTS, ("--", ":"), strict=True):
+            if which in arms[start]["sets"]:
+                level = 100 * arms[start]["sets"][which]["right"]["mean"]
+                axes.axvline(level, color="black", lw=0.9, linestyle=dashes)
+        axes.set_title(NAMES[which], fontsize=10)
+        axes.set_xlim(0, 121)
+        axes.set_xticks(range(0, 101, 20))
+        axes.set_ylim(at - 0.9, -0.7)
+        axes.set_yticks(list(places.values()), [f"{label(n)} ({len(arms[n]['seeds'])})" for n in places], fontsize=8.5)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(
+        "Right answers, per cent; runs in brackets. Black: 95 % over seeds; thin grey: over items, of one run."
+        "\nLines: the start, dashed with thought, dotted without.",
+        fontsize=9,
+    )
+    return _save(figure, path)
+
+
+def curves(runs: Runs, names: Sequence[str], path: Path) -> bool:
+    """Over updates: every seed thin, the running mean of the mean over seeds thick."""
+    logs = {name: [run.log() for run in runs[name].values()] for name in names if name in runs}
+    panels = []
+    for key, title in PANELS:
+        lines = {name: [s for log in some if (s := _steps(log, key))] for name, some in logs.items()}
+        if lines := {name: series for name, series in lines.items() if series}:
+            panels.append((title, lines))
+    if not panels:
+        return False
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(4.7 * columns, 2.9 * rows + 0.5)
+    shown: dict[str, Any] = {}
+    for n, (title, lines) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, n + 1)
+        for name, series in lines.items():
+            if len(series) > 1 or len(series[0]) > SMOOTH:
+                for one in series:
+                    axes.plot(list(one), list(one.values()), color=color(name), lw=0.5, alpha=0.3)
+            steps = sorted(set.intersection(*(set(one) for one in series)))
+            if not steps:
+                continue
+            mean = np.array([np.mean([one[step] for one in series]) for step in steps])
+            mean = running(mean) if len(mean) > 3 * SMOOTH else mean
+            (shown[name],) = axes.plot(steps, mean, color=color(name), lw=1.8, marker="o" if len(steps) < 3 else "")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        if n >= len(panels) - columns:
+            axes.set_xlabel("updates", fontsize=8)
+    handles = [shown[name] for name in logs if name in shown]
+    texts = [f"{label(name)} ({len(logs[name])})" for name in logs if name in shown]
+    figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(
+        f"Thin: every seed. Thick: mean over seeds, running mean of {SMOOTH} values where there are many.", fontsize=9
+    )
+    return _save(figure, path)
+
+
+def _steps(log: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
+    return {int(r["step"]): float(r[key]) for r in log if isinstance(r.get(key), (int, float))}
+
+
+def running(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of SMOOTH neighbours, of fewer at the ends; (n,) -> (n,)."""
+    ones = np.ones(min(SMOOTH, len(values)))
+    return np.asarray(np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same"))
+
+
+def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: Any, path: Path) -> bool:
+    """A row per set and outcome. White: the truth, orange: the start's boxes, green: those after training.
+
+    true: id -> boxes; scenes: training.tabletop.store.Scenes of the test split.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        rows.setdefault((sample["set"], sample["outcome"]), []).append(sample)
+    if not rows:
+        return False
+    gap, head, text = 10, 26, 104
+    font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=11)
+    height = 30 + len(rows) * (head + TILE + text + gap)
+    sheet = Image.new("RGB", (COLUMNS * (TILE + gap) + gap, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((gap, 7), "White: the truth. Orange: the start's boxes. Green: after GRPO with thought.", "black", small)
+    y = 30
+    for (which, outcome), some in rows.items():
+        pen.rectangle((0, y, sheet.width, y + head - 4), fill=(60, 60, 60))
+        title = f"{NAMES[which]}: {outcome} ({some[0]['count']} of {some[0]['of']} items; drawn by chance)"
+        pen.text((gap, y + 2), title, "white", font)
+        for n, sample in enumerate(some[:COLUMNS]):
+            x = gap + n * (TILE + gap)
+            image = Image.fromarray(np.ascontiguousarray(scenes.rgb(sample["scene"])))
+            factor = TILE / image.width
+            image = image.resize((TILE, TILE), Image.Resampling.BICUBIC)
+            boxes = ImageDraw.Draw(image)
+            drawn = (
+                (true[sample["id"]], TRUE, 5),
+                (sample["boxes_before"], BEFORE, 3),
+                (sample["boxes_after"], AFTER, 2),
+            )
+            for some_boxes, shade, width in drawn:
+                for box in some_boxes:
+                    x1, y1, x2, y2 = (v * factor for v in box)
+                    corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+                    boxes.rectangle(corners, outline=shade, width=width)
+            sheet.paste(image, (x, y + head))
+            lines = [sample["instruction"], f"IoU {sample['iou_before']:.2f} -> {sample['iou_after']:.2f}"]
+            lines += [f"before: {thought(sample['before'])}", f"after: {thought(sample['after'])}"]
+            wrapped = [part for line in lines for part in textwrap.wrap(line, 52)[:3]]
+            pen.multiline_text((x, y + head + TILE + 3), "\n".join(wrapped[:7]), "black", small, spacing=2)
+        y += head + TILE + text + gap
+    part = path.with_suffix(".part.png")
+    sheet.save(part)
+    part.replace(path)
+    return True
+
+
+def thought(text: str) -> str:
+    """Between the tags; without them the beginning of the text."""
+    return text.partition("<think>")[2].partition("</think>")[0] or text[:100]
