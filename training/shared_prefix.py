@@ -50,7 +50,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     @property
     def _count(self) -> int:
-        return int(self.num_generations if self.model.training else self.num_generations_eval)
+        count: Any = self.num_generations if self.model.training else self.num_generations_eval
+        return int(count)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """One of each group is processed; TRL hands over every prompt once per completion."""

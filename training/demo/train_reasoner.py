@@ -47,6 +47,8 @@ class Settings:
     smoke: bool = False
     course: str = "instructions"  # or "experiment": what training/experiments pre-trains on
     tower: str = ""  # a checkpoint whose vision tower is taken and kept as it is; empty: trained from nothing
+    init: str = ""  # a checkpoint to go on from, without the heads that are thrown away; empty: from nothing
+    think: float = 0.5  # share of the course "experiment" that is answered with a thought
     limit: int = 0  # scenes of the training split that are used; 0 = all
     export_every: int = 0  # keep the model of every so many steps too; 0 = only the last
 
@@ -68,7 +70,7 @@ def run_worker(settings: Settings, rank: int) -> None:
 
     draw, more_words = drawn(settings.absent), ""
     if settings.course == "experiment":
-        draw, more_words = questions.pretraining(), questions.WORDS
+        draw, more_words = questions.pretraining(settings.think), questions.WORDS
     torch.set_num_threads(1)
     if settings.workers > 1:
         dist.init_process_group("gloo", rank=rank, world_size=settings.workers)
@@ -84,8 +86,10 @@ def run_worker(settings: Settings, rank: int) -> None:
     token = tokenizer.convert_tokens_to_ids
     dims = SMOKE if settings.smoke else Dimensions()
     model = build(tokenizer, dims, settings.seed)
-    if settings.tower:
-        keep_tower(model, settings.tower)
+    if settings.init:
+        keep(model, settings.init)
+    elif settings.tower:
+        keep(model.model.visual, settings.tower, "model.visual.")
     vision = FastVision(model)
     language = FastLanguage(model, tokenizer.encode("<|im_start|>user\n<|vision_start|>"), token("<|vision_end|>"))
     embedding = model.model.language_model.embed_tokens.weight
@@ -191,6 +195,8 @@ def run_worker(settings: Settings, rank: int) -> None:
             look_loss = look_loss - (mass.mean(1) * importance).sum() / importance.sum() / len(supervised)
             found[f"look_{layer}"] = (mass.exp().mean(1) * importance).sum() / importance.sum()
         loss = loss + look * look_loss
+        if settings.init:
+            return loss, found
 
         # What image tokens know inside the language model: where they are, what they show, in absolute numbers.
         image, cell = torch.nonzero(b.owner > 0, as_tuple=True)
@@ -302,7 +308,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             text, hidden, scores = read(tokens, b.packed, tuple({0, 1, tap}), supervised)
         # Positions first: the attention's supervision competes with them.
-        grown = min(1.0, (step - settings.vision_steps) / max(1, 0.1 * settings.joint_steps))
+        grown = 1.0 if settings.init else min(1.0, (step - settings.vision_steps) / max(1, 0.1 * settings.joint_steps))
         more, found = language_loss(text, hidden, scores, b, look=0.1 + 0.9 * grown)
         if not learns:
             return more, found
@@ -324,7 +330,7 @@ def run_worker(settings: Settings, rank: int) -> None:
                 sums[name] = sums.get(name, 0.0) + float(x) / len(parts)
         return {name: round(x, 4) for name, x in sums.items()}
 
-    half, learns = _half_is_faster(), not settings.tower
+    half, learns = _half_is_faster(), not (settings.tower or settings.init)
     log = (out / "log.jsonl").open("a") if rank == 0 else None
 
     def note(record: dict[str, Any]) -> None:
@@ -386,12 +392,13 @@ def run_worker(settings: Settings, rank: int) -> None:
         dist.destroy_process_group()
 
 
-def keep_tower(model: Any, folder: str) -> None:
-    """Takes the vision tower of a checkpoint of the same dimensions."""
+def keep(part: Any, folder: str, prefix: str = "") -> None:
+    """Takes the weights below a name from a checkpoint of the same dimensions."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     other: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="float32")
-    model.model.visual.load_state_dict(other.model.visual.state_dict())
+    weights = {k.removeprefix(prefix): v for k, v in other.state_dict().items() if k.startswith(prefix)}
+    part.load_state_dict(weights)
 
 
 def _half_is_faster() -> bool:
