@@ -47,7 +47,7 @@ class Arm:
 class Plan:
     """What is the same for all arms; committed before the first reported run."""
 
-    updates: int = 120
+    updates: int = 100
     prompts: int = 8  # per update
     generations: int = 8
     rates: dict[str, float] = field(default_factory=dict)  # learning rate per arm, from trials on another seed

@@ -58,6 +58,17 @@ LOGGED = (
 )
 SECONDS = ("seconds/generation", "seconds/reference", "seconds/reward", "seconds/loss")
 ENDS = 10  # logged values at each end
+LISTED = (
+    "learning_rate",
+    "updates",
+    "prompts_per_update",
+    "generations",
+    "rows",
+    "train_seconds",
+    "ask_seconds",
+    "kl_per_answer",
+    "start_sha256",
+)
 
 
 class ReportError(ValueError):
@@ -142,13 +153,13 @@ def _claims() -> list[Claim]:
                 rule="no loss",
             )
         )
-    for claim, b, figures in (
+    for claim, b, both in (
         ("The thought helps", "grpo_answer", ("73.6 against 73.2", "53.8 against 51.3")),
         ("Hard accuracy beats soft", "soft_accuracy", ("73.6 against 70.2", "53.8 against 54.1")),
         ("A small KL weight beats ten times as much", "kl_x10", ("73.6 against 66.6", "53.8 against 50.8")),
         ("n = 8 beats n = 4", "n_4", ("73.6 against 66.8", "53.8 against 52.0")),
     ):
-        found += [Claim(claim, f, "grpo_thought", b, on) for on, f in zip(("id", "novel"), figures, strict=True)]
+        found += [Claim(claim, f, "grpo_thought", b, on) for on, f in zip(("id", "novel"), both, strict=True)]
     found += [
         Claim("Control: random reward does not gain", "(none)", "grpo_random", "start_think", "id", rule="no gain"),
         Claim("Control: reward gains more than random reward", "(none)", "grpo_thought", "grpo_random", "id"),
@@ -519,11 +530,9 @@ def _series(log: Sequence[dict[str, Any]], key: str) -> list[float]:
 
 def _listed(run: Run) -> dict[str, Any]:
     """What a reader needs to find and to judge a run."""
-    keys = ("learning_rate", "updates", "prompts_per_update", "generations", "rows", "train_seconds", "ask_seconds")
-    keys += ("kl_per_answer", "start_sha256")
     return {
         "run": run.title,
-        **{key: run.summary[key] for key in keys if key in run.summary},
+        **{key: run.summary[key] for key in LISTED if key in run.summary},
         "updates_logged": max((r.get("step", 0) for r in run.log()), default=0),
         "sets": {which: {k: v for k, v in s.items() if k != "parsed"} for which, s in run.summary["sets"].items()},
         "records_sha256": run.records_sha256,

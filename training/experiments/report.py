@@ -135,6 +135,7 @@ def render(found: Mapping[str, Any]) -> str:
         "samples": _samples(found["samples"]) + "\n\n" + _picture(found, "items.png"),
         "runs": _runs(found["runs"]),
         "not_run": _not_run(found),
+        "trials": _trials(found["trials"]),
         "abandoned": _abandoned(found["abandoned"]),
         "bars": _picture(found, "bars.png"),
         "plane": _picture(found, "plane.png"),
@@ -355,7 +356,20 @@ def _not_run(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _abandoned(abandoned: Sequence[Mapping[str, Any]] | None) -> str:
+def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
+    """A row per arm, a column per rate."""
+    if not trials:
+        return "No trial was written down (`tabletop/trials.jsonl`)."
+    rates = sorted({t["rate"] for t in trials})
+    right = {(t["arm"], t["rate"]): _share(t["val_id"]) for t in trials}
+    arms = [name for name in ARMS if any(t["arm"] == name for t in trials)]
+    rows = [[label(name), *(right.get((name, rate), "–") for rate in rates)] for name in arms]
+    seeds, updates = (", ".join(sorted({str(t[key]) for t in trials})) for key in ("seed", "updates"))
+    said = f"ID-like accuracy on validation scenes after {updates} updates, seed {seeds}, which is in no figure above."
+    return f"{said}\n\n{_table(['arm', *(f'{rate:g}' for rate in rates)], rows)}"
+
+
+def _abandoned(abandoned: Sequence[Mapping[str, Any]]) -> str:
     if not abandoned:
         return "No run was written down as abandoned (`tabletop/abandoned.jsonl`)."
     return "\n".join("* " + "; ".join(f"{key}: {value}" for key, value in r.items()) for r in abandoned)
@@ -364,10 +378,10 @@ def _abandoned(abandoned: Sequence[Mapping[str, Any]] | None) -> str:
 # The way
 
 
-def read_abandoned(path: Path) -> list[dict[str, Any]] | None:
-    """Raises ReportError naming the line."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSONL; none where there is no file. Raises ReportError naming the line."""
     if not path.exists():
-        return None
+        return []
     found = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
@@ -385,7 +399,8 @@ def compute(runs: f.Runs, others: Sequence[str], plan: Plan, folder: Path) -> di
         **f.findings(runs, plan, others),
         "samples": f.samples(runs, texts),
         "overlaps": asked["overlaps"],
-        "abandoned": read_abandoned(folder / "abandoned.jsonl"),
+        "trials": read_lines(folder / "trials.jsonl"),
+        "abandoned": read_lines(folder / "abandoned.jsonl"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate trials: three rates for each main arm, a quarter of a run's updates, on a seed that is not reported.
+"""Learning-rate trials: three rates for each main arm, fewer updates than a run, on a seed that is not reported.
 
 `python -m training.experiments.trials ...` runs what is missing and prints the best rate per arm, by greedy accuracy on
 naming over `val`; the test sets are not looked at.
@@ -20,6 +20,7 @@ from training.experiments.arms import MAIN, Arm, Plan, configuration_of, prepare
 
 RATES = (3e-5, 1e-4, 3e-4)
 SEED = 99
+UPDATES = 30
 ITEMS = 400
 LOG = Path("training/results/tabletop/trials.jsonl")
 
@@ -32,7 +33,7 @@ def trial(arm: Arm, rate: float, plan: Plan, root: Path, start: Path, work: Path
     from training.model import load_model
 
     torch.set_num_threads(1)
-    plan = replace(plan, updates=plan.updates // 4, rates={arm.name: rate})
+    plan = replace(plan, updates=UPDATES, rates={arm.name: rate})
     folder = work / f"{arm.name}-{rate:g}"
     folder.mkdir(parents=True, exist_ok=True)
     rows, check = prepare(arm, plan, SEED, root, start, folder)
