@@ -134,19 +134,19 @@ class Claim:
 def _claims() -> list[Claim]:
     """Fixed before the first reported run. The first is the outcome that the experiment asks for."""
     found = [
-        Claim("Reward raises ID over the start", "RefCOCOg 70.4 -> 73.6", "grpo_thought", "start_think", "id"),
-        Claim("Reward raises ID without a thought too", "70.4 -> 73.2", "grpo_answer", "start_answer", "id"),
+        Claim("Reward raises ID over the start", "RefCOCOg 70.4 → 73.6", "grpo_thought", "start_think", "id"),
+        Claim("Reward raises ID without a thought too", "70.4 → 73.2", "grpo_answer", "start_answer", "id"),
     ]
     pairs = [("grpo_thought", a.name) for a in (*MAIN, *ABLATIONS) if a.method == "sft"]
     pairs.append(("grpo_answer", "sft_answer"))
     for a, b in pairs:
         found.append(Claim("Reward generalises better than SFT", "ReasonSeg 53.8 against 44.9", a, b, "novel"))
-    for on, figures in (("retained", "(none)"), ("questions", "VQA 83.8, 93.1 against 75.2, 81.9")):
+    for on, figures in (("retained", "–"), ("questions", "VQA 83.8, 93.1 against 75.2, 81.9")):
         found += [Claim("Reward forgets less than SFT", figures, a, b, on, net=True) for a, b in pairs]
         found.append(
             Claim(
                 "Reward does not forget",
-                "VQA 83.6, 92.8 -> 83.8, 93.1",
+                "VQA 83.6, 92.8 → 83.8, 93.1",
                 "grpo_thought",
                 "start_think",
                 on,
@@ -161,11 +161,11 @@ def _claims() -> list[Claim]:
     ):
         found += [Claim(claim, f, "grpo_thought", b, on) for on, f in zip(("id", "novel"), both, strict=True)]
     found += [
-        Claim("Control: random reward does not gain", "(none)", "grpo_random", "start_think", "id", rule="no gain"),
-        Claim("Control: reward gains more than random reward", "(none)", "grpo_thought", "grpo_random", "id"),
+        Claim("Control: random reward does not gain", "–", "grpo_random", "start_think", "id", rule="no gain"),
+        Claim("Control: reward gains more than random reward", "–", "grpo_thought", "grpo_random", "id"),
     ]
     for b in THOUGHTS[1:]:
-        found.append(Claim("The answer makes use of the thought", "(none)", "thought_kept", b, "id"))
+        found.append(Claim("The answer makes use of the thought", "–", "thought_kept", b, "id"))
     return found
 
 

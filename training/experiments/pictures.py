@@ -166,7 +166,7 @@ def bars(arms: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
             if cell is None:
                 continue
             mean, over = cell["right"]["mean"], cell["right"]["t"]
-            low, high = over or cell["right"]["items"]
+            low, high = (min(max(v, 0.0), 1.0) for v in over or cell["right"]["items"])  # t knows no bounds
             shade = "#aaaaaa" if name in STARTS + VOTES else color(name)
             axes.barh(y, 100 * mean, color=shade, alpha=0.85, height=0.8)
             axes.plot([100 * low, 100 * high], [y, y], color="black" if over else "#666666", lw=2 if over else 1.2)
@@ -252,7 +252,7 @@ def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: 
         rows.setdefault((sample["set"], sample["outcome"]), []).append(sample)
     if not rows:
         return False
-    gap, head, text = 10, 26, 104
+    gap, head, text = 10, 26, 140
     font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=11)
     height = 30 + len(rows) * (head + TILE + text + gap)
     sheet = Image.new("RGB", (COLUMNS * (TILE + gap) + gap, height), "white")
@@ -282,8 +282,8 @@ def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: 
             sheet.paste(image, (x, y + head))
             lines = [sample["instruction"], f"IoU {sample['iou_before']:.2f} -> {sample['iou_after']:.2f}"]
             lines += [f"before: {thought(sample['before'])}", f"after: {thought(sample['after'])}"]
-            wrapped = [part for line in lines for part in textwrap.wrap(line, 52)[:3]]
-            pen.multiline_text((x, y + head + TILE + 3), "\n".join(wrapped[:7]), "black", small, spacing=2)
+            wrapped = [part for line in lines for part in textwrap.wrap(line, 52, max_lines=4, placeholder=" ...")]
+            pen.multiline_text((x, y + head + TILE + 3), "\n".join(wrapped), "black", small, spacing=2)
         y += head + TILE + text + gap
     part = path.with_suffix(".part.png")
     sheet.save(part)
