@@ -415,7 +415,8 @@ def test_the_report_has_its_tables_claims_pictures_and_runs(written: Path) -> No
     assert (
         "* run: grpo_thought-4; why: the machine was switched off" in text and "| GRPO, with thought | 51.2 |" in text
     )
-    for picture in ("plane.png", "bars.png", "curves.png", "curves_ablations.png"):
+    assert not (written / "tabletop" / "curves_ablations.png").exists()  # none was run
+    for picture in ("plane.png", "bars.png", "curves.png"):
         assert (written / "tabletop" / picture).stat().st_size > 20_000 and f"(tabletop/{picture})" in text
     for run in ("start_think-0", "grpo_thought-3", "thought_swapped-1"):
         assert f"| {run} |" in text

@@ -78,12 +78,12 @@ def color(name: str) -> str:
 def draw_all(found: Mapping[str, Any], runs: Runs, folder: Path) -> None:
     """Every picture that the runs give; one that they no longer give is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = (*MAIN, *CONTROLS)
+    first, ablated = (*MAIN, *CONTROLS), [a.name for a in ABLATIONS if a.name in runs]
     made = {
         "plane.png": lambda path: plane(found["points"], path),
         "bars.png": lambda path: bars(found["arms"], path),
         "curves.png": lambda path: curves(runs, [a.name for a in first], path),
-        "curves_ablations.png": lambda path: curves(runs, ["grpo_thought", *(a.name for a in ABLATIONS)], path),
+        "curves_ablations.png": lambda path: curves(runs, ["grpo_thought", *ablated] if ablated else [], path),
     }
     for name, draw in made.items():
         if not draw(folder / name):

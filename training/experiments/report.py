@@ -190,7 +190,7 @@ def _asked_for(found: Mapping[str, Any]) -> str:
     }[first["verdict"]]
     return (
         f"The outcome asked for: greedy ID accuracy after GRPO with thought {said}: {_points(c['estimate'])} points; "
-        f"over seeds {_range(c['t'])} (n = {len(c['seeds'])}), over items {_range(c['items'])}."
+        f"{'over seeds ' if c['t'] else ''}{_range(c['t'])} (n = {len(c['seeds'])}), over items {_range(c['items'])}."
     )
 
 
