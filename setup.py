@@ -10,7 +10,16 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["segzero_ros", "training", "training.*"]),
-    package_data={"segzero_ros": ["profiles/*.yaml", "weights/**/*"], "training": ["configs/**/*.yaml"]},
+    package_data={
+        "segzero_ros": ["profiles/*.yaml", "weights/**/*"],
+        "training": [
+            "trl_defaults.json",
+            "architectures/*.json",
+            "configs/**/*.yaml",
+            "verl_adapter/*.yaml",
+            "verl_adapter/verl_keys.txt",
+        ],
+    },
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8,<5",

@@ -188,6 +188,15 @@ def rows_of(c: Configuration) -> int:
     return 0
 
 
+def together(c: Configuration, gpu: dict[str, float]) -> dict[str, float]:
+    """GB of one GPU, by phase: all of it and, where vLLM sleeps in the meantime, what is there while it answers."""
+    found = {"together (estimate)": sum(gpu.values())}
+    if c.method == "grpo" and c.rollout == "vllm-colocate" and c.grpo.get("vllm_enable_sleep_mode"):
+        awake = sum(gpu[k] for k in ("weights", "optimiser (AdamW)", "fixed (estimate)") if k in gpu) + vllm_share(c)
+        found["together while vLLM is awake (estimate)"] = awake
+    return found
+
+
 def _verdict(size: float, c: Configuration) -> str:
     return f"{'fits' if size <= c.hardware.memory else 'does NOT fit'} in {c.hardware.memory:g}"
 
@@ -223,11 +232,7 @@ def report(c: Configuration) -> str:
     rollout = f", rollout {c.rollout}" if c.method == "grpo" else ""
     lines.append(f"memory      of one GPU, sharding {c.hardware.sharding}{rollout}, GB")
     lines += [f"  {name:46} {size:8.2f}" for name, size in gpu.items()]
-    total = sum(gpu.values())
-    lines.append(f"  {'together (estimate)':46} {total:8.2f}   {_verdict(total, c)}")
-    if c.method == "grpo" and c.rollout == "vllm-colocate" and c.grpo.get("vllm_enable_sleep_mode"):
-        awake = sum(gpu[k] for k in ("weights", "optimiser (AdamW)", "fixed (estimate)") if k in gpu) + vllm_share(c)
-        lines.append(f"  {'together while vLLM is awake (estimate)':46} {awake:8.2f}   {_verdict(awake, c)}")
+    lines += [f"  {name:46} {size:8.2f}   {_verdict(size, c)}" for name, size in together(c, gpu).items()]
     if host:
         lines.append("host        of one node, GB")
         lines += [f"  {name:46} {size:8.2f}" for name, size in host.items()]

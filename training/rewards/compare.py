@@ -10,7 +10,7 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +143,15 @@ def differences(
     return found, len(values)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare a reward with another implementation.")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="segzero-train rewards", description="Compare a reward with another implementation."
+    )
     parser.add_argument("profile", choices=sorted(PROFILES))
     parser.add_argument("other", help="FILE.py:FUNCTION")
     parser.add_argument("--n", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         other = load(arguments.other)
     except ValueError as error:
