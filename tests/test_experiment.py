@@ -15,8 +15,9 @@ from training.demo.tokenizer import build_tokenizer
 from training.experiments import controls, reproduce, sets
 from training.experiments.arms import ABLATIONS, ARMS, MAIN, Plan, configuration_of
 from training.experiments.ask import judge
-from training.experiments.questions import NAMING, NOVEL, QUESTIONS, RETAINED, WORDS, Ask, instruct, pieces, question
+from training.experiments.questions import NAMING, QUESTIONS, RETAINED, UNTAUGHT, WORDS, Ask, instruct, pieces, question
 from training.rewards import PROFILES
+from training.tabletop.scene import HELD_OUT
 from training.tabletop.store import Scenes, render_split
 
 
@@ -28,7 +29,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
 @pytest.fixture(scope="module")
 def asks(scenes: Scenes) -> list[Ask]:
     rng = np.random.default_rng(0)
-    drawn = [instruct(rng, scenes.things(n % 30), NAMING + RETAINED + NOVEL, 0.25) for n in range(300)]
+    drawn = [instruct(rng, scenes.things(n % 30), NAMING + RETAINED + UNTAUGHT, 0.25) for n in range(300)]
     drawn += [question(rng, scenes.things(n % 30)) for n in range(200)]
     return [a for a in drawn if a is not None]
 
@@ -60,7 +61,7 @@ class TestQuestions:
                     assert PROFILES[profile].score([text], [ask.solution()], square=224) == [4.0]
 
     def test_kinds_are_in_one_group_each(self) -> None:
-        groups = [set(NAMING), set(RETAINED), set(NOVEL), set(QUESTIONS)]
+        groups = [set(NAMING), set(RETAINED), set(UNTAUGHT), set(QUESTIONS)]
         assert len(set.union(*groups)) == sum(map(len, groups))
 
     def test_questions_are_answered_by_what_is_there(self, scenes: Scenes) -> None:
@@ -86,12 +87,13 @@ class TestSets:
         assert chosen == sets.tuning(scenes, 200, seed=3)
         assert chosen.digest != sets.tuning(scenes, 200, seed=4).digest
 
-    def test_test_sets_hold_their_kinds_alone(self, scenes: Scenes) -> None:
-        found = sets.tests(scenes, "test", share=0.1)
+    def test_test_sets_hold_their_kinds_alone(self, tmp_path: Path) -> None:
+        found = sets.tests(tmp_path, share=0.04)
         kinds = {name: {i.ask.kind for i in s.items} for name, s in found.items()}
         assert kinds["id"] == set(NAMING)
         assert kinds["retained"] == set(RETAINED)
-        assert kinds["novel"] == set(NOVEL)
+        assert kinds["novel"] == set(NAMING)
+        assert all((t.category, t.color) in HELD_OUT for i in found["novel"].items for t in i.ask.targets)
         assert kinds["questions"] == set(QUESTIONS)
         assert all(i.ask.absent for i in found["no_target"].items)
         for name in ("id", "retained", "novel"):

@@ -590,7 +590,8 @@ def with_scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Scenes, and runs whose records are judged by the truth: right texts, or those of another item."""
     root = tmp_path_factory.mktemp("scenes")
     write_scenes(root / "test", 8)
-    chosen = sets.tests(sets.scenes_of(root, "test", FEW.share), "test", FEW.share)
+    write_scenes(root / "test-ood", 8)
+    chosen = sets.tests(root, FEW.share)
     asks = {i.id: i.ask for one in chosen.values() for i in one.items}
     items: Items = {w: [{"id": i.id, "kind": i.ask.kind, "scene": i.scene} for i in s.items] for w, s in chosen.items()}
 

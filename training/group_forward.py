@@ -166,6 +166,14 @@ class GroupForward:
             h = self._run(step, h, keys, values)
         return self.language.norm(h)
 
+    def logits(self, prefix: Prefix, group: Tensor, ids: Tensor) -> Tensor:
+        """What predicts every token of completions ids (N, T): (N, T, vocabulary)."""
+        hidden = prefix.last[group][:, None]
+        if ids.shape[1] > 1:
+            hidden = torch.cat([hidden, self._read(prefix, group, ids[:, :-1])], 1)
+        found: Tensor = self.model.lm_head(hidden).float()
+        return found
+
     def log_probs(
         self, prefix: Prefix, group: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
@@ -175,11 +183,7 @@ class GroupForward:
         rows, found, spread = [], [], []
         for part in order.chunk(BUCKETS):
             longest = max(1, int(lengths[part].max()))
-            at = group[part]
-            hidden = prefix.last[at][:, None]
-            if longest > 1:
-                hidden = torch.cat([hidden, self._read(prefix, at, ids[part, : longest - 1])], 1)
-            logits = self.model.lm_head(hidden).float() / temperature
+            logits = self.logits(prefix, group[part], ids[part, :longest]) / temperature
             logp = F.log_softmax(logits, -1)
             chosen = logp.gather(-1, ids[part, :longest, None])[..., 0]
             entropy = -(logp.exp() * logp).sum(-1)

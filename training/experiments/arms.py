@@ -153,7 +153,8 @@ def prepare(arm: Arm, plan: Plan, seed: int, root: Path, start: Path, folder: Pa
 
 @torch.no_grad()
 def divergence(tuned: Speaker, start: Speaker, chosen: sets.Set, scenes: Any, think: bool) -> float:
-    """KL(tuned || start) in nats per answer, over one sampled answer of the tuned policy per item."""
+    """KL(tuned || start) in nats per answer: at every token of one sampled answer of the tuned policy per item, the
+    divergence of the two distributions, summed over the answer."""
     total = 0.0
     for number, (items, images, which) in enumerate(batches(chosen, scenes)):
         texts = [i.ask.prompt(think) for i in items]
@@ -164,9 +165,9 @@ def divergence(tuned: Speaker, start: Speaker, chosen: sets.Set, scenes: Any, th
         mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in ids])
         group = torch.arange(len(items))
         theirs = start.listen(start.look(images), which, texts)
-        a, _ = tuned.forward.log_probs(mine, group, rows, mask)
-        b, _ = start.forward.log_probs(theirs, group, rows, mask)
-        total += float((a - b).sum())
+        a = torch.log_softmax(tuned.forward.logits(mine, group, rows), -1)
+        b = torch.log_softmax(start.forward.logits(theirs, group, rows), -1)
+        total += float(((a.exp() * (a - b)).sum(-1) * mask).sum())
     return total / len(chosen.items)
 
 
@@ -185,11 +186,10 @@ def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
 
 def measure(speaker: Speaker, start: Speaker, plan: Plan, root: Path, think: bool) -> tuple[dict[str, Any], list[Any]]:
     """All five sets, greedily, and how far the policy went."""
-    scenes = sets.scenes_of(root, "test", plan.share)
-    chosen = sets.tests(scenes, "test", plan.share)
+    chosen = sets.tests(root, plan.share)
     records, summary = [], {}
     for name, one in chosen.items():
-        found = ask_all(speaker, one, scenes, think=think)
+        found = ask_all(speaker, one, sets.scenes_of(root, one.split, plan.share), think=think)
         records += found
         summary[name] = {
             "right": round(float(np.mean([r["right"] for r in found])), 5),
@@ -198,7 +198,7 @@ def measure(speaker: Speaker, start: Speaker, plan: Plan, root: Path, think: boo
             "sha256": one.digest,
         }
     part = sets.Set("kl", "test", chosen["id"].items[: round(plan.kl_items * plan.share)])
-    kl = divergence(speaker, start, part, scenes, think)
+    kl = divergence(speaker, start, part, sets.scenes_of(root, "test", plan.share), think)
     return {"sets": summary, "kl_per_answer": round(kl, 5)}, records
 
 

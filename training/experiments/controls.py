@@ -72,18 +72,18 @@ def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[l
 
 def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> None:
     """start_think and start_answer greedily; start_best_of_8 and start_majority_of_8 of the same samples."""
-    speaker, scenes = Speaker(start), sets.scenes_of(root, "test", plan.share)
-    chosen = sets.tests(scenes, "test", plan.share)
+    speaker, chosen = Speaker(start), sets.tests(root, plan.share)
+    scenes = {split: sets.scenes_of(root, split, plan.share) for split in ("test", "test-ood")}
     began = time.monotonic()
     more: dict[str, Any] = {"think": name != "start_answer", "start_sha256": digest(start)}
     if name in ("start_think", "start_answer"):
-        records = [r for one in chosen.values() for r in ask_all(speaker, one, scenes, think=more["think"])]
+        records = [r for one in chosen.values() for r in ask_all(speaker, one, scenes[one.split], think=more["think"])]
         keep(results, name, 0, records, **more, ask_seconds=round(time.monotonic() - began, 1))
         return
     best: list[Any] = []
     most: list[Any] = []
     for one in chosen.values():
-        sampled = ask_all(speaker, one, scenes, think=True, count=SAMPLES, temperature=1.0)
+        sampled = ask_all(speaker, one, scenes[one.split], think=True, count=SAMPLES, temperature=1.0)
         a, b = of_eight(sampled, {i.id: i.ask for i in one.items})
         best += a
         most += b
@@ -113,8 +113,7 @@ def thought_use(seed: int, plan: Plan, root: Path, model: Path, tokenizer: Path,
     from training.model import load_model
 
     speaker = Speaker(tokenizer, load_model(Model(str(model), "embedded"), model))
-    scenes = sets.scenes_of(root, "test", plan.share)
-    chosen = sets.tests(scenes, "test", plan.share)["id"]
+    scenes, chosen = sets.scenes_of(root, "test", plan.share), sets.tests(root, plan.share)["id"]
     own = {r["id"]: r["text"] for r in ask_all(speaker, chosen, scenes, think=True)}
     order = [i.id for i in chosen.items]
     thoughts = [own[i].partition("<think>")[2].partition("</think>")[0] for i in order]

@@ -240,10 +240,10 @@ def running(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same"))
 
 
-def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: Any, path: Path) -> bool:
+def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: Mapping[str, Any], path: Path) -> bool:
     """A row per set and outcome. White: the truth, orange: the start's boxes, green: those after training.
 
-    true: id -> boxes; scenes: training.tabletop.store.Scenes of the test split.
+    true: id -> boxes; scenes: set -> training.tabletop.store.Scenes.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -265,7 +265,7 @@ def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: 
         pen.text((gap, y + 2), title, "white", font)
         for n, sample in enumerate(some[:COLUMNS]):
             x = gap + n * (TILE + gap)
-            image = Image.fromarray(np.ascontiguousarray(scenes.rgb(sample["scene"])))
+            image = Image.fromarray(np.ascontiguousarray(scenes[sample["set"]].rgb(sample["scene"])))
             factor = TILE / image.width
             image = image.resize((TILE, TILE), Image.Resampling.BICUBIC)
             boxes = ImageDraw.Draw(image)

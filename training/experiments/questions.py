@@ -1,7 +1,6 @@
 """What the experiment asks over a scene: instructions and questions, each to be answered with a thought or without.
 
-The end of the prompt says which: " think" or " answer". Kinds of instruction are in three groups that are never pooled:
-NAMING is fine-tuned on, RETAINED is seen in pre-training only, NOVEL in neither.
+The end of the prompt says which: " think" or " answer". NAMING is fine-tuned on, RETAINED is seen in pre-training only.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from training.tabletop.store import MIN_AREA, Thing
 
 NAMING = ("category", "color", "color_category")
 RETAINED = ("function", "superlative", "several")
-NOVEL = ("spatial", "negation")
+UNTAUGHT = ("spatial", "negation")  # nowhere taught; the start finds 4 % of them, so nothing is measured on them
 QUESTIONS = ("exists", "what_color", "what_kind", "count")
 SUFFIX = {True: " think", False: " answer"}
 COUNTS = ("zero", "one", "two", "three", "four")

@@ -52,7 +52,7 @@ an entropy that collapses or grows; a policy that did not move (KL); nothing lef
 
 def write_asked(root: Path, runs: f.Runs, plan: Plan, path: Path) -> None:
     """Raises ReportError where the scenes are not those that the runs were asked over."""
-    chosen = sets.tests(sets.scenes_of(root, "test", plan.share), "test", plan.share)
+    chosen = sets.tests(root, plan.share)
     for run in (r for seeds in runs.values() for r in seeds.values()):
         for which, items in run.items.items():
             sha256 = run.summary["sets"][which].get("sha256", chosen[which].digest)
@@ -417,7 +417,8 @@ def write(results: Path, out: Path, plan: Plan, root: Path | None = None) -> Pat
     if root is not None:
         true = {i: x["boxes"] for i, x in read_asked(asked)["items"].items()}
         many = f.samples(runs, {i: x["text"] for i, x in read_asked(asked)["items"].items()}, each=pictures.COLUMNS)
-        pictures.page(many, true, sets.scenes_of(root, "test", plan.share), folder / "items.png")
+        seen = {n: sets.scenes_of(root, split, plan.share) for n, (split, _, _) in sets.TESTS.items()}
+        pictures.page(many, true, seen, folder / "items.png")
     found["pictures"] = [name for name in SHOWN if (folder / name).exists()]
     whole = json.loads(json.dumps(found))
     for path, text in ((folder / "report.json", json.dumps(whole, indent=1)), (out / "tabletop.md", render(whole))):

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if digest(a.start) != wanted:
         print(f"{a.start} is not the start checkpoint of the plan ({wanted[:12]}...)", file=sys.stderr)
         return 2
-    for split in ("tune", "val", "test"):
+    for split in ("tune", "val", "test", "test-ood"):
         sets.scenes_of(a.root, split, plan.share)
     a.work.mkdir(parents=True, exist_ok=True)
     todo = [(n, s) for n, s in jobs(plan) if not (a.results / f"{n}-{s}.json").exists() and (not a.only or n in a.only)]

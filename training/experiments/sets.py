@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from training.experiments.questions import NAMING, NOVEL, QUESTIONS, RETAINED, Ask, instruct, question
+from training.experiments.questions import NAMING, QUESTIONS, RETAINED, Ask, instruct, question
+from training.tabletop.scene import HELD_OUT
 from training.tabletop.store import Scenes, Thing, render_split
 
 # Scenes of the start checkpoint, of fine-tuning, of choosing and of the tests.
-SCENES = {"train": 10_000, "tune": 2_000, "val": 200, "test": 500}
+SCENES = {"train": 10_000, "tune": 2_000, "val": 200, "test": 500, "test-ood": 500}
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ def asked(kinds: Sequence[str], absent: float = 0.0) -> Draw:
     return lambda rng, things: instruct(rng, things, kinds, absent)
 
 
-TESTS: dict[str, tuple[Draw, int]] = {
-    "id": (asked(NAMING), 1000),
-    "retained": (asked(RETAINED), 1000),
-    "novel": (asked(NOVEL), 1000),
-    "questions": (lambda rng, things: question(rng, things, QUESTIONS), 600),
-    "no_target": (asked(NAMING + RETAINED, 1.0), 400),
+def unseen(rng: np.random.Generator, things: list[Thing]) -> Ask | None:
+    """Naming, of an object whose colour and kind no other split combines."""
+    ask = instruct(rng, things, NAMING, 0.0)
+    return ask if ask and all((t.category, t.color) in HELD_OUT for t in ask.targets) else None
+
+
+# Split, what is asked, how many.
+TESTS: dict[str, tuple[str, Draw, int]] = {
+    "id": ("test", asked(NAMING), 1000),
+    "retained": ("test", asked(RETAINED), 1000),
+    "novel": ("test-ood", unseen, 1000),
+    "questions": ("test", lambda rng, things: question(rng, things, QUESTIONS), 600),
+    "no_target": ("test", asked(NAMING + RETAINED, 1.0), 400),
 }
 
 
@@ -74,11 +82,11 @@ def scenes_of(root: Path, split: str, share: float = 1.0) -> Scenes:
     return Scenes(render_split(root, split, count), limit=count)
 
 
-def tests(scenes: Scenes, split: str, share: float = 1.0, seed: int = 0) -> dict[str, Set]:
-    """The five sets over a split; share: of their items."""
+def tests(root: Path, share: float = 1.0, seed: int = 0) -> dict[str, Set]:
+    """The five sets; share: of their scenes and items, for a smoke run."""
     return {
-        name: build(scenes, split, name, draw, max(4, round(count * share)), seed)
-        for name, (draw, count) in TESTS.items()
+        name: build(scenes_of(root, split, share), split, name, draw, max(4, round(count * share)), seed)
+        for name, (split, draw, count) in TESTS.items()
     }
 
 

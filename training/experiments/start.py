@@ -70,7 +70,7 @@ def check(root: Path, model: Path, items: int = 600, samples: int = 200) -> dict
 
     speaker, scenes = Speaker(model), sets.scenes_of(root, "val")
     broad = sets.build(scenes, "val", "broad", sets.asked(NAMING + RETAINED), items, 0)
-    asked = sets.build(scenes, "val", "questions", sets.TESTS["questions"][0], items // 2, 0)
+    asked = sets.build(scenes, "val", "questions", sets.TESTS["questions"][1], items // 2, 0)
     naming = sets.build(scenes, "val", "id", sets.asked(NAMING), samples, 0)
     found: dict[str, Any] = {"model": str(model), "items": items}
     for think in (True, False):
