@@ -26,7 +26,7 @@ TRAIN := $(VENV)/.train-stamp
 MESSAGES := $(VENV)/.messages-stamp
 COMMAND := $(VENV)/bin/segzero
 
-.PHONY: help venv setup interfaces demo test lint types build train-demo train-demo-smoke reproduce reproduce-smoke \
+.PHONY: help venv setup interfaces demo test test-long lint types build train-demo train-demo-smoke reproduce reproduce-smoke \
         report evaluate clean
 
 help:  ## This list
@@ -73,9 +73,12 @@ $(MESSAGES): $(ROS) tools/ros_from_pypi.py $(shell find msg -type f)
 demo: $(MESSAGES) $(COMMAND)  ## A camera stream and six instructions through the real node; pictures in out/
 	$(PY) examples/demo.py
 
-test: setup lint types  ## Everything: lint, types and all tests
+test: setup lint types  ## Lint, types and all tests but those that train
 	@$(PY) -c 'from importlib.metadata import version; print("rclpy", version("ros-rclpy"))'
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not long"
+
+test-long: setup  ## What trains: every configuration in small, resumed runs, TRL's loss beside ours, the experiment's smoke run
+	$(PY) -m pytest -m long
 
 lint: $(DEV)  ## ruff
 	$(PY) -m ruff check .

@@ -122,6 +122,7 @@ class TestEveryFile:
         assert "'points_1'" not in load("table5_without_example").data.prompt
         assert "think" not in load("table1_without_thought").data.prompt
 
+    @pytest.mark.long
     @pytest.mark.parametrize("name", NAMES)
     def test_runs_two_updates_small(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert train.main([name, "--shrink", "--out", str(tmp_path), "--set", "pictures=false"]) == 0

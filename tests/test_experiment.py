@@ -154,6 +154,7 @@ class TestPlan:
         assert "not the start checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_smoke_run_leaves_results_that_a_second_call_takes_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForCondition
 from segzero_ros.checkpoints import EMBEDDED
 from training.group_forward import GroupForward, Prompts
 
+pytestmark = pytest.mark.long
 WEIGHTS = EMBEDDED / "reasoner"
 TEXTS = ("the red mug", "is there something to drink from, please", "all the bricks")
 ANSWERS = (

@@ -13,6 +13,7 @@ import torch
 from segzero_ros.checkpoints import EMBEDDED
 from training import configuration, grpo
 
+pytestmark = pytest.mark.long
 PROMPTS = ("the red mug", "something to drink from", "the small cube left of the duck")
 
 

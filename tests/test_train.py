@@ -320,6 +320,7 @@ train.run(configuration.build(yaml.safe_load(pathlib.Path(sys.argv[1]).read_text
 """
 
 
+@pytest.mark.long
 def test_a_run_killed_while_it_saves_goes_on_to_the_same_weights_with_the_reference_of_the_start(
     tmp_path: Path,
 ) -> None:
@@ -363,6 +364,7 @@ def test_a_run_killed_while_it_saves_goes_on_to_the_same_weights_with_the_refere
     assert kl[2] > 1e-3, "after the resumption, too, far from the start: a reference read from the checkpoint has none"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["lora_3b_24gb", "tabletop_grpo", "seg_zero_3b_sft", "table8_qwen2_vl_2b", "qwen3_vl_4b"]
 )

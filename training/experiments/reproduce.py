@@ -41,8 +41,9 @@ def plan_of(file: Path, smoke: bool = False) -> Plan:
 
 def jobs(plan: Plan) -> list[tuple[str, int]]:
     """In the order of their weight: the start, main arms seed by seed, the control, ablations seed by seed."""
-    found = [(name, 0) for name in ("start_think", "start_answer", "start_best_of_8")]
+    found = [(name, 0) for name in ("start_think", "start_answer")]
     found += [(a.name, seed) for seed in plan.seeds for a in reversed(MAIN)]
+    found += [("start_best_of_8", 0)]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in CONTROLS]
     found += [("thought_use", seed) for seed in plan.ablation_seeds]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in ABLATIONS]
