@@ -178,7 +178,7 @@ def test_images_that_do_not_fill_their_places_are_refused(tokenizer: Any) -> Non
 
 def test_other_models_are_refused() -> None:
     class Other:
-        class config:  # noqa: N801
+        class config:
             model_type = "llama"
 
     with pytest.raises(ValueError, match="llama"):

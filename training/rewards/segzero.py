@@ -132,8 +132,10 @@ def accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True
 
 @each
 def soft_accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True) -> float:
-    """0 to 3, without thresholds, for the ablation (Seg-Zero, table 6): the IoU, 1 - L1 / square and, for a point in its
-    box, 1 - distance / square, assigned and averaged as in `accuracy`."""
+    """0 to 3, without thresholds, for the ablation (Seg-Zero, table 6).
+
+    The IoU, 1 - L1 / square and, for a point in its box, 1 - distance / square, assigned and averaged as in `accuracy`.
+    """
     found = read(text, square, thinks)
     if found is None:
         return 0.0
