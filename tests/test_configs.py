@@ -280,6 +280,8 @@ class TestWrongConfigurations:
             ("engine=shared_prefix", "rollout must be transformers"),
             ("trl", "expected key=value"),
             ("name.x=1", "no section"),
+            ("trl.beta=[1", "is not readable YAML"),
+            ("trl.learning_rate=fast", "learning_rate is 'fast'; expected a number"),
         ],
     )
     def test_are_named(self, setting: str, message: str) -> None:
@@ -311,6 +313,13 @@ class TestWrongConfigurations:
             load(str(a))
         assert train.main(["nothing", "--dry-run"]) == 2
         assert "there is no configuration 'nothing'; known: lora_3b_24gb" in capsys.readouterr().err
+
+    def test_places_that_are_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        out = f"out={tmp_path / 'run'}"
+        assert train.main(["seg_zero_3b", "--set", "model.path=/nowhere", "--set", out]) == 2
+        assert "no folder /nowhere" in capsys.readouterr().err
+        assert train.main(["seg_zero_3b", "--set", f"data.train={tmp_path}", "--dry-run"]) == 2
+        assert "not readable by datasets.load_from_disk" in capsys.readouterr().err
 
     def test_numbers_are_those_of_yaml_1_2(self, tmp_path: Path) -> None:
         file = tmp_path / "c.yaml"

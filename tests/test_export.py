@@ -131,6 +131,8 @@ def test_what_is_missing_is_said(whole: Configuration, tmp_path: Path, capsys: p
     (tmp_path / "made").mkdir()
     assert export.main([whole.out, "--out", str(tmp_path / "made")]) == 2
     assert "is there already" in capsys.readouterr().err
+    assert export.main([whole.out, "--out", str(tmp_path / "new"), "--figures", str(tmp_path / "none.json")]) == 2
+    assert "not readable JSON" in capsys.readouterr().err
 
 
 def test_coordinates_of_the_other_family(tmp_path: Path) -> None:

@@ -290,6 +290,23 @@ class TestAnotherRunInTheSameFolder:
         assert train.start(c, resume=True) == tmp_path / "checkpoint-10"
         assert not (tmp_path / "checkpoint-12").exists(), "half written"
 
+    def test_a_damaged_configuration_or_checkpoint_is_named(self, tmp_path: Path) -> None:
+        c = small("tabletop_grpo", tmp_path)
+        train.start(c, resume=False)
+        file = Path(c.out) / "configuration.yaml"
+        whole = file.read_text()
+        file.write_text("name: [")
+        with pytest.raises(ConfigurationError, match=r"configuration.yaml is not readable YAML"):
+            train.start(c, resume=True)
+        file.write_text(whole)
+        broken = Path(c.out) / "checkpoint-1"
+        make_model("embedded", broken)
+        for name in (train.WHOLE, "trainer_state.json"):
+            (broken / name).write_text('{"global_step": 1, "max_steps": 2, "log_history": []}')
+        (broken / "model.safetensors").write_bytes(b"cut off")
+        with pytest.raises(ConfigurationError, match=r"checkpoint-1 is damaged .*; remove it"):
+            train.run(c, resume=True)
+
     def test_checkpoints_of_something_else_are_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "checkpoint-7").mkdir()
         with pytest.raises(ConfigurationError, match="something else"):

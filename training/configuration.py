@@ -57,6 +57,9 @@ DERIVED = frozenset(
     }
 )
 
+# Those of TRL's that are read here too, or that it would trip over late.
+_NUMBERS = ("num_generations", "max_completion_length", "beta", "learning_rate", "max_steps", "num_train_epochs")
+
 
 class ConfigurationError(ValueError):
     """A configuration that is not there or not right; the message names file and key."""
@@ -289,8 +292,25 @@ def load(name: str, settings: Sequence[str] = ()) -> Configuration:
             place = place[section]
             if not isinstance(place, dict):
                 raise ConfigurationError(f"--set {setting}: {section} is no section")
-        place[last] = yaml.load(value, _Loader)  # a SafeLoader
+        try:
+            place[last] = yaml.load(value, _Loader)  # a SafeLoader
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"--set {setting}: {value} is not readable YAML") from error
     return build(data)
+
+
+def of_run(run: Path) -> dict[str, Any]:
+    """What a run wrote down of its configuration, configuration.yaml. Raises ConfigurationError."""
+    file = run / "configuration.yaml"
+    if not file.is_file():
+        raise ConfigurationError(f"{run} holds no run: {file.name} is missing")
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{file} is not readable YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{file}: expected a mapping of settings")
+    return data
 
 
 def build(data: dict[str, Any]) -> Configuration:
@@ -307,6 +327,8 @@ def build(data: dict[str, Any]) -> Configuration:
 
 def _check(c: Configuration) -> None:
     profile = PROFILES.get(c.reward.profile)
+    if texts := [f"{k} is {c.arguments[k]!r}" for k in _NUMBERS if isinstance(c.arguments.get(k), str)]:
+        raise ConfigurationError(f"{c.name}: {', '.join(texts)}; expected a number")
     wrong = []
     if profile is None:
         raise ConfigurationError(f"{c.name}: reward.profile {c.reward.profile!r}; known: {', '.join(PROFILES)}")

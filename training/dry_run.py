@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training import configuration
-from training.configuration import Configuration
+from training.configuration import Configuration, ConfigurationError
 
 GB = 1e9
 # Published counts (the checkpoints' index files); another one means that a dimension is wrong.
@@ -180,7 +180,10 @@ def rows_of(c: Configuration) -> int:
     if folder.is_dir():
         import datasets
 
-        found = datasets.load_from_disk(str(folder))
+        try:
+            found = datasets.load_from_disk(str(folder))
+        except FileNotFoundError as error:
+            raise ConfigurationError(f"data: {folder} is not readable by datasets.load_from_disk: {error}") from error
         return min(len(found), c.data.rows) if c.data.rows else len(found)
     for part in folder.name.split("_"):
         if part.endswith("k") and part[:-1].isdigit():

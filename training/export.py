@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from segzero_ros.profiles import load_profile
+from segzero_ros.types import SegzeroError
 from training import configuration
 from training.configuration import Configuration, ConfigurationError
 from training.conversations import prompt_profile
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = export(
             Path(args.run), Path(args.out), args.checkpoint, [Path(f) for f in args.figures], args.segmenter, args.dtype
         )
-    except ValueError as error:
+    except (ValueError, SegzeroError) as error:
         print(f"segzero-train: {error}", file=sys.stderr)
         return 2
     print(f"{made}\nsegzero run --profile {made / 'profile.yaml'} ...")
@@ -51,10 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_run(run: Path) -> Configuration:
     """Raises ConfigurationError if the folder holds no run."""
-    file = run / "configuration.yaml"
-    if not file.is_file():
-        raise ConfigurationError(f"{run} holds no run: configuration.yaml is missing")
-    return configuration.build(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return configuration.build(configuration.of_run(run))
 
 
 def choose(run: Path, which: str) -> Path:
@@ -89,7 +87,7 @@ def export(
     checkpoint = choose(run, which)
     if out.exists():
         raise ConfigurationError(f"{out} is there already")
-    measured = [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in figures]
+    measured = [(path.name, _figures(path)) for path in figures]
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -109,6 +107,13 @@ def export(
     shutil.copy(run / "configuration.yaml", part / "training.yaml")
     os.replace(part, out)
     return out
+
+
+def _figures(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--figures {path}: not readable JSON: {error}") from error
 
 
 def save_weights(c: Configuration, checkpoint: Path, folder: Path, dtype: str) -> str:

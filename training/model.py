@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
@@ -118,13 +119,18 @@ class Resumable:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
-        saved = type(model).from_pretrained(
-            resume_from_checkpoint,
-            dtype=model.dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
+        try:
+            saved = type(model).from_pretrained(
+                resume_from_checkpoint,
+                dtype=model.dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+        except (OSError, SafetensorError) as error:
+            raise ConfigurationError(
+                f"{resume_from_checkpoint} is damaged ({error}); remove it, and --resume goes on at the one before"
+            ) from error
         model.load_state_dict(saved.state_dict())  # strict: by the model's own names
 
 

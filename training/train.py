@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from segzero_ros.types import SegzeroError
 from training import configuration
 from training.configuration import Configuration, ConfigurationError
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.shrink:
             return _shrunk(c, args.out)
         return run(c, args.resume)
-    except ValueError as error:  # ours all are, and say what is wrong
+    except (ValueError, SegzeroError) as error:  # ours all are, and say what is wrong
         if os.environ.get("SEGZERO_TRACE"):
             raise
         print(f"segzero-train: {error}", file=sys.stderr)
@@ -74,8 +75,7 @@ def start(c: Configuration, resume: bool) -> Path | None:
     if file.is_file():
         if not resume:
             raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
-        old = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if changed := configuration.differences(old, configuration.plain(c)):
+        if changed := configuration.differences(configuration.of_run(out), configuration.plain(c)):
             raise ConfigurationError(f"{out} holds a run with other settings: {', '.join(changed)}")
         (out / "stopped.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
