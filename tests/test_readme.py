@@ -39,7 +39,7 @@ def test_memory_is_of_the_larger_phase() -> None:
 
 
 def test_a_name_that_is_gone_is_named() -> None:
-    with pytest.raises(ValueError, match="rows.py has no circle_of"):
+    with pytest.raises(ValueError, match=r"rows\.py has no circle_of"):
         readme.line_of("training/data/rows.py", "circle_of")
 
 
