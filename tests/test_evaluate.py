@@ -290,7 +290,13 @@ class TestShardsAndResuming:
 
     def test_a_line_that_is_no_record_is_named(self, tmp_path: Path) -> None:
         write(tmp_path / "r.jsonl", self.SETTINGS, [{"index": 0, "id": "x"}, {"id": "y"}])
+        with pytest.raises(RecordsError, match=r"r.jsonl, line 1 is no record .*status"):
+            load([tmp_path / "r.jsonl"])
+        write(tmp_path / "r.jsonl", self.SETTINGS, [{"index": 0, "id": "x", "status": "OK"}, {"id": "y"}])
         with pytest.raises(RecordsError, match=r"r.jsonl, line 2 is no record"):
+            load([tmp_path / "r.jsonl"])
+        write(tmp_path / "r.jsonl", {}, [])
+        with pytest.raises(RecordsError, match=r"r.jsonl: there are no records"):
             load([tmp_path / "r.jsonl"])
 
 

@@ -65,7 +65,7 @@ class RecordFile:
 def load(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Record]]:
     """Settings and records in the order of the data, from one file or from all shards of a run, in any order.
 
-    Raises RecordsError for shards of different runs, items twice, or items missing.
+    Raises RecordsError for shards of different runs, items twice, or items missing, and where there is no record.
     """
     found: dict[int, Record] = {}
     settings: dict[str, Any] = {}
@@ -80,6 +80,8 @@ def load(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Record]]:
             if record["index"] in found:
                 raise RecordsError(f"{path}: item {record['index']} ({record['id']}) is there twice")
             found[record["index"]] = record
+    if not found:
+        raise RecordsError(f"{', '.join(map(str, paths))}: there are no records")
     missing = [n for n in range(settings.get("items", 0)) if n not in found]
     if missing:
         some = ", ".join(map(str, missing[:5]))
@@ -132,8 +134,8 @@ def _parse(path: Path, text: str) -> list[Record]:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             record = json.loads(line)
-            if not isinstance(record["index"], int) or not isinstance(record["id"], str):
-                raise TypeError("index and id")
+            if not (isinstance(record["index"], int) and all(isinstance(record[k], str) for k in ("id", "status"))):
+                raise TypeError("index, id and status")
         except (ValueError, KeyError, TypeError) as error:
             raise RecordsError(f"{path}, line {number} is no record ({error!r})") from error
         found.append(record)
