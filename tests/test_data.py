@@ -467,6 +467,19 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(
     assert said in shown[-1] and shown[-1].startswith("segzero-train prepare: ")
 
 
+def test_a_line_separator_in_a_name_breaks_no_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, photos = own_data(tmp_path, 2)
+    data = json.loads(path.read_text())
+    data["categories"][0]["name"] = "coffee\u2028mug"
+    data["annotations"][0]["segmentation"] = []
+    data["annotations"].append({**data["annotations"][1], "id": 99, "text": "a\u2028b", "segmentation": []})
+    path.write_text(json.dumps(data))
+    assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
+    assert "annotation 99" in capsys.readouterr().out
+    known = [h.id for h in store.hashes_of(tmp_path / "rows")]
+    assert any("\u2028" in name for name in known)
+
+
 def test_other_settings_do_not_continue_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path, photos = own_data(tmp_path, 1)
     assert prepare.main(call(path, photos, tmp_path / "rows")) == 0

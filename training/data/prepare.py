@@ -176,7 +176,9 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.source is None or arguments.root is None:
         raise WrongUse("say what to read: --coco FILE, or --source FORMAT --root FILE_OR_FOLDER")
     if arguments.no_target and arguments.source not in NEGATIVES:
-        raise WrongUse(f"--no-target: {arguments.source} does not say what an image has none of; {NEGATIVES} do")
+        raise WrongUse(
+            f"--no-target: {arguments.source} does not say what an image has none of; {' and '.join(NEGATIVES)} do"
+        )
     if arguments.source in ("coco", "lvis", "lisa++") and arguments.images is None:
         raise WrongUse(f"--source {arguments.source} needs --images DIR")
     if arguments.images is not None and not arguments.images.is_dir():
@@ -434,7 +436,8 @@ def report(summary: dict[str, Any], out: Path, as_json: bool) -> int:
         for reason, count in list(summary["reasons"].items())[:SHOWN]:
             print(f"  {count:6}  {reason}")
         if summary["bad"] or summary["left_out"]:
-            lines = (out / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+            with (out / "problems.jsonl").open(encoding="utf-8") as file:
+                lines = list(file)
             for line in lines[:SHOWN]:
                 one = json.loads(line)
                 print(f"  {one['file']}, {one['id']}: {one['reason']}")

@@ -76,7 +76,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def jsonl(records: Iterable[Any]) -> str:
-    """Dataclasses, one a line."""
+    """Dataclasses, one a line. To be read line by line: `splitlines` would also cut at separators in their texts."""
     return "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in records)
 
 
@@ -137,7 +137,8 @@ def hashes_of(where: Path | str, split: str | None = None) -> list[Fingerprint]:
     """A prepared set's hashes; of a set without hashes.jsonl (a published one) the images', computed now."""
     listed = Path(where) / "hashes.jsonl"
     if listed.exists():
-        return [Fingerprint(**json.loads(line)) for line in listed.read_text(encoding="utf-8").splitlines()]
+        with listed.open(encoding="utf-8") as file:
+            return [Fingerprint(**json.loads(line)) for line in file]
     from training.data.readers.published import load_rows
 
     data = load_rows(where, split)
