@@ -2,7 +2,7 @@
 
     python -m training.experiments.start pretrain --root SCENES --out DIR     # train_reasoner, exported every 50 steps
     python -m training.experiments.start level --root SCENES --model DIR/model-00350 --out DIR2
-    python -m training.experiments.start check --root SCENES --model DIR2/model-00080
+    python -m training.experiments.start check --root SCENES --model DIR2/model-00060
 
 `level` goes on with the same mixture over the same scenes, nine tenths without a thought, since that form learns later.
 """
