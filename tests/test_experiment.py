@@ -153,6 +153,17 @@ class TestPlan:
         assert reproduce.main(["--start", str(tmp_path), "--root", str(tmp_path)]) == 2
         assert "not the start checkpoint" in capsys.readouterr().err
 
+    def test_a_wrong_call_is_one_sentence(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "plan.json").write_text("{")
+        for call, said in (
+            (["--start", str(tmp_path / "none")], "cannot be read"),
+            (["--plan", str(tmp_path / "plan.json")], "cannot be read"),
+            (["--only", "grpo"], "there is no run grpo; there are start_think"),
+        ):
+            assert reproduce.main([*call, "--root", str(tmp_path)]) == 2
+            shown = capsys.readouterr().err
+            assert said in shown and shown.count("\n") == 1
+
 
 @pytest.mark.long
 def test_a_smoke_run_leaves_results_that_a_second_call_takes_over(

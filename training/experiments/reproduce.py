@@ -73,9 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", help="names of arms")
     parser.add_argument("--smoke", action="store_true")
     a = parser.parse_args(argv)
-    plan = plan_of(a.plan, a.smoke)
-    wanted = json.loads(a.plan.read_text())["start_sha256"]
-    if digest(a.start) != wanted:
+    try:
+        plan = plan_of(a.plan, a.smoke)
+        wanted = json.loads(a.plan.read_text())["start_sha256"]
+        given = digest(a.start)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"reproduce: the plan {a.plan} or the start {a.start} cannot be read: {error!r}", file=sys.stderr)
+        return 2
+    known = dict.fromkeys(name for name, _ in jobs(plan))
+    if wrong := [name for name in a.only or () if name not in known]:
+        print(f"reproduce: there is no run {', '.join(wrong)}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    if given != wanted:
         print(f"{a.start} is not the start checkpoint of the plan ({wanted[:12]}...)", file=sys.stderr)
         return 2
     for split in ("tune", "val", "test", "test-ood"):
