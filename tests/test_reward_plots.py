@@ -93,11 +93,11 @@ class TestErrors:
 
 
 class TestExploits:
-    def test_each_published_reward_has_some_and_ours_the_one_that_the_page_names(self) -> None:
+    def test_each_published_reward_has_some_and_ours_none(self) -> None:
         won = {p.name: winnings(p) for p in SHOWN}
         paying = {name: {e.name for e in EXPLOITS if pays(e, rows)} for name, rows in won.items()}
         assert all(len(paying[name]) >= 4 for name in PUBLISHED)
-        assert all(paying[name] == {"points right, the box is the image"} for name in OURS)
+        assert not any(paying[name] for name in OURS), paying
 
     def test_a_right_answer_wins_all_and_limits_are_rows(self) -> None:
         for p in SHOWN:

@@ -200,6 +200,7 @@ class TestOurs:
             text([{**ONE, "bbox_2d": [100, 100, 200, True]}]),
             text([{**ONE, "note": "padding"}]),
             text([{"bbox_2d": ONE["bbox_2d"]}]),
+            text([{**ONE, "label": "it is the red one since " * 20}]),
             text({"bbox_2d": ONE["bbox_2d"], "point_2d": ONE["point_2d"]}),
             f'<think>a</think><answer>[{{"bbox_2d": [1, 1, 2, 2], {json.dumps(ONE)[1:]}]</answer>',
             text([ONE] * 121),

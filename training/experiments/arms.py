@@ -95,12 +95,14 @@ def configuration_of(arm: Arm, plan: Plan, seed: int, start: Path, rows: Path, c
         "data": {"train": str(rows), "validation": str(check)},
         "reward": {"profile": arm.profile},
         "batch": {"prompts": prompts, "micro": prompts * (plan.generations if arm.method == "grpo" else 1)},
-        "watch": {"spread_prompts": 0, "format_term": "", "format_rate": None, "zero_spread": None},
+        # No run is stopped early: one that falls apart is a result too.
+        "watch": dict.fromkeys(("format_rate", "zero_spread", "kl", "truncated"))
+        | {"spread_prompts": 0, "format_term": ""},
         "seed": seed,
         "out": str(out),
         "pictures": False,
         "save_every": max(1, updates // 3),
-        "trl": {"max_steps": updates, "learning_rate": plan.rates.get(arm.name, 1e-4), "save_total_limit": 1},
+        "trl": {"max_steps": updates, "learning_rate": plan.rates[arm.name], "save_total_limit": 1},
         "grpo": {"num_generations": plan.generations},
     }
     if arm.method == "sft":
@@ -215,7 +217,8 @@ def run(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path, re
     rows, check = prepare(arm, plan, seed, root, start, folder)
     c = configuration_of(arm, plan, seed, start, rows, check, folder / "run")
     began = time.monotonic()
-    train.run(c, resume=(Path(c.out) / "configuration.yaml").is_file())
+    if train.run(c, resume=(Path(c.out) / "configuration.yaml").is_file()):
+        raise RuntimeError(f"{c.name} was stopped early: {(Path(c.out) / 'stopped.json').read_text()}")
     seconds = time.monotonic() - began
     last = train.last_checkpoint(Path(c.out))
     assert last is not None

@@ -273,6 +273,10 @@ def _run(path: Path, name: str, seed: int) -> Run:
 def _same(runs: Runs) -> None:
     """Pairing is by item: every run must have been asked the same, from the same start."""
     first: dict[str, tuple[Any, Path]] = {}
+    for name, seeds in runs.items():
+        for key in ("learning_rate", "updates", "prompts_per_update", "generations"):
+            if len(values := {run.summary.get(key) for run in seeds.values()}) > 1:
+                raise ReportError(f"the seeds of {name} differ in {key}: {sorted(map(str, values))}")
     for run in (r for seeds in runs.values() for r in seeds.values()):
         seen: dict[str, Any] = {f"items of {which}": items for which, items in run.items.items()}
         seen |= {f"sha256 of {which}": s["sha256"] for which, s in run.summary["sets"].items() if "sha256" in s}
@@ -508,14 +512,16 @@ def _forgetting(runs: Runs) -> list[dict[str, Any]]:
 
 
 def _training(runs: Sequence[Run]) -> dict[str, Any]:
-    """Of every logged quantity the mean of the first and of the last ENDS values, and seconds per update."""
+    """Of every logged quantity the mean of the first and of the last ENDS values (of few, one at each end), and seconds
+    per update."""
     logs = [run.log() for run in runs]
     found: dict[str, Any] = {"logs": sum(bool(log) for log in logs)}
     for key in LOGGED:
         series = [_series(log, key) for log in logs]
         series = [s for s in series if s]
         if series:
-            ends = [[np.mean(s[:ENDS]), np.mean(s[-ENDS:])] for s in series]
+            few = [min(ENDS, max(1, len(s) // 4)) for s in series]
+            ends = [[np.mean(s[:n]), np.mean(s[-n:])] for s, n in zip(series, few, strict=True)]
             first, last = np.mean(ends, 0)
             found[key] = {"first": rounded(first), "last": rounded(last)}
     for key in SECONDS:

@@ -111,7 +111,7 @@ def _same(category: str) -> tuple[str, ...]:
 
 
 def _exists(rng: np.random.Generator, things: list[Thing]) -> Ask | None:
-    """Half yes, half no; what is not there mostly shares its colour or kind with something that is."""
+    """Yes about as often as no; what is not there mostly shares its colour or kind with something that is."""
     t = _pick(rng, things)
     if rng.random() < 0.5:
         category, color = t.category, t.color
@@ -156,7 +156,7 @@ def _what_kind(rng: np.random.Generator, things: list[Thing]) -> Ask | None:
 
 
 def _count(rng: np.random.Generator, things: list[Thing]) -> Ask | None:
-    """None to four, as evenly as scenes allow: the number is drawn first."""
+    """None to three, as evenly as scenes allow: the number is drawn first."""
     wanted = int(rng.integers(0, 4))
     names: list[tuple[str, list[Thing]]] = [(f"{c} objects", [o for o in things if o.color == c]) for c in COLORS] + [
         (f"{instructions.plural(c)}", [o for o in things if o.category in _same(c)]) for c in CATEGORIES

@@ -347,7 +347,8 @@ def pays(exploit: Exploit, won: dict[str, float]) -> bool:
     if not exploit.limit or exploit.name not in won:
         return False
     mine, limit = won[exploit.name], won[exploit.limit]
-    return mine > limit - 1e-9 if exploit.less else mine > limit + 1e-9
+    # A reward without steps pays the whole image for the little that it overlaps; a hundredth of a point is no exploit.
+    return mine > limit - 1e-9 if exploit.less else mine > limit + 0.05
 
 
 def exploit_table() -> str:

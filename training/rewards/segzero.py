@@ -3,7 +3,7 @@
 * The JSON may stand in the thoughts and tags may be missing: here one form, read to its last character, or nothing is
   won; else a policy drops its thoughts for one point of five. A thought has at least a word.
 * An empty answer is never right: here full accuracy where nothing matches and none elsewhere; a robot must be told.
-* Any box wins the points' reward: here the point counts with its object, in its own box, near the true point.
+* Any box wins the points' reward: here a point counts in a box that hits (IoU > 0.5), near the true point.
 * Pixels inclusive, inverted boxes: here continuous boxes with an area, inside the square, as in the package.
 * Repeated sentences cost a point: here length costs, smoothly and beyond a budget, since repeating is one way of
   rambling, and an empty text won that point.
@@ -28,15 +28,14 @@ from training.rewards.texts import SQUARE, each, scaled
 
 MAX_CHARS = 20_000  # of a completion; a longer one is not read
 MAX_OBJECTS = 120
+MAX_LABEL = 80  # characters; else the thought goes on in the labels, where it costs nothing
 BUDGET = 120  # words of a thought that cost nothing; VisionReasoner's average 62 to 71
 _WORD = re.compile(r"\w")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _KEYS = {"bbox_2d", "point_2d", "label"}
 
 
-def read(
-    text: str, square: int, thinks: bool = True
-) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
+def read(text: str, square: int, thinks: bool = True) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
     """The thought, boxes (M, 4) and points (M, 2) of a text in exactly our form; None for every other.
 
     thinks: False for the form of a policy that is not to think: the answer alone.
@@ -69,6 +68,8 @@ def read(
             return None
         box, point = _numbers(item["bbox_2d"], 4, square), _numbers(item["point_2d"], 2, square)
         if box is None or point is None or not isinstance(item.get("label", ""), str):
+            return None
+        if len(item.get("label", "")) > MAX_LABEL:
             return None
         if not (box[0] < box[2] and box[1] < box[3]):
             return None
@@ -109,9 +110,10 @@ def form(text: str, solution: str, square: int = SQUARE, thinks: bool = True) ->
 
 @each
 def accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True) -> float:
-    """0 to 3: IoU > 0.5, mean L1 < 10, and the point in its box and within 30 (pixels of 840) of the true point.
+    """0 to 3: IoU > 0.5, mean L1 < 10, and beside such an IoU the point in its box and within 30 of the true one.
 
-    Summed over the best assignment, over the larger number of objects; 3 for an empty list where nothing matches.
+    Pixels of an 840 square. Summed over the best assignment, over the larger number of objects; 3 for an empty list
+    where nothing matches.
     """
     found = read(text, square, thinks)
     if found is None:
@@ -120,12 +122,12 @@ def accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True
     true_boxes, true_points = true_objects(solution)
     if not len(boxes) or not len(true_boxes):
         return 3.0 * (len(boxes) == len(true_boxes))
-    iou = (boxes_iou_matrix(boxes, true_boxes) > 0.5).astype(float)
+    hit = boxes_iou_matrix(boxes, true_boxes) > 0.5
     l1 = np.asarray(np.abs(boxes[:, None] - true_boxes[None]).mean(2) < scaled(10, square))
     inside = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).min(axis=1, keepdims=True)  # (M, 1)
     apart = np.sqrt(((points[:, None] - true_points[None]) ** 2).sum(2))
-    near = (apart < scaled(30, square)) & inside
-    won = iou + l1 + near
+    near = (apart < scaled(30, square)) & inside & hit
+    won = hit.astype(float) + l1 + near
     rows, columns = linear_sum_assignment(-won)
     return float(won[rows, columns].sum() / max(len(boxes), len(true_boxes)))
 
@@ -134,7 +136,8 @@ def accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True
 def soft_accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True) -> float:
     """0 to 3, without thresholds, for the ablation (Seg-Zero, table 6).
 
-    The IoU, 1 - L1 / square and, for a point in its box, 1 - distance / square, assigned and averaged as in `accuracy`.
+    The IoU, 1 - L1 / square and, for a point in its box, the IoU times 1 - distance / square; assigned and averaged as
+    in `accuracy`.
     """
     found = read(text, square, thinks)
     if found is None:
@@ -147,7 +150,7 @@ def soft_accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool =
     l1 = 1 - np.abs(boxes[:, None] - true_boxes[None]).mean(2) / square
     inside = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).min(axis=1, keepdims=True)
     apart = np.sqrt(((points[:, None] - true_points[None]) ** 2).sum(2))
-    won = iou + l1 + inside * np.clip(1 - apart / square, 0, 1)
+    won = iou + l1 + iou * inside * np.clip(1 - apart / square, 0, 1)
     rows, columns = linear_sum_assignment(-won)
     return float(won[rows, columns].sum() / max(len(boxes), len(true_boxes)))
 
