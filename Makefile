@@ -100,13 +100,14 @@ train-demo-smoke: $(TRAIN)  ## The same in two minutes, for the sake of the code
 
 reproduce: $(TRAIN)  ## The experiment in small: every run that has no result yet (8 hours on two cores; HOURS=2 for a sitting)
 	$(PY) -m training.experiments.reproduce --hours $(HOURS)
-	$(PY) -m training.experiments.report
+	$(PY) -m training.experiments.report --root build/tabletop
 
 reproduce-smoke: $(TRAIN)  ## The same with two updates and few items, in minutes
 	$(PY) -m training.experiments.reproduce --smoke --work build/reproduce-smoke --results build/reproduce-smoke/results
+	$(PY) -m training.experiments.report --smoke --root build/tabletop --results build/reproduce-smoke/results --out build/reproduce-smoke
 
 report: $(TRAIN)  ## The experiment's report from its results
-	$(PY) -m training.experiments.report
+	$(PY) -m training.experiments.report --root build/tabletop
 
 evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
 	$(PY) -m training.evaluate --profile demo --data tabletop:test --json
