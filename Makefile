@@ -107,7 +107,7 @@ reproduce-smoke: $(TRAIN)  ## The same with two updates and few items, in minute
 	$(PY) -m training.experiments.report --smoke --root build/tabletop --results build/reproduce-smoke/results --out build/reproduce-smoke
 
 report: $(TRAIN)  ## The experiment's report from its results
-	$(PY) -m training.experiments.report --root build/tabletop
+	$(PY) -m training.experiments.report
 
 evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
 	$(PY) -m training.evaluate --profile demo --data tabletop:test --json
