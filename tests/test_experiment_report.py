@@ -560,13 +560,16 @@ def test_a_missing_report_and_a_broken_run_are_errors_of_use(
 FEW = replace(PLAN, share=0.02)  # of the items and of the scenes
 
 
-def write_scenes(folder: Path, seed: int) -> None:
+PAIRS = [("red", "mug"), ("green", "duck"), ("blue", "cube"), ("yellow", "bear")]
+UNSEEN = [("red", "cylinder"), ("green", "bear"), ("blue", "duck"), ("yellow", "soccer ball")]
+
+
+def write_scenes(folder: Path, seed: int, kinds: list[tuple[str, str]]) -> None:
     """A shard as `render_shard` leaves it, of coloured rectangles in place of rendered objects."""
     folder.mkdir(parents=True)
     rng, count = np.random.default_rng(seed), 20
     rgb = np.full((count, 224, 224, 3), 190, np.uint8)
     ids = np.zeros((count, 224, 224), np.uint8)
-    kinds = [("red", "mug"), ("green", "duck"), ("blue", "cube"), ("yellow", "bear")]
     shades = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (50, 70, 200), "yellow": (220, 200, 40)}
     records = []
     for n in range(count):
@@ -589,8 +592,8 @@ def write_scenes(folder: Path, seed: int) -> None:
 def with_scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Scenes, and runs whose records are judged by the truth: right texts, or those of another item."""
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root / "test", 8)
-    write_scenes(root / "test-ood", 8)
+    write_scenes(root / "test", 8, PAIRS)
+    write_scenes(root / "test-ood", 8, UNSEEN)
     chosen = sets.tests(root, FEW.share)
     asks = {i.id: i.ask for one in chosen.values() for i in one.items}
     items: Items = {w: [{"id": i.id, "kind": i.ask.kind, "scene": i.scene} for i in s.items] for w, s in chosen.items()}
@@ -641,6 +644,7 @@ def test_with_scenes_the_report_shows_items_and_judges_every_text_anew(
 
 
 def test_scenes_that_are_not_those_of_the_runs_are_refused(with_scenes: tuple[Path, Path], tmp_path: Path) -> None:
-    write_scenes(tmp_path / "other" / "test", 9)
+    write_scenes(tmp_path / "other" / "test", 9, PAIRS)
+    write_scenes(tmp_path / "other" / "test-ood", 9, UNSEEN)
     with pytest.raises(ReportError, match=r"gives another set \w+ than .*runs"):
         report.write(with_scenes[1], tmp_path / "out", FEW, tmp_path / "other")

@@ -68,11 +68,15 @@ def build(scenes: Scenes, split: str, name: str, draw: Draw, count: int, seed: i
     """`count` items over the scenes, every kind as its draw gives it."""
     rng = np.random.default_rng([seed, int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)])
     items: list[Item] = []
+    misses = 0
     while len(items) < count:
         scene = int(rng.integers(len(scenes)))
         ask = draw(rng, scenes.things(scene))
         if ask is not None:
             items.append(Item(f"{name}-{len(items):05d}", scene, ask))
+        misses = misses + 1 if ask is None else 0
+        if misses == 5000:
+            raise ValueError(f"the scenes of {split} hold nothing to ask for the set {name}")
     return Set(name, split, tuple(items))
 
 
