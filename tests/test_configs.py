@@ -352,3 +352,8 @@ def test_the_keys_of_fsdp_are_accelerates(monkeypatch: pytest.MonkeyPatch) -> No
         known = {f"fsdp_{f.name}" for f in fields(FullyShardedDataParallelPlugin)} | {"fsdp_offload_params"}
         known |= {"fsdp_version", "fsdp_auto_wrap_policy"}
         assert set(keys) <= known
+
+
+def test_a_setting_without_a_value_is_an_empty_text() -> None:
+    c = configuration.load("lora_3b_24gb", ["data.validation=", "out=here"])
+    assert (c.data.validation, c.out) == ("", "here")

@@ -293,7 +293,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Configuration:
             if not isinstance(place, dict):
                 raise ConfigurationError(f"--set {setting}: {section} is no section")
         try:
-            place[last] = yaml.load(value, _Loader)  # a SafeLoader
+            place[last] = yaml.load(value, _Loader) if value.strip() else ""  # a SafeLoader
         except yaml.YAMLError as error:
             raise ConfigurationError(f"--set {setting}: {value} is not readable YAML") from error
     return build(data)
