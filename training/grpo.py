@@ -99,19 +99,22 @@ def trainer_class(engine: str) -> Any:
     return Trainer
 
 
-def build(c: Configuration) -> Any:
-    """A trainer, ready for `train()`."""
+def parts(c: Configuration) -> tuple[Any, Any, Any, Any]:
+    """Of both methods: rows, rows to validate on or None, policy, processor."""
     folder = models.folder_of(c.model)
     masks = PROFILES[c.reward.profile].needs_masks
-    rows = conversations.load(c.data, c.method, c.data.train, c.data.rows, masks)
-    validation = (
-        conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
-        if c.data.validation
-        else None
-    )
-    args = arguments(c)
+    rows = conversations.load(c.data, c.method, c.data.train, c.data.rows, masks and c.method == "grpo")
+    validation = None
+    if c.data.validation:
+        validation = conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
     policy = models.load_model(c.model, folder)
-    processor = models.load_processor(folder, policy.config)
+    return rows, validation, policy, models.load_processor(folder, policy.config)
+
+
+def build(c: Configuration) -> Any:
+    """A trainer, ready for `train()`."""
+    args = arguments(c)  # first: a name that TRL does not have is told before anything is loaded
+    rows, validation, policy, processor = parts(c)
     check_inputs(c, processor, models.image_tokens(c, policy.config), rows)
 
     needs = given(c)

@@ -6,12 +6,10 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from training import conversations
 from training import model as models
 from training.configuration import Configuration, processes
-from training.grpo import known, shared
+from training.grpo import known, parts, shared
 from training.logs import Journal, Samples
-from training.rewards import PROFILES
 from training.validate import GreedyValidation, given, reward_terms
 from training.watch import Watch, check_inputs
 
@@ -27,17 +25,8 @@ def arguments(c: Configuration) -> SFTConfig:
 
 def build(c: Configuration) -> Any:
     """A trainer, ready for `train()`."""
-    folder = models.folder_of(c.model)
-    rows = conversations.load(c.data, c.method, c.data.train, c.data.rows)
-    masks = PROFILES[c.reward.profile].needs_masks
-    validation = (
-        conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
-        if c.data.validation
-        else None
-    )
-    args = arguments(c)
-    policy = models.load_model(c.model, folder)
-    processor = models.load_processor(folder, policy.config)
+    args = arguments(c)  # first: a name that TRL does not have is told before anything is loaded
+    rows, validation, policy, processor = parts(c)
     check_inputs(c, processor, models.image_tokens(c, policy.config), rows)
 
     kept = Samples(c)
