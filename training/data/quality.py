@@ -8,22 +8,14 @@ published inference does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.types import Segmenter
 from training.data.objects import Mask, inclusive_box, two_points
 
 MIN_IOU = 0.6
-
-
-class Segmenter(Protocol):
-    """As segzero_ros.types.Segmenter."""
-
-    def encode(self, image: Any) -> Any: ...
-
-    def segment(self, features: Any, boxes: Any, points: Any) -> list[tuple[NDArray[np.bool_], float]]: ...
 
 
 def load(profile: str) -> Segmenter:
@@ -41,9 +33,12 @@ def agreement(
     if not masks:
         return []
     features = segmenter.encode(np.ascontiguousarray(image))
-    boxes = [tuple(map(float, inclusive_box(m))) for m in masks]
-    first = [(tuple(map(float, two_points(m, points)[0])),) for m in masks]
-    return [iou(found, mask) for (found, _), mask in zip(segmenter.segment(features, boxes, first), masks, strict=True)]
+    boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in map(inclusive_box, masks)]
+    first = [((float(x), float(y)),) for (x, y), _ in (two_points(m, points) for m in masks)]
+    return [
+        iou(found, mask)
+        for (found, _), mask in zip(segmenter.segment(features, [*boxes], [*first]), masks, strict=True)
+    ]
 
 
 def iou(a: Mask, b: Mask) -> float:

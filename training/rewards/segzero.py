@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -115,21 +115,12 @@ def accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool = True
     Pixels of an 840 square. Summed over the best assignment, over the larger number of objects; 3 for an empty list
     where nothing matches.
     """
-    found = read(text, square, thinks)
-    if found is None:
-        return 0.0
-    _, boxes, points = found
-    true_boxes, true_points = true_objects(solution)
-    if not len(boxes) or not len(true_boxes):
-        return 3.0 * (len(boxes) == len(true_boxes))
-    hit = boxes_iou_matrix(boxes, true_boxes) > 0.5
-    l1 = np.asarray(np.abs(boxes[:, None] - true_boxes[None]).mean(2) < scaled(10, square))
-    inside = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).min(axis=1, keepdims=True)  # (M, 1)
-    apart = np.sqrt(((points[:, None] - true_points[None]) ** 2).sum(2))
-    near = (apart < scaled(30, square)) & inside & hit
-    won = hit.astype(float) + l1 + near
-    rows, columns = linear_sum_assignment(-won)
-    return float(won[rows, columns].sum() / max(len(boxes), len(true_boxes)))
+
+    def won(iou: _Pairs, l1: _Pairs, apart: _Pairs, inside: NDArray[np.bool_]) -> _Pairs:
+        hit = iou > 0.5
+        return hit.astype(float) + (l1 < scaled(10, square)) + ((apart < scaled(30, square)) & inside & hit)
+
+    return _assigned(text, solution, square, thinks, won)
 
 
 @each
@@ -139,6 +130,18 @@ def soft_accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool =
     The IoU, 1 - L1 / square and, for a point in its box, the IoU times 1 - distance / square; assigned and averaged as
     in `accuracy`.
     """
+
+    def won(iou: _Pairs, l1: _Pairs, apart: _Pairs, inside: NDArray[np.bool_]) -> _Pairs:
+        return iou + (1 - l1 / square) + iou * inside * np.clip(1 - apart / square, 0, 1)
+
+    return _assigned(text, solution, square, thinks, won)
+
+
+_Pairs = NDArray[np.float64]  # (M, N): every object said with every true one
+
+
+def _assigned(text: str, solution: str, square: int, thinks: bool, won: Callable[..., _Pairs]) -> float:
+    """What `won` gives for pairs, by IoU, L1, the points' distance and whether the point is in its own box (M, 1)."""
     found = read(text, square, thinks)
     if found is None:
         return 0.0
@@ -146,13 +149,12 @@ def soft_accuracy(text: str, solution: str, square: int = SQUARE, thinks: bool =
     true_boxes, true_points = true_objects(solution)
     if not len(boxes) or not len(true_boxes):
         return 3.0 * (len(boxes) == len(true_boxes))
-    iou = boxes_iou_matrix(boxes, true_boxes)
-    l1 = 1 - np.abs(boxes[:, None] - true_boxes[None]).mean(2) / square
     inside = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).min(axis=1, keepdims=True)
     apart = np.sqrt(((points[:, None] - true_points[None]) ** 2).sum(2))
-    won = iou + l1 + iou * inside * np.clip(1 - apart / square, 0, 1)
-    rows, columns = linear_sum_assignment(-won)
-    return float(won[rows, columns].sum() / max(len(boxes), len(true_boxes)))
+    l1 = np.abs(boxes[:, None] - true_boxes[None]).mean(2)
+    worth = won(boxes_iou_matrix(boxes, true_boxes), l1, apart, inside)
+    rows, columns = linear_sum_assignment(-worth)
+    return float(worth[rows, columns].sum() / max(len(boxes), len(true_boxes)))
 
 
 @each

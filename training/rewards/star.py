@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from segzero_ros.types import Segmenter
 from training.rewards import vision_reasoner
 from training.rewards.texts import SQUARE, each, well_tagged
 from training.rewards.vision_reasoner import MAX_OBJECTS, boxes_and_points, hits, items_of
@@ -23,20 +24,11 @@ PAPER_TIERS = ((0.5, 2.0), (0.7, 3.0), (0.8, 4.0))
 CODE_TIERS = ((0.3, 1.0), (0.5, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0))
 
 
-class Segmenter(Protocol):
-    """As segzero_ros.types.Segmenter; images are (square, square, 3) uint8."""
-
-    def encode(self, image: Any) -> Any: ...
-
-    def segment(self, features: Any, boxes: Any, points: Any) -> list[tuple[NDArray[np.bool_], float]]: ...
-
-
 def predicted_masks(segmenter: Segmenter, image: Any, boxes: Any, points: Any) -> NDArray[np.bool_]:
     """(M, H, W): one mask per box (M, 4) with its point (M, 2), in pixels of the square."""
     features = segmenter.encode(np.ascontiguousarray(image))
-    found = segmenter.segment(
-        features, [tuple(map(float, b)) for b in boxes], [(tuple(map(float, p)),) for p in points]
-    )
+    prompts = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
+    found = segmenter.segment(features, [*prompts], [((float(x), float(y)),) for x, y in points])
     return np.stack([mask for mask, _ in found])
 
 
