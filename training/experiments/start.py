@@ -21,47 +21,24 @@ import numpy as np
 from training.experiments import sets
 from training.experiments.questions import NAMING, RETAINED
 
-TOWER = Path("segzero_ros/weights/reasoner")
+TOWER = Path("segzero_ros/weights/reasoner")  # the committed start has that of the weights at commit e82a59f
 
 
 def pretrain(root: Path, out: Path, steps: int) -> None:
-    from training.demo.train_reasoner import Settings, train
-
     sets.scenes_of(root, "train")
     sets.scenes_of(root, "val")
-    train(
-        Settings(
-            data=str(root),
-            out=str(out),
-            vision_steps=0,
-            joint_steps=steps,
-            course="experiment",
-            tower=str(TOWER),
-            limit=sets.SCENES["train"],
-            export_every=50,
-        )
-    )
+    _train(root, out, steps, tower=str(TOWER), export_every=50)
 
 
 def level(root: Path, model: Path, out: Path, steps: int, think: float) -> None:
+    _train(root, out, steps, init=str(model), think=think, lr=0.004, warmup=10, seed=1, export_every=20)
+
+
+def _train(root: Path, out: Path, steps: int, **more: Any) -> None:
     from training.demo.train_reasoner import Settings, train
 
-    train(
-        Settings(
-            data=str(root),
-            out=str(out),
-            vision_steps=0,
-            joint_steps=steps,
-            course="experiment",
-            init=str(model),
-            think=think,
-            limit=sets.SCENES["train"],
-            lr=0.004,
-            warmup=10,
-            seed=1,
-            export_every=20,
-        )
-    )
+    limit = sets.SCENES["train"]
+    train(Settings(str(root), str(out), vision_steps=0, joint_steps=steps, course="experiment", limit=limit, **more))
 
 
 def check(root: Path, model: Path, items: int = 600, samples: int = 200) -> dict[str, Any]:

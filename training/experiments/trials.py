@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -85,12 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return line.strip().splitlines()[-1]
 
     jobs = [(m.name, r) for m in reversed(MAIN) for r in RATES if (m.name, r) not in done]
+    failed = []
     with ThreadPoolExecutor(a.workers) as pool:
-        for line in pool.map(run, jobs):
-            print(line, flush=True)
+        waiting = {pool.submit(run, job): job for job in jobs}
+        for ended in as_completed(waiting):
+            if ended.exception():
+                failed.append("{}-{:g}".format(*waiting[ended]))
+                continue
+            print(ended.result(), flush=True)
             with a.log.open("a") as file:
-                file.write(line + "\n")
-            known.append(json.loads(line))
+                file.write(ended.result() + "\n")
+            known.append(json.loads(ended.result()))
+    if failed:
+        print(f"failed: {', '.join(failed)}; see the logs in {a.work}", file=sys.stderr)
+        return 1
     best = {name: max((k for k in known if k["arm"] == name), key=lambda k: k["val_id"])["rate"] for name in arms}
     print(json.dumps({"best": best, "plan": asdict(Plan())}))
     return 0
