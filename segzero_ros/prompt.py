@@ -57,15 +57,31 @@ SEGZERO = (
     "Write an empty list when nothing in the image matches."
 )
 
+# For ablations that name a prompt and do not print it: the published ones without the example, or without the thought.
+_THINK = "Output the thinking process in <think> </think> and final answer in"
+_THOUGHT = "<think> thinking process here </think>"
+
+
+def _without_thought(template: str) -> str:
+    return template.replace(_THINK, "Output the final answer in").replace(_THOUGHT, "")
+
+
 TEMPLATES = {
     "seg-zero": SEG_ZERO,
+    "seg-zero-without-example": SEG_ZERO.partition("i.e., ")[0],
+    "seg-zero-without-thought": _without_thought(SEG_ZERO),
     "vision-reasoner": VISION_REASONER,
+    "vision-reasoner-without-thought": _without_thought(VISION_REASONER),
     "star": STAR,
     "segzero": SEGZERO,
     "plain": "{question}",
 }
 # What the published code strips from both ends of a question, after lower-casing.
-_STRIPPED = {"seg-zero": ".", "vision-reasoner": '."?!', "star": '."?!', "plain": '."?! '}
+_STRIPPED = {
+    **dict.fromkeys(("seg-zero", "seg-zero-without-example", "seg-zero-without-thought"), "."),
+    **dict.fromkeys(("vision-reasoner", "vision-reasoner-without-thought", "star"), '."?!'),
+    "plain": '."?! ',
+}
 
 
 def validate_instruction(text: str, max_chars: int = MAX_CHARS) -> str:

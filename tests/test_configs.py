@@ -119,8 +119,10 @@ class TestEveryFile:
         assert {c.samples for c in equal} == {128}
         assert load("table6_soft_accuracy").reward.profile == "seg-zero-soft-accuracy"
         assert load("table7_strict_format").reward.profile == "seg-zero"
-        assert "'points_1'" not in load("table5_without_example").data.prompt
-        assert "think" not in load("table1_without_thought").data.prompt
+        words = {n: build_prompt(prompt_profile(load(n).data), "The Red Mug.") for n in NAMES}
+        assert "'points_1'" in words["table5_with_example"] and "'points_1'" not in words["table5_without_example"]
+        for name in ("table1_without_thought", "vision_reasoner_without_thought"):
+            assert "think" not in words[name] and "the red mug" in words[name], "the question as in the published prompt"
 
     @pytest.mark.long
     @pytest.mark.parametrize("name", NAMES)

@@ -75,6 +75,12 @@ PROFILES: dict[str, Profile] = {
         Profile("article", "the article's words", 5.0, article.TERMS, {}, "single"),
         Profile("vision-reasoner", _SEG_ZERO + "vision_reasoner.py", 7.0, vision_reasoner.TERMS),
         Profile(
+            "vision-reasoner-answer",
+            "VisionReasoner's row without thinking; not in its code",
+            6.0,
+            vision_reasoner.ANSWER_TERMS,
+        ),
+        Profile(
             "star",
             "ysj9909/StAR, verl/utils/reward_score/z_star.py, and the paper",
             11.0,

@@ -181,7 +181,7 @@ def masks(
 ) -> list[float]:
     """0 to 1: mean mask IoU of the best assignment over the larger number of objects, by the segmenter.
 
-    masks: per text (N, H, W) bool; images: per text (square, square, 3) uint8.
+    masks: per text (N, S, S) bool; images: per text (S, S, 3) uint8; S: of the image, whatever coordinates count to.
     """
     if masks is None or images is None or segmenter is None:
         raise ValueError("the mask reward needs masks, images and a segmenter")
@@ -194,7 +194,7 @@ def masks(
         elif not count:
             values.append(1.0)
         else:
-            ious = mask_ious(predicted_masks(segmenter, image, found[1], found[2]), np.asarray(true, bool))
+            ious = mask_ious(predicted_masks(segmenter, image, found[1], found[2], square), np.asarray(true, bool))
             rows, columns = linear_sum_assignment(-ious)
             values.append(float(ious[rows, columns].sum() / max(len(found[1]), count)))
     return values

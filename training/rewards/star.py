@@ -24,11 +24,17 @@ PAPER_TIERS = ((0.5, 2.0), (0.7, 3.0), (0.8, 4.0))
 CODE_TIERS = ((0.3, 1.0), (0.5, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0))
 
 
-def predicted_masks(segmenter: Segmenter, image: Any, boxes: Any, points: Any) -> NDArray[np.bool_]:
-    """(M, H, W): one mask per box (M, 4) with its point (M, 2), in pixels of the square."""
+def predicted_masks(
+    segmenter: Segmenter, image: Any, boxes: NDArray[np.float64], points: NDArray[np.float64], square: int
+) -> NDArray[np.bool_]:
+    """(M, S, S): one mask per box (M, 4) with its point (M, 2). image: (S, S, 3); coordinates up to `square`."""
+    scale = len(image) / square  # 1 but for a model that writes thousandths
     features = segmenter.encode(np.ascontiguousarray(image))
-    prompts = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
-    found = segmenter.segment(features, [*prompts], [((float(x), float(y)),) for x, y in points])
+    found = segmenter.segment(
+        features,
+        [(x1 * scale, y1 * scale, x2 * scale, y2 * scale) for x1, y1, x2, y2 in boxes.tolist()],
+        [((x * scale, y * scale),) for x, y in points.tolist()],
+    )
     return np.stack([mask for mask, _ in found])
 
 
@@ -59,16 +65,20 @@ def _accuracy(
                 boxes, points = boxes_and_points(items_of(text))
                 iou, l1, near = hits(boxes, points, true_boxes, true_points, square)
             total = iou + l1 + near
-            cost = 3.0 - total
-            if mask is not None and image is not None and segmenter is not None and len(boxes):
-                true = np.asarray(mask, bool)[:MAX_OBJECTS]
-                total = _tiers(mask_ious(predicted_masks(segmenter, image, boxes, points), true), tiers) + total
-                cost = top - total
-            rows, columns = linear_sum_assignment(cost)
-            won = float(total[rows, columns].sum() / max(len(boxes), len(true_boxes)))
-            return won + (count if len(boxes) == len(true_boxes) else 0.0)
-        except Exception:
+            said = np.asarray(boxes, float), np.asarray(points, float)
+        except Exception:  # whatever the text made it raise, as published
             return 0.0
+        cost = 3.0 - total
+        if mask is not None and image is not None and segmenter is not None and len(boxes):
+            if not all(np.isfinite(values).all() for values in said):
+                return 0.0
+            # Outside the try: a segmenter that fails is no fault of the text's.
+            true = np.asarray(mask, bool)[:MAX_OBJECTS]
+            total = _tiers(mask_ious(predicted_masks(segmenter, image, *said, square), true), tiers) + total
+            cost = top - total
+        rows, columns = linear_sum_assignment(cost)
+        won = float(total[rows, columns].sum() / max(len(boxes), len(true_boxes)))
+        return won + (count if len(boxes) == len(true_boxes) else 0.0)
 
     return one
 

@@ -107,4 +107,11 @@ def non_repeat(text: str, solution: str) -> float:
     return 1.0
 
 
+@each
+def form_without_thought(text: str, solution: str) -> float:
+    """0 to 2: `answer_format` alone, for the ablation without a thought, which the published code does not have."""
+    return answer_format(text)
+
+
 TERMS = {"format": form, "accuracy": accuracy, "non_repeat": non_repeat}
+ANSWER_TERMS = {**TERMS, "format": form_without_thought}

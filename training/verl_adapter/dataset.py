@@ -18,7 +18,7 @@ import torch
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from segzero_ros.profiles import load_profile
-from training.verl_adapter.rows import check_columns, messages, verl_row
+from training.verl_adapter.rows import check_columns, check_profile, messages, verl_row
 
 
 class PreparedRows(RLHFDataset):
@@ -31,6 +31,7 @@ class PreparedRows(RLHFDataset):
         if processor is None:
             raise ValueError("the model has no image processor; verl's AutoProcessor needs preprocessor_config.json")
         self.profile = load_profile(ours["profile"])
+        check_profile(self.profile)
         self.newline = bool(ours.get("newline_after_image", False))
         super().__init__(data_files, tokenizer, config, processor, max_samples)
 

@@ -53,6 +53,12 @@ def verl_row(
     }
 
 
+def check_profile(profile: Profile) -> None:
+    """Raises ValueError for a model whose coordinates are not those of prepared rows: every answer would score 0."""
+    if profile.coordinates != "pixels":
+        raise ValueError(f"profile {profile.name} writes {profile.coordinates}, and prepared rows hold pixels; use TRL")
+
+
 def check_columns(names: list[str], folder: str) -> None:
     """Raises ValueError that names the folder and what is missing."""
     if missing := [name for name in COLUMNS if name not in names]:
