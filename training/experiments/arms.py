@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from training.experiments import sets
-from training.experiments.ask import Speaker, ask_all, batches
+from training.experiments.ask import Speaker, ask_all, batches, summary
 from training.rewards import PROFILES
 
 SQUARE = 224
@@ -94,7 +94,7 @@ def configuration_of(arm: Arm, plan: Plan, seed: int, start: Path, rows: Path, c
         "model": {"path": str(start)},
         "data": {"train": str(rows), "validation": str(check)},
         "reward": {"profile": arm.profile},
-        "batch": {"prompts": prompts, "micro": prompts * (plan.generations if arm.method == "grpo" else 1)},
+        "batch": {"prompts": prompts},
         # No run is stopped early: one that falls apart is a result too.
         "watch": dict.fromkeys(("format_rate", "zero_spread", "kl", "truncated"))
         | {"spread_prompts": 0, "format_term": ""},
@@ -110,8 +110,7 @@ def configuration_of(arm: Arm, plan: Plan, seed: int, start: Path, rows: Path, c
         ours["reward"] = {"profile": "segzero" if arm.think else "segzero-answer"}
         ours["trl"] |= {"lr_scheduler_type": "constant", "warmup_steps": 0}
     merged = configuration.merged(configuration.merged(data, ours), arm.changes)
-    if arm.name == "n_4":
-        merged["batch"]["micro"] = prompts * 4
+    merged["batch"]["micro"] = prompts * (merged["grpo"]["num_generations"] if arm.method == "grpo" else 1)
     return configuration.build(merged)
 
 
@@ -189,43 +188,54 @@ def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
 def measure(speaker: Speaker, start: Speaker, plan: Plan, root: Path, think: bool) -> tuple[dict[str, Any], list[Any]]:
     """All five sets, greedily, and how far the policy went."""
     chosen = sets.tests(root, plan.share)
-    records, summary = [], {}
-    for name, one in chosen.items():
-        found = ask_all(speaker, one, sets.scenes_of(root, one.split, plan.share), think=think)
-        records += found
-        summary[name] = {
-            "right": round(float(np.mean([r["right"] for r in found])), 5),
-            "parsed": round(float(np.mean([r["parsed"] for r in found])), 5),
-            "n": len(found),
-            "sha256": one.digest,
-        }
+    scenes = {one.split: sets.scenes_of(root, one.split, plan.share) for one in chosen.values()}
+    records = [r for one in chosen.values() for r in ask_all(speaker, one, scenes[one.split], think=think)]
     part = sets.Set("kl", "test", chosen["id"].items[: round(plan.kl_items * plan.share)])
-    kl = divergence(speaker, start, part, sets.scenes_of(root, "test", plan.share), think)
-    return {"sets": summary, "kl_per_answer": round(kl, 5)}, records
+    kl = divergence(speaker, start, part, scenes["test"], think)
+    return {"sets": summary(records, chosen), "kl_per_answer": round(kl, 5)}, records
 
 
-def run(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path, results: Path) -> Path:
-    """Trains and asks; returns the file of the result."""
-    done = results / f"{arm.name}-{seed}.json"
-    if done.exists():
-        return done
+@dataclass(frozen=True)
+class Trained:
+    """seconds: of the training, or None where it took several sittings."""
+
+    configuration: Any
+    checkpoint: Path
+    rows: int
+    seconds: float | None
+
+
+def trained(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path) -> Trained:
+    """Trains an arm, or goes on with it, or finds it trained."""
+    import datasets
+
     from training import train
 
     folder = work / f"{arm.name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    results.mkdir(parents=True, exist_ok=True)
     rows, check = prepare(arm, plan, seed, root, start, folder)
     c = configuration_of(arm, plan, seed, start, rows, check, folder / "run")
+    begun = (Path(c.out) / "configuration.yaml").is_file()
     began = time.monotonic()
-    if train.run(c, resume=(Path(c.out) / "configuration.yaml").is_file()):
+    if train.run(c, resume=begun):
         raise RuntimeError(f"{c.name} was stopped early: {(Path(c.out) / 'stopped.json').read_text()}")
-    seconds = time.monotonic() - began
     last = train.last_checkpoint(Path(c.out))
     assert last is not None
-    began = time.monotonic()
+    seconds = None if begun else round(time.monotonic() - began, 1)
+    return Trained(c, last, len(datasets.load_from_disk(str(rows))), seconds)
+
+
+def run(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path, results: Path) -> Path:
+    """Trains and asks; returns the file of the result."""
     from training.model import load_model
 
-    speaker = Speaker(start, load_model(c.model.__class__(**{**asdict(c.model), "path": str(last)}), last))
+    done = results / f"{arm.name}-{seed}.json"
+    if done.exists():
+        return done
+    results.mkdir(parents=True, exist_ok=True)
+    ready = trained(arm, seed, plan, root, start, work)
+    c, began = ready.configuration, time.monotonic()
+    speaker = Speaker(start, load_model(replace(c.model, path=str(ready.checkpoint)), ready.checkpoint))
     found, records = measure(speaker, Speaker(start), plan, root, arm.think)
     write_records(results / f"{arm.name}-{seed}.jsonl.gz", records)
     shutil.copy(Path(c.out) / "log.jsonl", results / f"{arm.name}-{seed}.log.jsonl")
@@ -238,9 +248,9 @@ def run(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path, re
         "updates": round(plan.updates * arm.updates),
         "prompts_per_update": c.batch.prompts,
         "generations": c.generations,
-        "rows": sum(1 for _ in _ids(rows)),
+        "rows": ready.rows,
         "start_sha256": digest(start),
-        "train_seconds": round(seconds, 1),
+        **({} if ready.seconds is None else {"train_seconds": ready.seconds}),
         "ask_seconds": round(time.monotonic() - began, 1),
         **found,
     }
@@ -248,12 +258,6 @@ def run(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path, re
     part.write_text(json.dumps(result, indent=1))
     part.replace(done)
     return done
-
-
-def _ids(rows: Path) -> list[str]:
-    import datasets
-
-    return list(datasets.load_from_disk(str(rows))["id"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,22 @@ def ask_all(
         bar.update(len(items))
     bar.close()
     return sorted(records, key=lambda r: str(r["id"]))
+
+
+def summary(records: Sequence[dict[str, Any]], chosen: Mapping[str, Set]) -> dict[str, dict[str, Any]]:
+    """Per set the shares of right and of readable answers, how many, and the hash of what was asked."""
+    by_set: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_set.setdefault(record["set"], []).append(record)
+    return {
+        name: {
+            "right": round(mean(some), 5),
+            "parsed": round(float(np.mean([r["parsed"] for r in some])), 5),
+            "n": len(some),
+            "sha256": chosen[name].digest,
+        }
+        for name, some in by_set.items()
+    }
 
 
 def mean(records: Sequence[dict[str, Any]]) -> float:

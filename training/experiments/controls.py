@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,22 @@ import torch
 from tqdm import tqdm
 
 from training.experiments import sets
-from training.experiments.arms import ARMS, Plan, digest, write_records
-from training.experiments.ask import Speaker, ask_all, batches, judge, mean
+from training.experiments.arms import ARMS, Plan, digest, trained, write_records
+from training.experiments.ask import Speaker, ask_all, batches, judge, summary
 from training.metrics import matched
 
 SAMPLES = 8
 _PLACE = re.compile(r" at \(\d+, \d+\)")
 
 
-def keep(results: Path, name: str, seed: int, records: Sequence[dict[str, Any]], **more: Any) -> None:
+def keep(
+    results: Path, name: str, seed: int, records: Sequence[dict[str, Any]], chosen: Mapping[str, sets.Set], **more: Any
+) -> None:
     """A result in the form of a run's."""
     results.mkdir(parents=True, exist_ok=True)
     write_records(results / f"{name}-{seed}.jsonl.gz", records)
-    by_set: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        by_set.setdefault(record["set"], []).append(record)
-    summary = {
-        which: {
-            "right": round(mean(some), 5),
-            "parsed": round(float(np.mean([r["parsed"] for r in some])), 5),
-            "n": len(some),
-        }
-        for which, some in by_set.items()
-    }
     part = results / f"{name}-{seed}.part"
-    part.write_text(json.dumps({"arm": name, "seed": seed, **more, "sets": summary}, indent=1))
+    part.write_text(json.dumps({"arm": name, "seed": seed, **more, "sets": summary(records, chosen)}, indent=1))
     part.replace(results / f"{name}-{seed}.json")
 
 
@@ -78,7 +69,7 @@ def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> Non
     more: dict[str, Any] = {"think": name != "start_answer", "start_sha256": digest(start)}
     if name in ("start_think", "start_answer"):
         records = [r for one in chosen.values() for r in ask_all(speaker, one, scenes[one.split], think=more["think"])]
-        keep(results, name, 0, records, **more, ask_seconds=round(time.monotonic() - began, 1))
+        keep(results, name, 0, records, chosen, **more, ask_seconds=round(time.monotonic() - began, 1))
         return
     best: list[Any] = []
     most: list[Any] = []
@@ -88,8 +79,8 @@ def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> Non
         best += a
         most += b
     more["ask_seconds"] = round(time.monotonic() - began, 1)
-    keep(results, "start_majority_of_8", 0, most, **more)
-    keep(results, "start_best_of_8", 0, best, **more)
+    keep(results, "start_majority_of_8", 0, most, chosen, **more)
+    keep(results, "start_best_of_8", 0, best, chosen, **more)
 
 
 def swap(thoughts: Sequence[str]) -> list[str]:
@@ -126,7 +117,7 @@ def thought_use(seed: int, plan: Plan, root: Path, model: Path, tokenizer: Path,
             for item, (text,), first in zip(items, speaker.speak(prefix), begun, strict=True):
                 plain = {"id": item.id, "set": "id", "kind": item.ask.kind, "scene": item.scene}
                 records.append({**plain, "text": first + text, **judge(item.ask, first + text)})
-        keep(results, name, seed, sorted(records, key=lambda r: r["id"]), think=True)
+        keep(results, name, seed, sorted(records, key=lambda r: r["id"]), {"id": chosen}, think=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,12 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if a.name != "thought_use":
         starts(a.name, plan, a.root, a.start, a.results)
         return 0
-    from training.train import last_checkpoint
-
-    tuned = last_checkpoint(a.work / f"{ARMS['grpo_thought'].name}-{a.seed}" / "run")
-    if tuned is None:
-        print(f"there is no trained grpo_thought-{a.seed} in {a.work}; run it here first", file=sys.stderr)
-        return 2
+    # Its result may be another machine's, and the checkpoint not here: then it is trained again, to the same weights.
+    tuned = trained(ARMS["grpo_thought"], a.seed, plan, a.root, a.start, a.work).checkpoint
     thought_use(a.seed, plan, a.root, tuned, a.start, a.results)
     keep_marker(a.results, a.seed, plan)
     return 0

@@ -284,7 +284,7 @@ def _forgetting(found: Mapping[str, Any]) -> str:
     return (
         f"Rank correlation (Spearman) of the change, over {some[0]['runs']} trained runs: {'; '.join(said)}. Runs of "
         "an arm are no independent points. RL's Razor (arXiv 2509.04259) expects forgetting to grow with KL. KL is "
-        "estimated from one sampled answer per item and can come out a little below 0."
+        "exact at every token of one sampled answer per item."
     )
 
 
