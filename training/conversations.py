@@ -22,7 +22,7 @@ from training.data.samples import Target
 _NEEDED = ("id", "problem", "solution", "image", "img_height", "img_width")
 
 
-class RowError(ValueError):
+class RowError(ConfigurationError):
     """A row that cannot be trained on; the message names it."""
 
 
@@ -110,8 +110,8 @@ def convert(data: Data, method: str, masks: bool = False) -> Callable[[Mapping[s
     return many
 
 
-def load(data: Data, method: str, folder: str, limit: int = 0, masks: bool = False) -> Any:
-    """A datasets.Dataset in TRL's form. Every solution is read first. Raises ConfigurationError or RowError."""
+def rows_in(folder: str) -> Any:
+    """The datasets.Dataset in a folder, or of its only split. Raises ConfigurationError."""
     import datasets
 
     if not Path(folder).is_dir():
@@ -124,6 +124,12 @@ def load(data: Data, method: str, folder: str, limit: int = 0, masks: bool = Fal
         if len(found) != 1:
             raise ConfigurationError(f"data: {folder} holds {', '.join(found)}; name one of its folders")
         found = next(iter(found.values()))
+    return found
+
+
+def load(data: Data, method: str, folder: str, limit: int = 0, masks: bool = False) -> Any:
+    """A datasets.Dataset in TRL's form. Every solution is read first. Raises ConfigurationError or RowError."""
+    found = rows_in(folder)
     needed = [*_NEEDED, *(["masks"] if masks else [])]
     if method == "sft" and data.thought and "completion" not in found.column_names:
         needed.append("thought")

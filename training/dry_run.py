@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from training import configuration
-from training.configuration import Configuration, ConfigurationError
+from training.configuration import Configuration
+from training.conversations import rows_in
 
 GB = 1e9
 # Published counts (the checkpoints' index files); another one means that a dimension is wrong.
@@ -178,13 +179,8 @@ def rows_of(c: Configuration) -> int:
     """Rows of the data: counted where they are, else by the number in the folder's name (2k, 9k, 7k), else 0."""
     folder = Path(c.data.train)
     if folder.is_dir():
-        import datasets
-
-        try:
-            found = datasets.load_from_disk(str(folder))
-        except FileNotFoundError as error:
-            raise ConfigurationError(f"data: {folder} is not readable by datasets.load_from_disk: {error}") from error
-        return min(len(found), c.data.rows) if c.data.rows else len(found)
+        count = len(rows_in(str(folder)))
+        return min(count, c.data.rows) if c.data.rows else count
     for part in folder.name.split("_"):
         if part.endswith("k") and part[:-1].isdigit():
             return 1000 * int(part[:-1])

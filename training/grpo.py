@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from importlib.util import find_spec
+from itertools import groupby
 from typing import Any
 
 from trl import GRPOConfig, GRPOTrainer
@@ -25,7 +27,7 @@ def arguments(c: Configuration) -> GRPOConfig:
         # All samples of an update come from one policy and are used once: on-policy, as published.
         "gradient_accumulation_steps": c.accumulation(processes()),
         "num_generations_eval": 1,
-        "reward_weights": weights(c, PROFILES[c.reward.profile]),
+        "reward_weights": weights(c),
     }
     if c.rollout != "transformers":
         derived |= {"use_vllm": True, "vllm_mode": c.rollout.removeprefix("vllm-")}
@@ -111,8 +113,26 @@ def parts(c: Configuration) -> tuple[Any, Any, Any, Any]:
     return rows, validation, policy, models.load_processor(folder, policy.config)
 
 
+def one_token_per_image(trainer: Any) -> None:
+    """Mends TRL's colocate mode, which hands vLLM ids whose images are expanded, beside the images: vLLM expands the
+    first of an image's tokens again, and answers over twice as many (docs/decisions/rollout-engines.md)."""
+    generation, token = trainer.vllm_generation, trainer.processing_class.image_token_id
+    generate = generation.generate
+
+    def collapsed(prompts: list[list[int]], *args: Any, **more: Any) -> Any:
+        runs = ([(t, len(list(run))) for t, run in groupby(ids)] for ids in prompts)
+        return generate([[t for t, n in row for _ in range(1 if t == token else n)] for row in runs], *args, **more)
+
+    generation.generate = collapsed
+
+
 def build(c: Configuration) -> Any:
     """A trainer, ready for `train()`."""
+    if c.rollout != "transformers" and find_spec("vllm") is None:
+        raise ConfigurationError(
+            f"{c.name}: rollout {c.rollout} needs vLLM, an environment of its own (requirements/vllm.txt); without it, "
+            "--set rollout=transformers"
+        )
     args = arguments(c)  # first: a name that TRL does not have is told before anything is loaded
     rows, validation, policy, processor = parts(c)
     check_inputs(c, processor, models.image_tokens(c, policy.config), rows)
@@ -129,6 +149,8 @@ def build(c: Configuration) -> Any:
         processing_class=processor,
         peft_config=models.adapters(c.model),
     )
+    if c.rollout == "vllm-colocate":
+        one_token_per_image(trainer)
     if c.model.quantise != "none":
         models.keep_adapters_float32(trainer.model)
     trainer.configuration, trainer.terms, trainer.on_answers = c, terms, kept.validation

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.configuration import Configuration
-from training.validate import Said, Term, main_process
+from training.validate import Said, Term, main_process, weights
 
 # Panels of curves.png: title, and what is drawn in it where it is in the log.
 PANELS = (
@@ -206,7 +207,9 @@ class Samples:
         (self.out / "samples").mkdir(parents=True, exist_ok=True)
         _picture(self.c, row, texts).save(self.out / "samples" / name, quality=85)
         record = {"step": step, "kind": kind, "id": str(row["id"]), "problem": row["problem"]}
-        append(self.file, {**record, "solution": row["solution"], "texts": texts, "rewards": values, "picture": name})
+        sums = (np.array(list(values.values())).T @ np.array(weights(self.c))).tolist()
+        record |= {"solution": row["solution"], "texts": texts, "rewards": values, "reward": sums, "picture": name}
+        append(self.file, record)
 
 
 def _pick(values: dict[str, list[float]], members: list[int]) -> dict[str, list[float]]:
@@ -255,8 +258,8 @@ def page(out: Path) -> None:
         texts = []
         for n, text in enumerate(record["texts"]):
             won = ", ".join(f"{name} {values[n]:g}" for name, values in terms.items())
-            total = sum(values[n] for values in terms.values())
-            texts.append(f"<pre>{html.escape(text)}</pre><small>{total:g} = {html.escape(won)}</small>")
+            total = f"{record['reward'][n]:g}: " if "reward" in record else ""
+            texts.append(f"<pre>{html.escape(text)}</pre><small>{total}{html.escape(won)}</small>")
         parts.append(
             f"<article><img src='samples/{html.escape(record['picture'])}' width={PICTURE} height={PICTURE} alt=''>"
             f"<div><b>update {record['step']}, {record['kind']}</b>: {html.escape(record['problem'])}<br>"

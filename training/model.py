@@ -10,9 +10,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.trainer_utils import rotate_checkpoints
 
 from segzero_ros import checkpoints
 from training.configuration import Configuration, ConfigurationError, Model
+from training.train import WHOLE
 
 # Seg-Zero's training: min_pixels and max_pixels of its data configuration.
 MIN_PIXELS, MAX_PIXELS = 3136, 12845056
@@ -108,11 +110,25 @@ def load_model(model: Model, folder: Path) -> Any:
 
 
 class Resumable:
-    """Before a trainer class: a checkpoint is read by the names that it was saved under.
+    """Before a trainer class: checkpoints that a killed run goes on at.
 
     The library saves Qwen-VL in the published layout, whose names are not the model's, and its Trainer reads it with
-    strict=False: nothing fits, a warning is printed, and the run goes on with the start weights.
+    strict=False: nothing fits, a warning is printed, and the run goes on with the start weights. Here a checkpoint is
+    read by the names that it was saved under.
     """
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        """Marks the checkpoint once all of it is on the disk, and only then removes older ones."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (folder / WHOLE).write_text(f"{self.state.global_step}\n", encoding="utf-8")
+            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model

@@ -7,10 +7,10 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from training import model as models
-from training.configuration import Configuration, processes
+from training.configuration import Configuration, ConfigurationError, processes
 from training.grpo import known, parts, shared
 from training.logs import Journal, Samples
-from training.validate import GreedyValidation, given, reward_terms
+from training.validate import GreedyValidation, given, profile_of, reward_terms
 from training.watch import Watch, check_inputs
 
 
@@ -23,11 +23,26 @@ def arguments(c: Configuration) -> SFTConfig:
     return SFTConfig(**known(c, SFTConfig), **shared(c), gradient_accumulation_steps=c.accumulation(processes()))
 
 
+def check_taught(c: Configuration, rows: Any) -> None:
+    """The reward by which checkpoints are chosen must be able to pay what is taught. Raises ConfigurationError."""
+    profile = profile_of(c)
+    if not c.data.validation or profile.needs_masks or not len(rows):
+        return
+    text = rows[0]["completion"][0]["content"]
+    if profile.score([text], [rows[0]["solution"]], square=c.data.extent)[0] <= 0:
+        raise ConfigurationError(
+            f"{c.name}: the reward {profile.name}, by which checkpoints are chosen, pays nothing for the right answer "
+            f"of row {rows[0]['id']}: {text[:200]!r}"
+        )
+
+
 def build(c: Configuration) -> Any:
     """A trainer, ready for `train()`."""
     args = arguments(c)  # first: a name that TRL does not have is told before anything is loaded
     rows, validation, policy, processor = parts(c)
     check_inputs(c, processor, models.image_tokens(c, policy.config), rows)
+
+    check_taught(c, rows)
 
     kept = Samples(c)
     trainer = Trainer(

@@ -7,12 +7,14 @@ have reached. Of what a crash left half written nothing is kept.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -42,26 +44,46 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.shrink:
             return _shrunk(c, args.out)
-        return run(c, args.resume)
+        trainer, checkpoint = ready(c, args.resume)
     except (ValueError, SegzeroError) as error:  # ours all are, and say what is wrong
-        if os.environ.get("SEGZERO_TRACE"):
-            raise
-        print(f"segzero-train: {error}", file=sys.stderr)
-        return 2
+        return _say(error)
+    try:
+        return finish(c, trainer, checkpoint)
+    except (ConfigurationError, SegzeroError) as error:  # all else, hours later, keeps its trace
+        return _say(error)
+
+
+def _say(error: Exception) -> int:
+    if os.environ.get("SEGZERO_TRACE"):
+        raise error
+    print(f"segzero-train: {error}", file=sys.stderr)
+    return 2
 
 
 def run(c: Configuration, resume: bool = False) -> int:
     """0 when it came to its end, 3 when it was stopped early (stopped.json says why)."""
-    out = Path(c.out)
+    return finish(c, *ready(c, resume))
+
+
+def finish(c: Configuration, trainer: Any, checkpoint: Path | None) -> int:
+    """Trains to the end; no trainer: it has come there already. Returns as `run`."""
+    if trainer is not None:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return STOPPED_EARLY if (Path(c.out) / "stopped.json").is_file() else 0
+
+
+def ready(c: Configuration, resume: bool) -> tuple[Any, Path | None]:
+    """The trainer and the checkpoint that it goes on at; no trainer where the run has come to its end."""
     checkpoint = start(c, resume)
+    if checkpoint is not None:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        if state["global_step"] >= state["max_steps"]:
+            return None, checkpoint  # the library's Trainer would train to the end of the epoch's next update
     if c.method == "grpo":
         from training.grpo import build
     else:
         from training.sft import build
-    trainer = build(c)
-    trainer.add_callback(_whole())
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return STOPPED_EARLY if (out / "stopped.json").is_file() else 0
+    return build(c), checkpoint
 
 
 def start(c: Configuration, resume: bool) -> Path | None:
@@ -97,22 +119,6 @@ def checkpoints(out: Path) -> list[Path]:
 def last_checkpoint(out: Path) -> Path | None:
     """The last one that is whole."""
     return next((p for p in reversed(checkpoints(out)) if (p / WHOLE).is_file()), None)
-
-
-def _whole() -> object:
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-    class Whole(TrainerCallback):
-        """Marks a checkpoint once all of it is on the disk."""
-
-        def on_save(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-        ) -> None:
-            if state.is_world_process_zero:
-                folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-                (folder / WHOLE).write_text(f"{state.global_step}\n", encoding="utf-8")
-
-    return Whole()
 
 
 def _shrunk(c: Configuration, out: str) -> int:

@@ -1,7 +1,7 @@
-"""`make train-demo`: scenes, segmenter and reasoner from nothing, then the evaluation. Resumable after a kill.
+"""`make train-demo`: scenes, segmenter and reasoner from nothing, by reward at the end, then the evaluation.
 
-Every step leaves its result on disk and is skipped or continued when it is there. `--smoke` does the same with
-few scenes and steps: it proves the way, not the accuracy.
+Every step leaves its result on disk and is skipped or continued when it is there: a killed run goes on. `--smoke`
+does the same with few scenes and steps: it proves the way, not the accuracy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training import evaluate
-from training.demo import segmenter, train_reasoner
+from training.demo import by_reward, segmenter, train_reasoner
 from training.tabletop.store import render_split
 
 
@@ -26,10 +26,15 @@ class Size:
     images: int
     segmenter_steps: int
     questions: int
+    tune: int = by_reward.TUNE
+    updates: int = 0  # by reward; 0 = as configured
+    prompts: int = 0
 
 
 FULL = Size(24000, 1000, 1000, vision_steps=500, joint_steps=1950, images=10, segmenter_steps=2000, questions=800)
-SMOKE = Size(40, 12, 12, vision_steps=2, joint_steps=2, images=2, segmenter_steps=2, questions=16)
+SMOKE = Size(
+    40, 12, 12, vision_steps=2, joint_steps=2, images=2, segmenter_steps=2, questions=16, tune=12, updates=2, prompts=2
+)
 
 
 def curves(log: Path, picture: Path) -> None:
@@ -74,12 +79,15 @@ def main() -> None:
         size = replace(size, joint_steps=arguments.joint_steps)
     out = arguments.out or Path("build/train-demo-smoke" if arguments.smoke else "build/train-demo")
     data = arguments.data or out / "tabletop"
-    for split, scenes in (("val", size.val), ("test", size.test), ("test-ood", size.test), ("train", size.train)):
+    for split, scenes in (
+        *(("val", size.val), ("test", size.test), ("test-ood", size.test)),
+        *(("tune", size.tune), ("train", size.train)),
+    ):
         render_split(data, split, scenes)
     masks = segmenter.train(
         segmenter.Settings(data=str(data), out=str(out / "segmenter"), steps=size.segmenter_steps, seed=arguments.seed)
     )
-    reasoner = train_reasoner.train(
+    supervised = train_reasoner.train(
         train_reasoner.Settings(
             data=str(data),
             out=str(out / "reasoner"),
@@ -94,6 +102,9 @@ def main() -> None:
     )
     for name in ("segmenter", "reasoner"):
         curves(out / name / "log.jsonl", out / name / "curves.png")
+    reasoner = by_reward.train(
+        data, supervised, out / "reward", seed=arguments.seed, updates=size.updates, prompts=size.prompts
+    )
     for split in ("test", "test-ood"):
         ended = evaluate.main(
             [

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,9 +60,16 @@ def reward_terms(c: Configuration, needs: dict[str, Any]) -> list[Term]:
     return [with_images(f) for f in functions]
 
 
-def weights(c: Configuration, profile: Profile) -> list[float]:
+def profile_of(c: Configuration) -> Profile:
+    """The configuration's reward profile, with its weights."""
+    profile = PROFILES[c.reward.profile]
+    return replace(profile, weights={**profile.weights, **c.reward.weights})
+
+
+def weights(c: Configuration) -> list[float]:
     """Of the terms, in their order."""
-    return [c.reward.weights.get(name, profile.weights.get(name, 1.0)) for name in profile.terms]
+    profile = profile_of(c)
+    return [profile.weights.get(name, 1.0) for name in profile.terms]
 
 
 @torch.no_grad()
@@ -159,8 +166,7 @@ class GreedyValidation:
             ]
         columns = {key: [row[key] for row in part] for key in part[0] if key not in ("prompt", "completion")}
         values = {t.__name__: t(completions=[s.text for s in said], **columns) for t in self.terms}
-        profile = PROFILES[c.reward.profile]
-        sums = np.array(list(values.values())).T @ np.array(weights(c, profile))
+        sums = np.array(list(values.values())).T @ np.array(weights(c))
         table = np.column_stack(
             [sums, [s.tokens for s in said], [not s.finished for s in said], *(values[name] for name in values)]
         )

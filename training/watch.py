@@ -11,8 +11,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.configuration import Configuration, ConfigurationError
-from training.rewards import PROFILES, spread
-from training.validate import answer, answering, main_process, with_image_part
+from training.rewards import spread
+from training.validate import answer, answering, main_process, profile_of, with_image_part
 
 STOPPED = "stopped.json"
 
@@ -62,7 +62,7 @@ def describe_spread(trainer: Any, c: Configuration, rows: Any, needs: dict[str, 
 
         columns |= {"masks": [r["masks"] for r in part], "images": [np.asarray(r["image"]) for r in part]}
     groups = [[s.text for s in group] for group in said]
-    found = spread.spreads(PROFILES[c.reward.profile], groups, [row["solution"] for row in part], **columns)
+    found = spread.spreads(profile_of(c), groups, [row["solution"] for row in part], **columns)
     cut = sum(not s.finished for group in said for s in group) / sum(map(len, said))
     return f"rewards of the start model on {len(part)} prompts x {len(said[0])} samples, {cut:.0%} cut off\n" + (
         spread.table(found)
