@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.demo import segmenter
-from training.tabletop.store import render_shard
+from training.demo import by_reward, segmenter
+from training.rewards import PROFILES
+from training.tabletop.store import Scenes, render_shard
 
 
 def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
@@ -31,7 +33,27 @@ def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
         assert len((tmp_path / f"{split}.jsonl").read_text().splitlines()) == 16
         assert (tmp_path / f"{split}.png").stat().st_size > 1000
     for name in ("segmenter", "reasoner"):
-        assert (tmp_path / name / "curves.png").exists() and (tmp_path / name / "model" / "model.safetensors").exists()
+        assert (tmp_path / name / "curves.png").exists()
+    for name in ("segmenter", "reasoner", "reward"):
+        assert (tmp_path / name / "model" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "test.json").read_text())["reasoner"] == str(tmp_path / "reward" / "model")
+
+
+def test_what_the_reward_run_asks_is_won_by_the_right_answer(data: Path, tmp_path: Path) -> None:
+    by_reward.write_rows(Scenes(data / "train"), 60, 0, tmp_path / "rows", kinds=("category", "several", "negation"))
+    rows = datasets.load_from_disk(str(tmp_path / "rows"))
+    won = PROFILES["segzero"].score(rows["completion"], rows["solution"], square=224)
+    assert won == [PROFILES["segzero"].maximum] * 60
+    absent = [json.loads(s) == [] for s in rows["solution"]]
+    assert 0 < sum(absent) < 30
+    assert {i.split("-")[1] for i in rows["id"]} == {"category", "several", "negation"}
+
+
+def test_scenes_that_hold_nothing_to_ask_for_are_named(data: Path, tmp_path: Path) -> None:
+    scenes = Scenes(data / "train", limit=1)
+    scenes.records[0]["objects"] = []
+    with pytest.raises(ValueError, match="decides an instruction of the kind spatial"):
+        by_reward.write_rows(scenes, 1, 0, tmp_path / "rows", kinds=("spatial",))
 
 
 @pytest.fixture(scope="module")

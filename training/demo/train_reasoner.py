@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from training.demo.processes import MALLOC
+from training.tabletop.instructions import KINDS
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Settings:
     images: int = 10  # per worker and step
     length: int = 384  # tokens of packed queries per image
     absent: float = 0.33  # share of the instructions that nothing matches
+    kinds: tuple[str, ...] = KINDS  # of the instructions; one that stands twice is drawn twice as often
     lr: float = 0.01  # Muon, language
     lr_vision: float = 0.01  # Muon, while the vision tower is alone
     lr_vision_joint: float = 0.004
@@ -68,7 +70,7 @@ def run_worker(settings: Settings, rank: int) -> None:
     from training.tabletop.scene import CATEGORIES, COLORS
     from training.tabletop.store import Scenes
 
-    draw, more_words = drawn(settings.absent), ""
+    draw, more_words = drawn(settings.absent, tuple(settings.kinds)), ""
     if settings.course == "experiment":
         draw, more_words = questions.pretraining(settings.think), questions.WORDS
     torch.set_num_threads(1)
