@@ -13,8 +13,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from segzero_ros.prompt import build_prompt
 from training import configuration, defaults, dry_run, train
 from training.configuration import ConfigurationError, load
+from training.conversations import prompt_profile
 from training.rewards import PROFILES
 
 NAMES = [path.stem for path in configuration.every()]
@@ -122,7 +124,9 @@ class TestEveryFile:
         words = {n: build_prompt(prompt_profile(load(n).data), "The Red Mug.") for n in NAMES}
         assert "'points_1'" in words["table5_with_example"] and "'points_1'" not in words["table5_without_example"]
         for name in ("table1_without_thought", "vision_reasoner_without_thought"):
-            assert "think" not in words[name] and "the red mug" in words[name], "the question as in the published prompt"
+            assert "think" not in words[name] and "the red mug" in words[name], (
+                "the question as in the published prompt"
+            )
 
     @pytest.mark.long
     @pytest.mark.parametrize("name", NAMES)
