@@ -29,6 +29,9 @@ from training.logs import read_jsonl
 
 SETS = ("id", "retained", "novel", "questions", "no_target")
 BOXED = ("id", "retained", "novel")  # sets with boxes to find
+SINGLE = ("id", "novel")  # sets with one box each
+# How an answer can be wrong there: nothing said, IoU at most .2, above it and at most .5, several boxes, no form.
+ERRORS = ("denied", "elsewhere", "rough", "several", "unreadable")
 STARTS = ("start_think", "start_answer")
 VOTES = ("start_majority_of_8", "start_best_of_8")
 THOUGHTS = ("thought_kept", "thought_emptied", "thought_swapped", "thought_without_coordinates")
@@ -85,6 +88,7 @@ class Run:
     summary: dict[str, Any]
     values: dict[str, dict[str, NDArray[np.float64]]]
     items: dict[str, tuple[tuple[str, int], ...]]  # of a set: id, scene
+    errors: dict[str, dict[str, float]]  # of a set of SINGLE: share of its items, by what is wrong
     records_sha256: str
 
     @property
@@ -267,7 +271,20 @@ def _run(path: Path, name: str, seed: int) -> Run:
             if abs(its - true) > 1.1e-5:
                 raise ReportError(f"{path} says {what} {its} of {which}, its records {true:.5f}")
     digest = hashlib.sha256(records_file(path).read_bytes()).hexdigest()
-    return Run(name, seed, path, summary, values, items, digest)
+    errors = {which: _errors(by_set[which]) for which in SINGLE if which in by_set}
+    return Run(name, seed, path, summary, values, items, errors, digest)
+
+
+def _errors(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    counts = dict.fromkeys(ERRORS, 0)
+    for r in records:
+        boxes = r.get("boxes", [])
+        if not r["parsed"]:
+            counts["unreadable"] += 1
+        elif r["right"] < 1:
+            one = "rough" if r.get("iou", 0.0) > 0.2 else "elsewhere"
+            counts["denied" if not boxes else "several" if len(boxes) > 1 else one] += 1
+    return {kind: count / len(records) for kind, count in counts.items()}
 
 
 def _same(runs: Runs) -> None:
@@ -425,8 +442,15 @@ def _arm(runs: Runs, name: str, wanted: Sequence[tuple[str, int]]) -> dict[str, 
         "seeds": list(seeds),
         "missing_seeds": missing,
         "sets": {which: _cell(runs, name, which) for which in SETS if any(which in r.items for r in seeds.values())},
+        "errors": _mean_errors(list(seeds.values())),
         "kl_per_answer": {"mean": rounded(np.mean(kl)), "t": over_seeds(kl)} if kl else None,
     }
+
+
+def _mean_errors(seeds: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Per set and kind of error, over seeds."""
+    some = {which: [r.errors[which] for r in seeds if which in r.errors] for which in SINGLE}
+    return {w: {k: rounded(float(np.mean([e[k] for e in each]))) for k in ERRORS} for w, each in some.items() if each}
 
 
 def _cell(runs: Runs, name: str, which: str) -> dict[str, Any]:

@@ -44,7 +44,8 @@ CAPTIONS = {
 }
 WHY = """The one outcome that was asked for is not established. Causes that the tables speak for or against: no signal
 (share of groups without spread); a reward that rises while greedy validation does not; answers cut off or not parsed;
-an entropy that collapses or grows; a policy that did not move (KL); nothing left to learn (the start's best of 8)."""
+an entropy that collapses or grows; a policy that did not move (KL); nothing left to learn (the start's best of 8); one
+kind of error that goes while another comes ([what is wrong](#what-is-wrong-with-wrong-answers))."""
 
 
 # What was asked
@@ -126,6 +127,7 @@ def render(found: Mapping[str, Any]) -> str:
         "over_items": _arms(found, _there(found), "right", over="items"),
         "box_iou": _arms(found, _there(found), "iou"),
         "parsed": _arms(found, _there(found), "parsed"),
+        "errors": _errors(found),
         "contrasts": _contrasts(found),
         "claims": _claims(found),
         "forgetting": _forgetting(found),
@@ -228,6 +230,16 @@ def _cell(cell: Mapping[str, Any] | None, over: str) -> str:
     if (change := cell.get("change")) is None:
         return f"{_share(cell['mean'])} {_range(cell['items'], _share)}" if over == "items" else _share(cell["mean"])
     return f"{_share(cell['mean'])} ({' '.join([_points(change['estimate']), _over(change, over)]).strip()})"
+
+
+def _errors(found: Mapping[str, Any]) -> str:
+    """Shares of the items, by what is wrong."""
+    rows = [
+        [label(name), *(_share(arm["errors"][w][k]) if w in arm["errors"] else "–" for w in f.SINGLE for k in f.ERRORS)]
+        for name, arm in found["arms"].items()
+        if arm["errors"]
+    ]
+    return _table(["arm", *(f"{NAMES[w]}: {k}" for w in f.SINGLE for k in f.ERRORS)], rows)
 
 
 def _over(c: Mapping[str, Any], over: str = "t") -> str:
