@@ -20,6 +20,7 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 from segzero_ros.types import Generation, LoadedModel, Sampling
 from training import compare_runs, evaluate, page
+from training.data import prepare
 from training.data.samples import Item, Problem, Sample, Source, Target
 from training.evaluate import Voting, sample_cases, summarise
 from training.records import RecordFile, RecordsError, load, write
@@ -362,23 +363,58 @@ def test_a_wrong_call_is_one_sentence(arguments: list[str], capsys: pytest.Captu
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_folder_of_reasonseg_with_a_broken_file(tmp_path: Path) -> None:
-    """By the readers of `prepare`: what they can't read stays an item."""
+def reasonseg(folder: Path) -> None:
+    """a: a target and 40 x 20 ignored pixels beside it; b: broken."""
     import cv2
 
-    cv2.imwrite(str(tmp_path / "a.jpg"), IMAGE)
+    folder.mkdir(exist_ok=True)
+    cv2.imwrite(str(folder / "a.jpg"), IMAGE)
     shapes = [
         {"label": "target", "points": [[20, 20], [59, 20], [59, 59], [20, 59]]},
         {"label": "ignore", "points": [[100, 100], [139, 100], [139, 119], [100, 119]]},
     ]
-    (tmp_path / "a.json").write_text(json.dumps({"text": ["the mug"], "is_sentence": False, "shapes": shapes}))
-    (tmp_path / "b.json").write_text("no JSON")
-    settings = {"data": f"reasonseg:{tmp_path}", "n": None, "seed": 0, "split": "val", "by": None}
-    cases = evaluate.read_cases(settings | {"sentences": "first", "images": None}, tmp_path)
-    records = evaluate.evaluate(pipeline(), cases, batch=2, latency_items=0)
+    (folder / "a.json").write_text(json.dumps({"text": ["the mug"], "is_sentence": False, "shapes": shapes}))
+    (folder / "b.json").write_text("no JSON")
+
+
+def cases_of(data: str) -> list[evaluate.Case]:
+    settings = {"data": data, "n": None, "seed": 0, "split": "val", "by": None, "sentences": "first", "images": None}
+    return evaluate.read_cases(settings, Path())
+
+
+def test_a_folder_of_reasonseg_with_a_broken_file(tmp_path: Path) -> None:
+    """By the readers of `prepare`: what they can't read stays an item."""
+    reasonseg(tmp_path)
+    records = evaluate.evaluate(pipeline(), cases_of(f"reasonseg:{tmp_path}"), batch=2, latency_items=0)
     assert [(r["id"], r["status"]) for r in records] == [("a", "OK"), ("b", "UNREAD")]
     assert records[0]["protocols"]["lisa"]["iou"] == 1 and records[0]["ignored"] == 40 * 20
     assert records[0]["protocols"]["seg-zero"]["iou"] == 1600 / 2400 and "b.json" in records[1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "ignored", "said_so"),
+    [
+        (["--form", "mask"], [], True, False),
+        (["--form", "list", "--square", "224"], ["--masks"], True, False),
+        (["--form", "list", "--square", "224"], [], False, True),
+    ],
+)
+def test_ignored_pixels_come_from_the_reader_through_prepared_rows_into_lisas_protocol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: list[str], more: list[str], ignored: bool, said_so: bool
+) -> None:
+    reasonseg(tmp_path / "val")
+    call = ["--source", "reasonseg", "--root", str(tmp_path), "--split", "val", "--out", str(tmp_path / "rows")]
+    assert prepare.main([*call, *form, *more, "--page", "0"]) == 0
+    assert ("1 rows lose their ignored pixels" in capsys.readouterr().out) == said_so
+    summary = json.loads((tmp_path / "rows" / "summary.json").read_text())
+    assert (summary["with_ignored_pixels"], summary["ignored_pixels_left_out"]) == (1, int(said_so))
+    cases = cases_of(f"rows:{tmp_path / 'rows'}")
+    (r,) = evaluate.evaluate(pipeline(), cases, batch=2, latency_items=0)
+    assert r["ignored"] == (40 * 20 if ignored else 0)
+    if ignored:
+        assert r["protocols"]["lisa"]["iou"] == 1 and r["protocols"]["seg-zero"]["iou"] == 1600 / 2400
+    else:
+        assert r["protocols"] is None, "boxes alone are left, so no pixel is scored"
 
 
 def test_failures_and_wins_are_on_the_page(tmp_path: Path) -> None:

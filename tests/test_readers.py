@@ -434,7 +434,7 @@ def test_reasonseg_a_polygon_over_the_border_is_cut_as_its_authors_do() -> None:
 
 def test_reasonseg_is_written_as_its_published_copy_and_read_again(tmp_path: Path) -> None:
     reason(tmp_path / "val", "7", [shape("target", 5, 5, 20, 20), shape("ignore", 40, 30, 8, 8)], ["What runs?"])
-    call = ["--source", "reasonseg", "--root", str(tmp_path), "--split", "val", "--form", "mask", "--masks"]
+    call = ["--source", "reasonseg", "--root", str(tmp_path), "--split", "val", "--form", "mask"]
     assert prepare.main([*call, "--out", str(tmp_path / "rows")]) == 0
     (back,) = samples(read_rows(tmp_path / "rows"))
     (one,) = samples(read_reasonseg(tmp_path / "val"))

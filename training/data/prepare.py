@@ -87,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--square", type=int, default=840, help="side in pixels (demo: 224)")
     what.add_argument("--points", choices=("published", "circles"), default="published")
     what.add_argument("--group", choices=("none", "image"), default="none", help="image: its texts joined in one row")
-    what.add_argument("--masks", action="store_true", help="write masks and ignored pixels too, as run lengths")
+    what.add_argument(
+        "--masks", action="store_true", help="masks and ignored pixels too, as run lengths (mask: the latter anyway)"
+    )
     what.add_argument("--page", type=int, default=24, metavar="N", help="rows on page.png")
     keep = p.add_argument_group("what is left out")
     keep.add_argument("--filter-segmenter", metavar="PROFILE", help="keep what this profile's segmenter finds again")
@@ -384,9 +386,14 @@ def summarise(
     problems: Sequence[Problem],
     settings: dict[str, str],
 ) -> dict[str, Any]:
-    """Counts. reasons: how often each, numbers and names taken out."""
+    """Counts. reasons: how often each, numbers and names taken out. ignored_pixels_left_out: rows that have some, which
+    their form holds with --masks alone."""
     kinds = Counter(p.kind for p in problems)
-    counts = [] if data is None else [_objects(r) for r in data.select_columns(_counted(data))]
+    counts, ignored = list[int](), 0
+    for one in [] if data is None else data.select_columns([*_counted(data), "ignore"]):
+        counts.append(_objects(one))
+        ignored += bool(one["ignore"] and one["ignore"]["counts"] is not None)
+    written = settings["form"] == "mask" or settings["masks"] == "True"
     return {
         "source": source.name,
         "file": source.file,
@@ -396,6 +403,8 @@ def summarise(
         "no_target": counts.count(0),
         "bad": kinds["bad"],
         "left_out": kinds["left out"],
+        "with_ignored_pixels": ignored,
+        "ignored_pixels_left_out": 0 if written else ignored,
         "reasons": dict(Counter(_kind(p) for p in problems).most_common()),
         "settings": settings,
     }
@@ -443,6 +452,8 @@ def report(summary: dict[str, Any], out: Path, as_json: bool) -> int:
                 print(f"  {one['file']}, {one['id']}: {one['reason']}")
             more = f" ({len(lines) - SHOWN} more)" if len(lines) > SHOWN else ""
             print(f"  all of them: {out / 'problems.jsonl'}{more}")
+        if lost := summary.get("ignored_pixels_left_out"):
+            print(f"  {lost} rows lose their ignored pixels: --masks writes them, and --form mask always does")
         if summary["rows"]:
             print(f"  look at {out / 'page.png'}")
     if not summary["rows"]:

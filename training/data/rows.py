@@ -5,8 +5,9 @@ Two kinds, as published (huggingface.co/Ricky06662):
   is in its pixels, img_height and img_width are the source's;
 * evaluation rows (ReasonSeg_val, refcoco_testA, ...): MASK_COLUMNS; image and mask at the source's size.
 
-Beside these, where asked for, `masks` (one per object) and `ignore`, as COCO's run lengths at the image column's size.
-The published evaluation rows hold one mask in which ignored pixels count as target, so from them they are not known.
+Beside these, where asked for, `masks` (one per object) and `ignore`, as COCO's run lengths at the image column's size;
+evaluation rows that `prepare` writes always have `ignore`. The published ones hold one mask in which ignored pixels
+count as target, so from them they are not known.
 """
 
 from __future__ import annotations

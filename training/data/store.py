@@ -117,13 +117,14 @@ class Shards:
         return concatenate_datasets([Dataset.from_file(str(f)) for f in files]) if files else None
 
     def finish(self, data: Any, split: str, extra: bool) -> None:
-        """Makes OUT a DatasetDict of one split. extra: keeps `masks` and `ignore`."""
+        """Makes OUT a DatasetDict of one split. extra: keeps `masks` and `ignore`; the form "mask" has `ignore` always,
+        since its rows are scored by their pixels."""
         from datasets import DatasetDict
 
         saving = self.out / "saving.part"
         shutil.rmtree(saving, ignore_errors=True)
-        kept = data if extra else data.remove_columns(["masks", "ignore"])
-        DatasetDict({split: kept}).save_to_disk(str(saving))
+        dropped = () if extra else ("masks",) if self.form == "mask" else ("masks", "ignore")
+        DatasetDict({split: data.remove_columns(list(dropped))}).save_to_disk(str(saving))
         shutil.rmtree(self.out / split, ignore_errors=True)
         (saving / split).replace(self.out / split)
         (saving / "dataset_dict.json").replace(self.out / "dataset_dict.json")
