@@ -354,6 +354,14 @@ def test_the_files_say_which_runs_there_are(runs_folder: Path) -> None:
     assert runs["grpo_thought"][1].values["iou"].keys() == {"id", "retained", "novel"}
 
 
+def test_every_wrong_answer_of_one_object_is_of_one_kind(runs_folder: Path) -> None:
+    runs, _ = load(runs_folder)
+    for run in (runs["grpo_thought"][1], runs["start_think"][0]):
+        for which in ("id", "novel"):
+            assert sum(run.errors[which].values()) == pytest.approx(1 - float((run.values["right"][which] == 1).mean()))
+    assert runs["start_think"][0].errors["id"]["rough"] > 0
+
+
 def spoil_summary(folder: Path) -> None:
     path = folder / "grpo_thought-2.json"
     path.write_text(re.sub(r'"right": 0\.\d+', '"right": 0.99', path.read_text(), count=1))
@@ -641,6 +649,15 @@ def test_with_scenes_the_report_shows_items_and_judges_every_text_anew(
     rewrite(spoiled, "sft_own-1", swap_texts)
     assert command(spoiled, out, "--check", plan=plan) == 1
     assert re.search(r"sft_own-1: id-00000: \w+ .*, judged anew", capsys.readouterr().err)
+
+    def keep_samples(records: list[dict[str, Any]]) -> None:
+        for r in records:
+            r["texts"] = [r["text"]] * 8
+
+    voted = Path(shutil.copytree(runs, tmp_path / "voted"))
+    rewrite(voted, "start_best_of_8-0", keep_samples)
+    assert command(voted, out, "--check", plan=plan) == 1
+    assert re.search(r"start_majority_of_8-0: \S+: another of the samples", capsys.readouterr().err)
 
 
 def test_scenes_that_are_not_those_of_the_runs_are_refused(with_scenes: tuple[Path, Path], tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ def alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """The best of the samples by the truth, which no robot knows, and the one that most others agree with."""
+    """The best of the samples by the truth, which no robot knows, and the one that most others agree with.
+
+    The best one's records hold all texts, so that both can be found again.
+    """
     best: list[Any] = []
     most: list[Any] = []
     for record in records:
@@ -56,8 +59,9 @@ def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[l
             j["text"] = text
         plain = {k: record[k] for k in ("id", "set", "kind", "scene")}
         agreed = [sum(alike(a, b) for b in judged) for a in judged]
-        for found, number in ((best, int(np.argmax([j["right"] for j in judged]))), (most, int(np.argmax(agreed)))):
-            found.append(plain | {k: v for k, v in judged[number].items() if k != "said"})
+        chosen = [{k: v for k, v in j.items() if k != "said"} for j in judged]
+        best.append(plain | chosen[int(np.argmax([j["right"] for j in judged]))] | {"texts": record["texts"]})
+        most.append(plain | chosen[int(np.argmax(agreed))])
     return best, most
 
 

@@ -27,6 +27,7 @@ from training.experiments import findings as f
 from training.experiments import pictures, sets
 from training.experiments.arms import ARMS, Plan
 from training.experiments.ask import judge
+from training.experiments.controls import of_eight
 from training.experiments.pictures import NAMES, label
 from training.experiments.questions import Ask
 from training.experiments.reproduce import PLAN, RESULTS, plan_of
@@ -90,6 +91,7 @@ def judged_anew(runs: f.Runs, items: Mapping[str, Any]) -> list[str]:
         for i, x in items.items()
     }
     every = [run for seeds in runs.values() for run in seeds.values()]
+    wrong += _voted_anew(runs, asks)
     for run in tqdm(every, desc="judged anew", unit="run", leave=False):
         for record in run.records():
             if record["id"] not in asks:
@@ -99,6 +101,19 @@ def judged_anew(runs: f.Runs, items: Mapping[str, Any]) -> list[str]:
             for key in ("right", "parsed", "iou", "boxes"):
                 if record.get(key) != again.get(key):
                     wrong.append(f"{run.title}: {record['id']}: {key} {record.get(key)}, judged anew {again.get(key)}")
+    return wrong
+
+
+def _voted_anew(runs: f.Runs, asks: dict[str, Ask]) -> list[str]:
+    """Votes that the samples, chosen from again, do not give."""
+    best, most = (runs.get(name, {}).get(0) for name in ("start_best_of_8", "start_majority_of_8"))
+    if best is None or most is None:
+        return []
+    sampled = [r for r in best.records() if r["id"] in asks and "texts" in r]
+    wrong = []
+    for run, again in zip((best, most), of_eight(sampled, asks), strict=True):
+        said = {r["id"]: r["text"] for r in run.records()}
+        wrong += [f"{run.title}: {r['id']}: another of the samples" for r in again if said.get(r["id"]) != r["text"]]
     return wrong
 
 
