@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from training import markdown
-from training.rewards import PROFILES, plots
+from training.rewards import PROFILES, Profile, plots
 from training.rewards.plots import EXPLOITS, NONE, RIGHT, SHOWN, WRONG, Case, Picture, curve, pays, winnings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "rewards.md"
@@ -50,6 +51,19 @@ def test_every_profile_but_chance_is_shown() -> None:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("profile", [p for p in SHOWN if p.pixels], ids=lambda p: p.name)
+    @pytest.mark.parametrize(("picture", "what"), [("l1", "box L1"), ("points", "point")])
+    @pytest.mark.parametrize("square", plots.SQUARES)
+    def test_the_thresholds_that_a_profile_states_are_its_codes(
+        self, profile: Profile, picture: str, what: str, square: int
+    ) -> None:
+        limit = next(v for k, v in profile.pixels.items() if k.startswith(what)) * square / 840
+        _, _, cases = HALVES[f"{picture}, square {square}"]
+        x, terms = curve(profile, square, list(cases()))
+        term = next(t for t in ("box_l1" if picture == "l1" else "point_l1", "points", "accuracy") if t in terms)
+        before, after = (terms[term][x.index(at)] for at in (math.ceil(limit) - 1, math.ceil(limit)))
+        assert after <= before - 1, "a pixel more costs the term, or its part of the accuracy"
+
     @pytest.mark.parametrize(("half", "pixels"), [("l1, square 840", 9), ("l1, square 224", 2)])
     def test_the_l1_that_is_still_won(self, half: str, pixels: int) -> None:
         assert last("seg-zero", half, "box_l1") == last("article", half, "box_l1") == pixels

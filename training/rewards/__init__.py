@@ -24,7 +24,10 @@ Term = Callable[..., list[float]]
 
 @dataclass(frozen=True)
 class Profile:
-    """A sum of terms. maximum: of the sum; weights: 1 where none is given."""
+    """A sum of terms. maximum: of the sum; weights: 1 where none is given.
+
+    pixels: thresholds at a square of 840, which scale with it: a mean L1 of boxes, a distance of points, that are less.
+    """
 
     name: str
     source: str
@@ -33,6 +36,7 @@ class Profile:
     weights: Mapping[str, float] = field(default_factory=dict)
     solution: str = "list"  # or "single": the form of the solutions
     needs_masks: bool = False  # columns `masks` and `images`, and a segmenter
+    pixels: Mapping[str, float] = field(default_factory=dict)
 
     def score(self, texts: Sequence[str], solutions: Sequence[str], **given: Any) -> list[float]:
         """The sums. given: `square` (pixels, 840), and what a term of this profile needs."""
@@ -64,34 +68,38 @@ def _for_trainer(name: str, term: Term, given: Mapping[str, Any]) -> Term:
 
 
 _SEG_ZERO = "dvlab-research/Seg-Zero, verl/utils/reward_score/"
+_TWO_POINTS = {"box L1": 10.0, "points": 100.0}
+_ONE_POINT = {"box L1": 10.0, "point": 30.0}
+
+
+def _single(name: str, source: str, terms: Mapping[str, Term], pixels: Mapping[str, float]) -> Profile:
+    return Profile(name, source, 5.0, terms, solution="single", pixels=pixels)
+
+
+def _list(name: str, source: str, maximum: float, terms: Mapping[str, Term], masks: bool = False) -> Profile:
+    return Profile(name, source, maximum, terms, needs_masks=masks, pixels=_ONE_POINT)
+
+
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("seg-zero", _SEG_ZERO + "seg_restrict.py; figures of the paper", 5.0, seg_zero.STRICT, {}, "single"),
-        Profile("seg-zero-soft", _SEG_ZERO + "seg.py; table 7 of the paper", 5.0, seg_zero.SOFT, {}, "single"),
-        Profile(
-            "seg-zero-soft-accuracy", "table 6 of the paper; not in its code", 5.0, seg_zero.SOFT_ACCURACY, {}, "single"
-        ),
-        Profile("article", "the article's words", 5.0, article.TERMS, {}, "single"),
-        Profile("vision-reasoner", _SEG_ZERO + "vision_reasoner.py", 7.0, vision_reasoner.TERMS),
-        Profile(
+        _single("seg-zero", _SEG_ZERO + "seg_restrict.py; figures of the paper", seg_zero.STRICT, _TWO_POINTS),
+        _single("seg-zero-soft", _SEG_ZERO + "seg.py; table 7 of the paper", seg_zero.SOFT, _TWO_POINTS),
+        _single("seg-zero-soft-accuracy", "table 6 of the paper; not in its code", seg_zero.SOFT_ACCURACY, {}),
+        _single("article", "the article's words", article.TERMS, _TWO_POINTS),
+        _list("vision-reasoner", _SEG_ZERO + "vision_reasoner.py", 7.0, vision_reasoner.TERMS),
+        _list(
             "vision-reasoner-answer",
             "VisionReasoner's row without thinking; not in its code",
             6.0,
             vision_reasoner.ANSWER_TERMS,
         ),
-        Profile(
-            "star",
-            "ysj9909/StAR, verl/utils/reward_score/z_star.py, and the paper",
-            11.0,
-            star.PAPER,
-            needs_masks=True,
-        ),
-        Profile("star-code", "ysj9909/StAR, verl/workers/sam_worker.py, stage 1", 13.0, star.CODE, needs_masks=True),
-        Profile("segzero", "ours", 4.0, segzero.TERMS),
+        _list("star", "ysj9909/StAR, verl/utils/reward_score/z_star.py, and the paper", 11.0, star.PAPER, True),
+        _list("star-code", "ysj9909/StAR, verl/workers/sam_worker.py, stage 1", 13.0, star.CODE, True),
+        _list("segzero", "ours", 4.0, segzero.TERMS),
         Profile("segzero-soft", "ours, for the ablation of hard thresholds", 4.0, segzero.SOFT_TERMS),
-        Profile("segzero-answer", "ours, for a policy that is not to think", 4.0, segzero.ANSWER_TERMS),
+        _list("segzero-answer", "ours, for a policy that is not to think", 4.0, segzero.ANSWER_TERMS),
         Profile("random", "a control: rewards that know nothing of the answer", 1.0, chance.TERMS),
-        Profile("segzero-mask", "ours, with the segmenter in the loop", 5.0, segzero.MASK_TERMS, needs_masks=True),
+        _list("segzero-mask", "ours, with the segmenter in the loop", 5.0, segzero.MASK_TERMS, True),
     )
 }

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from training import markdown
 from training.rewards import PROFILES, Profile
-from training.rewards.texts import SQUARE
+from training.rewards.texts import SQUARE, scaled
 
 SHOWN = tuple(p for p in PROFILES.values() if p.name != "random")
 SQUARES = (SQUARE, 224)
@@ -363,10 +363,14 @@ def exploit_table() -> str:
 
 def profile_table() -> str:
     rows = [
-        [f"`{p.name}`", f"{p.maximum:g}", ", ".join(f"`{name}`" for name in p.terms), p.source]
+        [f"`{p.name}`", f"{p.maximum:g}", ", ".join(f"`{name}`" for name in p.terms), thresholds(p), p.source]
         for p in PROFILES.values()
     ]
-    return markdown.table(["profile", "at most", "terms", "source"], rows)
+    return markdown.table(["profile", "at most", "terms", "pixels at 840 (at 224)", "source"], rows)
+
+
+def thresholds(profile: Profile) -> str:
+    return ", ".join(f"{what} < {v:g} ({scaled(v, 224):.3g})" for what, v in profile.pixels.items()) or "none"
 
 
 TABLES = {"profiles": profile_table, "exploits": exploit_table}
