@@ -34,9 +34,11 @@ def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
         assert (tmp_path / f"{split}.png").stat().st_size > 1000
     for name in ("segmenter", "reasoner"):
         assert (tmp_path / name / "curves.png").exists()
-    for name in ("segmenter", "reasoner", "reward"):
         assert (tmp_path / name / "model" / "model.safetensors").exists()
-    assert json.loads((tmp_path / "test.json").read_text())["reasoner"] == str(tmp_path / "reward" / "model")
+    # Two updates of a model that knows nothing win nothing: what the reward run began with is kept.
+    assert (tmp_path / "reward" / "run" / "checkpoint-2" / "model.safetensors").exists()
+    assert not (tmp_path / "reward" / "model").exists()
+    assert json.loads((tmp_path / "test.json").read_text())["reasoner"] == str(tmp_path / "reasoner" / "model")
 
 
 def test_what_the_reward_run_asks_is_won_by_the_right_answer(data: Path, tmp_path: Path) -> None:

@@ -64,12 +64,14 @@ def write_rows(scenes: Scenes, count: int, seed: int, out: Path, kinds: Sequence
 
 
 def train(data: Path, supervised: Path, out: Path, *, seed: int = 0, updates: int = 0, prompts: int = 0) -> Path:
-    """Goes on from a reasoner; returns the folder of the checkpoint that does best on `val`. A killed run continues.
+    """Goes on from a reasoner; returns the folder of what does best on `val`: a checkpoint, or what it began with.
 
-    updates, prompts: 0 = as configured.
+    A killed run continues. updates, prompts: 0 = as configured.
     """
     from training import configuration, export
     from training import train as runs
+    from training.conversations import rows_in
+    from training.logs import read_jsonl
 
     changed = [f"trl.max_steps={updates}"] if updates else []
     changed += [f"batch.prompts={prompts}", f"batch.micro={prompts * 8}", f"save_every={updates}"] if prompts else []
@@ -82,6 +84,12 @@ def train(data: Path, supervised: Path, out: Path, *, seed: int = 0, updates: in
             write_rows(Scenes(data / split), count, seed, out / name)
     if runs.run(c, resume=(out / "run" / "configuration.yaml").is_file()):
         raise RuntimeError(f"stopped early: {(out / 'run' / 'stopped.json').read_text()}")
+    won = {r["step"]: r["eval_reward"] for r in read_jsonl(out / "run" / "log.jsonl") if "eval_reward" in r}
+    best = max(won, key=lambda step: (won[step], -step))
+    rows = len(rows_in(str(out / "rows_val")))
+    print(f"on {rows} rows of val: {won[0]:.4f} before, {won[best]:.4f} after {best} updates")
+    if best == 0:
+        return supervised
     shutil.rmtree(out / "model", ignore_errors=True)
     return export.export(out / "run", out / "model")
 
