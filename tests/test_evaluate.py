@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as PIL
 
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 from segzero_ros.types import Generation, LoadedModel, Sampling
 from training import compare_runs, evaluate, page
 from training.data import prepare
-from training.data.samples import Item, Problem, Sample, Source, Target
+from training.data.samples import BadRow, Item, Problem, Sample, Source, Target
 from training.evaluate import Voting, sample_cases, summarise
 from training.records import RecordFile, RecordsError, load, write
 from training.tabletop.store import render_shard
@@ -166,6 +168,89 @@ class TestFigures:
         (head,) = (line for line in lines if line.startswith("protocol"))
         assert head.split() == ["protocol", "seg-zero", "lisa"]
         assert any(line.startswith("giou") and line.count("[") == 2 for line in lines)
+
+
+class TestWhatCannotBeRead:
+    """It is counted, its reason recorded, and the figures said with and without it."""
+
+    @staticmethod
+    def source(*more: Any) -> Source:
+        """The mug, the duck, and items whose reading raises or whose image is not there."""
+        reads: list[Any] = [lambda: SAMPLES[0], lambda: SAMPLES[1]]
+        for odd in more:
+            reads.append(raising(odd) if isinstance(odd, Exception) else lambda odd=odd: odd)
+        return Source("rows", "a.json", [Item(f"item {n}", "image", read) for n, read in enumerate(reads)])
+
+    @pytest.mark.parametrize(
+        ("error", "why"),
+        [
+            (KeyError("counts"), "KeyError: 'counts'"),
+            (struct.error("unpack requires 4 bytes"), "error: unpack requires 4 bytes"),
+            (PIL.DecompressionBombError("too many pixels"), "DecompressionBombError: too many pixels"),
+            (MemoryError(), "MemoryError: "),
+            (OSError("disk"), "disk"),
+            (BadRow(("row 3", "no mask")), "row 3: no mask"),
+        ],
+    )
+    def test_whatever_one_row_raises_the_others_are_asked(self, error: Exception, why: str) -> None:
+        records = run(self.source(error))
+        assert [r["status"] for r in records] == ["OK", "OK", "UNREAD"]
+        assert records[2] == {"index": 2, "id": "item 2", "kind": "test", "status": "UNREAD", "message": why}
+
+    def test_a_missing_image_leaves_the_truth_in_the_record(self) -> None:
+        gone = replace(sample("the vase", MUG, ignore=rectangle((0, 0, 9, 9))), image=Path("gone.jpg"))
+        (_, _, r) = run(self.source(gone))
+        assert (r["status"], r["message"]) == ("UNREAD", "the image gone.jpg is missing")
+        assert (r["instruction"], r["absent"], r["true_boxes"]) == ("the vase", False, [list(MUG)])
+        assert (r["box_acc"], r["intersection"], r["union"], r["ignored"]) == (0, 0, 1600, 81)
+
+    def test_a_mask_of_ignored_pixels_of_another_size_is_one_items_fault(self) -> None:
+        odd = replace(sample("the mug"), ignore=np.zeros((5, 5), bool))
+        assert "ignored pixels are (5, 5) over an image (224, 224)" in run(self.source(odd))[2]["message"]
+
+    def test_figures_are_over_what_was_read_and_said_again_as_if_the_rest_were_wrong(self) -> None:
+        gone = [
+            replace(sample("the vase", DUCK), image=Path("gone.jpg")),
+            replace(sample("no vase"), image=Path("gone.jpg")),
+        ]
+        found = summarise({"batch": 3}, run(self.source(*gone, SAMPLES[5])))
+        assert (found["n"], found["read"], found["items"], found["unread"]) == (3, 3, 5, 2)
+        # The mug is right, the duck half (a third by area), what is absent is said to be so.
+        assert (found["box_acc"], found["no_target_acc"], found["parse_ok"]) == (0.75, 1.0, 1.0)
+        wrong = found["if_unread_wrong"]
+        assert (wrong["box_acc"], wrong["no_target_acc"], wrong["parse_ok"]) == (0.5, 0.5, 0.6)
+        assert (wrong["giou"], wrong["ciou"]) == (round(4 / 9, 4), round(2400 / (1600 + 2400 + 800), 4))
+        assert (wrong["giou lisa"], wrong["giou seg-zero"]) == (round(7 / 15, 4), round(4 / 15, 4))
+        lines = evaluate.table(found).splitlines()
+        at = lines.index("read 3 of 5 items, in batches of 3")
+        assert lines[at + 1] == "all figures are over those; if the other 2 were wrong:"
+        assert lines[at + 2].split() == ["parse_ok", "0.6"] and "  giou lisa        0.4667" in lines
+
+    def test_an_item_without_a_known_truth_may_be_of_any_kind(self) -> None:
+        found = summarise({"batch": 3}, run(self.source(SAMPLES[5], KeyError("counts"))))
+        wrong = found["if_unread_wrong"]
+        assert (wrong["box_acc"], wrong["no_target_acc"], wrong["parse_ok"]) == (0.5, 0.5, 0.75)
+        assert wrong["ciou"] is wrong["ciou lisa"] is None, "the area of its target is not known"
+        assert "  ciou lisa        not known" in evaluate.table(found).splitlines()
+
+    def test_where_all_is_read_nothing_is_said_twice(self) -> None:
+        found = summarise({"batch": 3}, run(self.source()))
+        assert all(found[name] == found["if_unread_wrong"][name] for name in ("box_acc", "giou", "ciou", "t_acc"))
+        assert "were wrong" not in evaluate.table(found)
+
+    def test_a_comparison_says_how_many_are_in_no_figure(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        files = [TestComparison.save(tmp_path / "a.jsonl", run(self.source(KeyError("counts"))))] * 2
+        assert compare_runs.main([str(f) for f in files]) == 0
+        assert "read in both runs: 2 of 3 items; the other 1 are in no figure" in capsys.readouterr().out
+
+
+def raising(error: Exception) -> Any:
+    def read() -> Sample:
+        raise error
+
+    return read
 
 
 def run_with_problem(problem: Problem) -> list[dict[str, Any]]:

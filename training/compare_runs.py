@@ -83,7 +83,7 @@ def _read(*records: Record) -> bool:
 
 
 def compare(a: Sequence[Record], b: Sequence[Record], seed: int = 0, resamples: int = 10_000) -> list[Comparison]:
-    """Every figure that both runs have. Items whose data could not be read in either are in none."""
+    """Every figure that both runs have. Items whose data could not be read in one of them are in none."""
     pairs = [(x, y) for x, y in paired(a, b) if _read(x, y)]
     if not pairs:
         raise RecordsError("there is no item to compare")
@@ -227,13 +227,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"note: batches of {of_a.get('batch')} and of {of_b.get('batch')}, which can change texts", file=sys.stderr
         )
     names = _name(arguments.a, of_a), _name(arguments.b, of_b)
-    object_: dict[str, Any] = {"a": names[0], "b": names[1], "figures": {c.name: asdict(c) for c in found}}
+    pairs = paired(a, b)
+    unread = sum(not _read(x, y) for x, y in pairs)
+    object_: dict[str, Any] = {"a": names[0], "b": names[1], "items": len(pairs), "unread": unread}
+    object_["figures"] = {c.name: asdict(c) for c in found}
     if arguments.summary:
         arguments.summary.parent.mkdir(parents=True, exist_ok=True)
         arguments.summary.write_text(json.dumps(object_, indent=1))
     if arguments.plot:
-        plot(found, paired(a, b), arguments.plot, names)
-    print(json.dumps(object_) if arguments.json else table(found, names))
+        plot(found, pairs, arguments.plot, names)
+    if arguments.json:
+        print(json.dumps(object_))
+    else:
+        print(table(found, names))
+        others = f"; the other {unread} are in no figure" if unread else ""
+        print(f"read in both runs: {len(pairs) - unread} of {len(pairs)} items{others}")
     return 0
 
 

@@ -21,8 +21,10 @@ does not depend on their number; every figure is made from the records alone. De
 * counting, detection: of the objects in answers (training/metrics.py). counting_published: a failure counts as 1.
 * sam_iou: the segmenter alone, from the true box and point, per object.
 * sampled_*, best_of_n_*: with --samples, over single samples, and for the best sample of each item.
-* unread: items whose data could not be read, and failed: items at which a model failed. The former have no truth and
-  are in no figure; the latter are wrong in all.
+* failed: items at which a model failed; wrong in all figures.
+* unread: items whose image or truth could not be read, with the reason in their record. No model was asked, so figures
+  are over the items read; if_unread_wrong has each as it is if the others were answered wrongly, the least that it can
+  be. There an item whose truth is not known counts in every mean, and leaves ciou without a value.
 * *_ci: 95 % bootstrap interval over items.
 """
 
@@ -106,12 +108,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Case:
-    """An item before its data is read. read raises ValueError or OSError for data that cannot be; about: for JSON."""
+    """An item before its data is read. Whatever `read` raises makes it an unread item, no more. about: for JSON."""
 
     id: str
     kind: str
     read: Callable[[], Asked] = field(repr=False)
     about: dict[str, Any] = field(default_factory=dict)
+
+
+class Unseen(ValueError):
+    """An image that cannot be read, of an item whose truth is known. asked: with a black image in its place."""
+
+    def __init__(self, why: str, asked: Asked) -> None:
+        super().__init__(why)
+        self.asked = asked
 
 
 def questions(scenes: Scenes, count: int, seed: int, *, ood: bool) -> list[Question]:
@@ -173,8 +183,16 @@ def sample_cases(source: Source | Iterable[Sample | Problem], kind: str) -> list
 
 
 def asked_of(sample: Sample) -> Asked:
-    """A sample's truth: its masks, or its annotated boxes where it has none. Raises ValueError for what cannot be."""
-    image = sample.pixels()
+    """A sample's truth: its masks, or its annotated boxes where it has none. Raises ValueError for what cannot be, and
+    Unseen where that is the image alone."""
+    why: Exception | None = None
+    try:
+        image = sample.pixels()
+    except Exception as error:
+        drawn = [m for m in (*sample.masks, sample.ignore) if m is not None]
+        image, why = np.zeros((*(drawn[0].shape if drawn else (1, 1)), 3), np.uint8), error
+    if sample.ignore is not None and sample.ignore.shape != image.shape[:2]:
+        raise ValueError(f"the ignored pixels are {sample.ignore.shape} over an image {image.shape[:2]}")
     if sample.masks:
         targets = []
         for n, mask in enumerate(sample.masks):
@@ -185,7 +203,15 @@ def asked_of(sample: Sample) -> Asked:
     else:
         known = sample.targets or ()
         targets = [Target(_exclusive(t.box), _float(t.points[0]) if t.points else None, None) for t in known]
-    return Asked(sample.text, image, tuple(targets), sample.ignore)
+    asked = Asked(sample.text, image, tuple(targets), sample.ignore)
+    if why is not None:
+        raise Unseen(_reason(why), asked) from why
+    return asked
+
+
+def _reason(error: Exception) -> str:
+    """As `prepare` writes it."""
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
 
 
 def _exclusive(box: Sequence[int]) -> Box:
@@ -242,6 +268,17 @@ def record(index: int, case: Case, asked: Asked, result: Segmentation) -> Record
         "union": union,
         "protocols": scored,
     }
+
+
+def unread(index: int, case: Case, error: Exception) -> Record:
+    """An item that no model was asked: what is known of it, its answer as wrong as one can be."""
+    found = {"index": index, "id": case.id, "kind": case.kind, **case.about}
+    if isinstance(error, Unseen):
+        height, width = error.asked.image.shape[:2]
+        found = record(
+            index, case, error.asked, Segmentation(Status.BACKEND_ERROR, "", error.asked.text, height, width)
+        )
+    return found | {"status": "UNREAD", "message": _reason(error)}
 
 
 def _hit(point: Point, target: Target, height: int, width: int) -> bool:
@@ -331,9 +368,8 @@ def evaluate(
         for i in indices:
             try:
                 asked[i] = cases[i].read()
-            except (ValueError, OSError) as error:
-                about = {"index": i, "id": cases[i].id, "kind": cases[i].kind, **cases[i].about}
-                new[i] = {**about, "status": "UNREAD", "message": str(error)}
+            except Exception as error:  # whatever a row makes its reader raise is that row's fault, not the run's
+                new[i] = unread(i, cases[i], error)
         for i, result, more in _answers(pipeline, asked, voting, batch, todo):
             new[i] = record(i, cases[i], asked[i], result) | more
             if i in todo and i < alone and result.status.value in READABLE:
@@ -377,24 +413,49 @@ def _segmenter_alone(pipeline: Pipeline, asked: Asked) -> list[float]:
     return [above / below for above, below in areas]
 
 
-def figures(records: Sequence[Record]) -> dict[str, Any]:
-    """The accuracies of some records, with intervals."""
+def _series(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Of each accuracy the values of the items that are in it."""
     present = [r for r in records if not r["absent"]]
-    absent = [r for r in records if r["absent"]]
-    masked = [r for r in present if r["union"] is not None]
-    series = {
+    return {
         "parse_ok": [float(r["status"] in ANSWERED) for r in records],
         "box_acc": [r["box_acc"] for r in present],
         "point_acc": [r["point_acc"] for r in present],
-        "giou": [r["intersection"] / r["union"] if r["union"] else 0.0 for r in masked],
-        "no_target_acc": [float(r["status"] == "NO_OBJECT") for r in absent],
+        "giou": [r["intersection"] / r["union"] if r["union"] else 0.0 for r in present if r["union"] is not None],
+        "no_target_acc": [float(r["status"] == "NO_OBJECT") for r in records if r["absent"]],
     }
+
+
+def _areas(records: Sequence[Record]) -> tuple[list[int], list[int]]:
+    """Intersections and unions of the items with a target."""
+    masked = [r for r in records if not r["absent"] and r["union"] is not None]
+    return [r["intersection"] for r in masked], [r["union"] for r in masked]
+
+
+def figures(records: Sequence[Record]) -> dict[str, Any]:
+    """The accuracies of some records, with intervals."""
     out: dict[str, Any] = {"n": len(records)}
-    for name, values in series.items():
+    for name, values in _series(records).items():
         out |= _mean(name, values)
-    above, below = [r["intersection"] for r in masked], [r["union"] for r in masked]
+    above, below = _areas(records)
     out["ciou"] = round(sum(above) / sum(below), 4) if sum(below) else None
     out["ciou_ci"] = ratio_interval(above, below) if sum(below) else None
+    return out
+
+
+def if_unread_wrong(records: Sequence[Record]) -> dict[str, Any]:
+    """The accuracies, every unread item counted as a wrong answer; None where there is nothing to count."""
+    known = [r for r in records if "absent" in r]
+    lost = [0.0] * (len(records) - len(known))
+    masked = [r for r in known if r["protocols"] is not None]
+    series = _series(known) | {"t_acc": [float(r["status"] == "OK") for r in known if not r["absent"]]}
+    areas = {"ciou": _areas(known)}
+    for name in protocols.PROTOCOLS:
+        scored = [r["protocols"][name] for r in masked]
+        series[f"giou {name}"] = [s["iou"] for s in scored]
+        areas[f"ciou {name}"] = [s["intersection"] for s in scored], [s["union"] for s in scored]
+    out = {name: round(float(np.mean(values + lost)), 4) if values else None for name, values in series.items()}
+    for name, (above, below) in areas.items():
+        out[name] = round(sum(above) / sum(below), 4) if sum(below) and not lost else None
     return out
 
 
@@ -419,7 +480,8 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     out["latency_p50_ms"] = round(1000 * float(np.median(seconds)), 1) if seconds else None
     out["batch"] = settings.get("batch")
     out["failed"] = len(failed)
-    out["unread"] = len(records) - len(read)
+    out |= {"items": len(records), "read": len(read), "unread": len(records) - len(read)}
+    out["if_unread_wrong"] = if_unread_wrong(records)
     out["statuses"] = dict(sorted(Counter(r["status"] for r in records).items()))
     out["protocols"] = {p: protocols.summary([r["protocols"][p] for r in masked]) for p in protocols.PROTOCOLS}
     out["with_ignored_pixels"] = sum(r["ignored"] > 0 for r in read)
@@ -468,7 +530,14 @@ def table(summary: dict[str, Any]) -> str:
     for name in ("giou", "ciou", "published_giou", "published_ciou"):
         lines.append(f"{name:16} " + " ".join(f"{shown(some, name):30}" for some in both.values()))
     lines.append(f"{'n, dropped':16} " + " ".join(f"{some['n']}, {some['dropped']!s:25}" for some in both.values()))
-    lines.append(f"\n{summary['n']} items in batches of {summary['batch']}; {summary['unread']} more were not readable")
+    lines.append(f"\nread {summary['read']} of {summary['items']} items, in batches of {summary['batch']}")
+    if summary["unread"]:
+        lines.append(f"all figures are over those; if the other {summary['unread']} were wrong:")
+        lines += [
+            f"  {name:16} {'not known' if value is None else value}"
+            for name, value in summary["if_unread_wrong"].items()
+            if value is not None or name.startswith("ciou")
+        ]
     lines.append("answers: " + ", ".join(f"{k} {v}" for k, v in summary["statuses"].items()))
     lines += [
         f"  {kind:14} box_acc {f['box_acc']} no_target {f['no_target_acc']}" for kind, f in summary["kinds"].items()
