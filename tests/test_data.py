@@ -581,3 +581,33 @@ def test_an_image_s_texts_are_joined_as_published_for_many_objects(tmp_path: Pat
     data = load_from_disk(str(tmp_path / "rows"))["train"]
     assert [r["problem"] for r in data] == ["'mug' and 'the duck 0'", "bear"]
     assert [len(json.loads(r["solution"])) for r in data] == [2, 0]
+
+
+def test_sets_are_joined_with_what_they_hold_whatever_form_they_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first, second = own_data(tmp_path / "a", 2), own_data(tmp_path / "b", 2, first=2)
+    a, b, out = tmp_path / "single", tmp_path / "list", tmp_path / "joined"
+    assert prepare.main(call(*first, a, "--form", "single", "--masks")) == 0
+    assert prepare.main(call(*second, b, "--masks", "--no-target", "1")) == 0
+    join = ["--join", str(a), str(b), "--square", "56", "--masks", "--out"]
+    assert prepare.main([*join, str(out)]) == 0
+    rows, parts = load_from_disk(str(out))["train"], [load_from_disk(str(part))["train"] for part in (a, b)]
+    assert rows["id"] == [i for part in parts for i in part["id"]]
+    assert [len(r) for r in rows["masks"]] == [len(r) for part in parts for r in part["masks"]]
+    objects = [[t.box for t in read_solution(r)] for r in rows["solution"]]
+    assert objects == [[t.box for t in read_solution(r)] for part in parts for r in part["solution"]]
+    assert objects[-1] == [] and len(json.loads(rows["solution"][0])) == 1, "the single ones are lists now"
+    assert all(
+        np.array_equal(np.asarray(x), np.asarray(y))
+        for x, y in zip(rows["image"], [i for part in parts for i in part["image"]], strict=True)
+    )
+    assert prepare.main(call(*first, tmp_path / "bare")) == 0
+    join[join.index(str(b))] = str(tmp_path / "bare")
+    assert prepare.main([*join, str(tmp_path / "half")]) == 0
+    assert {p.reason for p in problems(tmp_path / "half")} == {
+        "boxes and points are annotated and no masks, which --masks asks for"
+    }
+    assert all(p.id.startswith("bare, row ") for p in problems(tmp_path / "half"))
+    assert prepare.main([*join, str(out), "--source", "coco"]) == 2
+    assert "leave out --source" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
     segzero-train prepare --coco my.json --images photos --out rows
     segzero-train prepare --source refcocog --root refer_seg --split train --form single --out refcocog_840
+    segzero-train prepare --join refcocog lvis --out mixed
 
 OUT is opened by `datasets.load_from_disk`. Beside it: problems.jsonl (every row that is none, with file, id and
 reason), page.png (look at it), hashes.jsonl (`store.overlap`) and summary.json. A run that was killed continues when it
@@ -59,6 +60,7 @@ class Recipe:
     file: str
     square: int = 840
     form: str = "list"
+    masks: bool = False
     points: str = "published"
     group: str = "none"
     min_iou: float = quality.MIN_IOU
@@ -71,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     where = p.add_argument_group("what is read")
     where.add_argument("--source", choices=SOURCES, help="the format")
     where.add_argument("--coco", type=Path, metavar="JSON", help="short for --source coco --root JSON")
+    where.add_argument("--join", nargs="+", metavar="ROWS", help="prepared or published sets, made one")
     where.add_argument("--root", help="the annotation file, or the folder that the format's documentation describes")
     where.add_argument("--images", type=Path, help="folder of the images (default: where the format has them)")
     where.add_argument("--split", default="train", help="of the source, and the name of the split that is written")
@@ -121,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     out = arguments.out
     _check(arguments)
-    settings = {k: str(v) for k, v in sorted(vars(arguments).items()) if k not in ("workers", "json", "out", "page")}
+    ours = ("workers", "json", "out", "page", "join")  # `root` names what is joined
+    settings = {k: str(v) for k, v in sorted(vars(arguments).items()) if k not in ours}
     try:
         source = open_source(arguments)
         known = [(other, store.Known(store.hashes_of(other), arguments.near)) for other in arguments.not_in]
@@ -141,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         source.file,
         arguments.square,
         arguments.form,
+        arguments.masks,
         arguments.points,
         arguments.group,
         arguments.min_iou,
@@ -175,8 +180,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.coco is not None:
         arguments.source, arguments.root = "coco", str(arguments.coco)
+    if arguments.join is not None:
+        if arguments.source is not None or arguments.root is not None:
+            raise WrongUse("--join reads rows and nothing besides: leave out --source, --root and --coco")
+        arguments.source, arguments.root = "rows", " ".join(arguments.join)
     if arguments.source is None or arguments.root is None:
-        raise WrongUse("say what to read: --coco FILE, or --source FORMAT --root FILE_OR_FOLDER")
+        raise WrongUse("say what to read: --coco FILE, --join ROWS ROWS, or --source FORMAT --root FILE_OR_FOLDER")
     if arguments.no_target and arguments.source not in NEGATIVES:
         raise WrongUse(
             f"--no-target: {arguments.source} does not say what an image has none of; {' and '.join(NEGATIVES)} do"
@@ -214,9 +223,9 @@ def open_source(a: argparse.Namespace) -> Source:
 
         return read_lisa_plus(root, a.images, instances=a.instances)
     if a.source == "rows":
-        from training.data.readers.published import read_rows
+        from training.data.readers.published import join_rows, read_rows
 
-        return read_rows(a.root, a.split)
+        return join_rows(a.join, a.split) if getattr(a, "join", None) else read_rows(a.root, a.split)
     if a.source == "tabletop":
         from training.data.readers.tabletop import read_tabletop
 
@@ -250,6 +259,8 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
             continue
         try:
             pixels = kept[0][1] if kept and kept[0][0].image is sample.image else sample.pixels()
+            if recipe.masks and sample.targets and not sample.masks:
+                raise ValueError("boxes and points are annotated and no masks, which --masks asks for")
             if reason := _unlike(sample, pixels, recipe):
                 done.problems.append(Problem(recipe.file, item.id, reason, "left out"))
             else:

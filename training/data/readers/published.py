@@ -7,6 +7,8 @@ hold masks, and an all-false mask where nothing matches. Which it is, the column
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from training.data.rows import COLUMNS, MASK_COLUMNS, ignore_of, mask_array, masks_of, read_solution
-from training.data.samples import BadRow, Item, Sample, Source
+from training.data.samples import Item, Sample, Source
 
 
 def load_rows(where: Path | str, split: str | None = None) -> Any:
@@ -61,16 +63,20 @@ def read_rows(where: Path | str, split: str | None = None) -> Source:
     names = [str(v) for v in data[image]]
     items = []
     for n, i in enumerate(ids):
-        items.append(Item(f"row {n} ({i})", names[n], partial(_named, read, data, n, str(i))))
+        items.append(Item(f"row {n} ({i})", names[n], partial(_at, read, data, n, str(i))))
     return Source(kind, Path(where).name, items)
 
 
-def _named(read: Any, data: Any, number: int, name: str) -> Sample:
-    try:
-        sample: Sample = read(data[number], name)
-        return sample
-    except ValueError as error:
-        raise BadRow((f"row {number} ({name})", str(error))) from error
+def join_rows(where: Sequence[Path | str], split: str | None = None) -> Source:
+    """Several sets as one, one behind the other; an item's id begins with its set. Raises ValueError."""
+    parts = [read_rows(one, split) for one in where]
+    items = [replace(item, id=f"{part.file}, {item.id}") for part in parts for item in part.items]
+    return Source("joined rows", " + ".join(part.file for part in parts), items)
+
+
+def _at(read: Any, data: Any, number: int, name: str) -> Sample:
+    sample: Sample = read(data[number], name)
+    return sample
 
 
 def _pixels(row: dict[str, Any]) -> np.ndarray:
