@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
+import torch
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -19,6 +22,8 @@ from training.logs import Journal, Samples
 from training.rewards import PROFILES
 from training.validate import GreedyValidation, given, reward_terms, weights
 from training.watch import Watch, check_inputs, describe_spread
+
+PARTS = ("generation", "reference", "reward", "loss")
 
 
 def arguments(c: Configuration) -> GRPOConfig:
@@ -78,6 +83,71 @@ class EpochSampler(RepeatSampler):
         yield from super().__iter__()
 
 
+class Timed:
+    """Before a trainer class: where the seconds of an update go, logged as `seconds/` and the part's name.
+
+    generation: sampling, and handing vLLM the weights; reference: the start model's log-probabilities, be it a model of
+    its own or the policy without its adapters; reward: all terms; loss: the policy's forward and backward, and its
+    earlier log-probabilities where TRL takes them apart. The rest of TRL's `step_time` is spent on prompts and images.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._preparing = 0.0
+
+    def _now(self: Any) -> float:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()  # what was asked for before is done when it has been waited for
+        return time.perf_counter()
+
+    @contextmanager
+    def _timed(self: Any, part: str) -> Iterator[None]:
+        began = self._now()
+        yield
+        self._seconds[part] += self._now() - began
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timed("generation"):
+            return super()._generate_single_turn(*args, **kwargs)  # type: ignore[misc]
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timed("reward"):
+            return super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        compute = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
+        if torch.is_grad_enabled():
+            return compute(model, *args, **kwargs)  # of the loss, whose time training_step takes
+        with self._timed("reference" if self._refers(model) else "loss"):
+            return compute(model, *args, **kwargs)
+
+    def _refers(self: Any, model: Any) -> bool:
+        """Whether a model, as it is now, is the reference."""
+        if self.ref_model is not None:
+            return model is self.ref_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layer = next((m for m in model.modules() if isinstance(m, BaseTunerLayer)), None)  # all are turned off together
+        return layer is not None and layer.disable_adapters
+
+    def _prepare_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        began = self._now()
+        found = super()._prepare_inputs(*args, **kwargs)  # type: ignore[misc]
+        self._preparing += self._now() - began
+        return found
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        began, before = self._now(), self._preparing
+        loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self._seconds["loss"] += self._now() - began - (self._preparing - before)
+        if self._step % self.current_gradient_accumulation_steps == 0:
+            for part in PARTS:
+                self._metrics["train"][f"seconds/{part}"].append(self._seconds[part])
+            self._seconds = dict.fromkeys(PARTS, 0.0)
+        return loss
+
+
 def trainer_class(engine: str) -> Any:
     base: Any = GRPOTrainer
     if engine == "shared_prefix":
@@ -85,7 +155,7 @@ def trainer_class(engine: str) -> Any:
 
         base = SharedPrefixGRPOTrainer
 
-    class Trainer(GreedyValidation, models.Resumable, base):
+    class Trainer(GreedyValidation, models.Resumable, Timed, base):
         def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
             args = self.args
             return EpochSampler(

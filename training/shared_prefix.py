@@ -6,9 +6,7 @@ computed. The rest, the loss included, is TRL's own code; tests/test_shared_pref
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,13 +15,12 @@ from trl import GRPOTrainer
 
 from training.group_forward import GroupForward, Prompts
 
-PARTS = ("generation", "reference", "reward", "loss")
-
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
     """Raises ValueError where it does not fit: several processes, vLLM, or a model that GroupForward does not read.
 
-    Seconds per step are logged apart: `seconds/generation`, `/reference`, `/reward` and `/loss` (with its backward).
+    With LoRA the reference is the policy with its adapters turned off, as in TRL; layers are called as modules, so the
+    one forward does for both.
     """
 
     model: Any
@@ -38,13 +35,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._policy = GroupForward(self.accelerator.unwrap_model(self.model))
         self._reference = GroupForward(self.ref_model) if self.ref_model is not None else self._policy
         self._generator = torch.Generator(device=self.accelerator.device)
-        self._seconds = dict.fromkeys(PARTS, 0.0)
-
-    @contextmanager
-    def _timed(self, part: str) -> Any:
-        began = time.perf_counter()
-        yield
-        self._seconds[part] += time.perf_counter() - began
 
     # Prompts --------------------------------------------------------------------------------------------------------
 
@@ -82,7 +72,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         # Seeded by the step and not by what was drawn before, so that a continued run draws what it would have drawn.
         self._generator.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         training = self.model.training
-        with self._timed("generation"), torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast():
             texts = self._policy.sample(
                 self._policy.encode(prompts),
                 num_generations,
@@ -118,53 +108,33 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         forward = self._reference if model is self.ref_model else self._policy
         rows = len(input_ids)
         logps, entropies = [], []
-        with self._timed("reference" if model is self.ref_model else "loss"):
-            for start in range(0, rows, batch_size or rows):
-                part = slice(start, start + (batch_size or rows))
-                ids, real = input_ids[part, :-logits_to_keep], attention_mask[part, :-logits_to_keep]
-                patches = image_grid_thw.prod(-1)
-                edges = torch.cat([patches.new_zeros(1), patches.cumsum(0)]).tolist()
-                images = [pixel_values[edges[n] : edges[n + 1]] for n in range(*part.indices(rows))]
-                first, group = _groups(ids, images)
-                with self.accelerator.autocast():
-                    prefix = forward.encode(
-                        Prompts(
-                            ids[first],
-                            real[first],
-                            mm_token_type_ids[part, :-logits_to_keep][first],
-                            torch.cat([images[n] for n in first]),
-                            image_grid_thw[part][first],
-                        )
+        for start in range(0, rows, batch_size or rows):
+            part = slice(start, start + (batch_size or rows))
+            ids, real = input_ids[part, :-logits_to_keep], attention_mask[part, :-logits_to_keep]
+            patches = image_grid_thw.prod(-1)
+            edges = torch.cat([patches.new_zeros(1), patches.cumsum(0)]).tolist()
+            images = [pixel_values[edges[n] : edges[n + 1]] for n in range(*part.indices(rows))]
+            first, group = _groups(ids, images)
+            with self.accelerator.autocast():
+                prefix = forward.encode(
+                    Prompts(
+                        ids[first],
+                        real[first],
+                        mm_token_type_ids[part, :-logits_to_keep][first],
+                        torch.cat([images[n] for n in first]),
+                        image_grid_thw[part][first],
                     )
-                    found, spread = forward.log_probs(
-                        prefix,
-                        torch.tensor(group, device=ids.device),
-                        input_ids[part, -logits_to_keep:],
-                        attention_mask[part, -logits_to_keep:],
-                        self.temperature,
-                    )
-                logps.append(found)
-                entropies.append(spread.detach() if not self._entropy_bonus_enabled else spread)
+                )
+                found, spread = forward.log_probs(
+                    prefix,
+                    torch.tensor(group, device=ids.device),
+                    input_ids[part, -logits_to_keep:],
+                    attention_mask[part, -logits_to_keep:],
+                    self.temperature,
+                )
+            logps.append(found)
+            entropies.append(spread.detach() if not self._entropy_bonus_enabled else spread)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
-
-    # Where the time goes --------------------------------------------------------------------------------------------
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        with self._timed("reward"):
-            return super()._calculate_rewards(*args, **kwargs)
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        before = dict(self._seconds)
-        began = time.perf_counter()
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        others = sum(self._seconds[p] - before[p] for p in PARTS if p != "loss")
-        # Forward, backward and what TRL does between them; not what was sampled, scored and referred to.
-        self._seconds["loss"] = before["loss"] + time.perf_counter() - began - others
-        if self._step % self.current_gradient_accumulation_steps == 0:
-            for part in PARTS:
-                self._metrics["train"][f"seconds/{part}"].append(self._seconds[part])
-            self._seconds = dict.fromkeys(PARTS, 0.0)
-        return loss
 
 
 def _groups(ids: Tensor, images: Sequence[Tensor]) -> tuple[list[int], list[int]]:
