@@ -16,6 +16,7 @@ from segzero_ros.types import Generation
 from training import abilities
 from training.abilities import Question, anls, edit_distance, exact, relaxed_accuracy, textvqa_accuracy, vqa_accuracy
 from training.records import RecordFile, load
+from training.tabletop.store import Scenes
 
 TEN = ["red"] * 2 + ["dark red"] * 7 + ["blue"]
 
@@ -184,3 +185,88 @@ def test_a_record_for_every_question_and_figures_from_records_alone(tmp_path: Pa
     file = RecordFile(tmp_path / "r.jsonl", {"items": 4})
     assert abilities.check(again, 28, questions, batch=3, file=file) == records  # type: ignore[arg-type]
     assert parrot.asked and not again.asked, "what is on the disk is not asked again"
+
+
+@pytest.mark.parametrize("odd", [KeyError("image"), MemoryError(), OSError("disk")])
+def test_what_one_question_raises_is_counted_and_said_as_if_it_were_wrong(odd: Exception) -> None:
+    class Odd(Question):
+        def pixels(self) -> np.ndarray:
+            raise odd
+
+    image = np.zeros((28, 28, 3), np.uint8)
+    questions = [Question("a", image, "red ?", ("red",)), Odd("b", image, "two ?", ("two",))]
+    records = abilities.check(Parrot(), 28, questions, batch=2)  # type: ignore[arg-type]
+    assert [r["status"] for r in records] == ["OK", "UNREAD"]
+    found = abilities.summarise(records)
+    assert (found["n"], found["items"], found["accuracy"], found["accuracy_if_unread_wrong"]) == (1, 2, 1.0, 0.5)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from training.tabletop.store import render_shard
+
+    root = tmp_path_factory.mktemp("tabletop")
+    (root / "val").mkdir()
+    render_shard(root / "val", "val", 0, 8, depth=False)
+    return root
+
+
+class TestTabletop:
+    """The experiment's questions, asked of any checkpoint of the embedded architecture."""
+
+    def test_questions_are_the_experiments_own(self, scenes: Path) -> None:
+        from training.experiments import sets
+
+        found, digest = abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
+        assert digest != abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=4)[1]
+        drawn = sets.build(Scenes(scenes / "val", limit=8), "val", "questions", sets.TESTS["questions"][1], 20, 3)
+        assert [(q.question, q.answers, q.kind) for q in found] == [
+            (i.ask.text, (i.ask.answer,), i.ask.kind) for i in drawn.items
+        ]
+        assert digest == drawn.digest
+        assert {q.kind for q in found} == {"exists", "what_color", "what_kind", "count"}
+        assert [abilities.tabletop_prompt(found[0].question, s) for s in ("think", "answer")] == [
+            drawn.items[0].ask.prompt(True),
+            drawn.items[0].ask.prompt(False),
+        ]
+
+    @pytest.mark.parametrize("think", [True, False])
+    def test_the_right_completions_are_right(self, scenes: Path, think: bool) -> None:
+        from training.experiments import sets
+
+        found, _ = abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
+        drawn = sets.build(Scenes(scenes / "val", limit=8), "val", "questions", sets.TESTS["questions"][1], 20, 3)
+
+        class Knowing:
+            def generate(self, squares, prompts, **_):  # type: ignore[no-untyped-def]
+                told = {(i.ask.prompt(think), i.scene): i.ask.completion(think) for i in drawn.items}
+                by_image = {Scenes(scenes / "val").rgb(n).tobytes(): n for n in range(8)}
+                texts = [told[p, by_image[s.tobytes()]] for s, p in zip(squares, prompts, strict=True)]
+                return [Generation(t, 1, 1, False, False, 0.0) for t in texts]
+
+        def prompt(question: str) -> str:
+            return abilities.tabletop_prompt(question, "think" if think else "answer")
+
+        records = abilities.check(Knowing(), 224, found, prompt=prompt)  # type: ignore[arg-type]
+        assert abilities.summarise(records)["accuracy"] == 1.0
+
+    def test_the_command_asks_a_small_model_and_continues(
+        self, scenes: Path, models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        call = ["--set", "tabletop", "--root", str(scenes), "--split", "val", "--scenes", "8", "--n", "6"]
+        call += ["--batch", "4", "--reasoner", str(models[0]), "--records", str(tmp_path / "r.jsonl")]
+        assert abilities.main(call) == 0
+        first = json.loads(capsys.readouterr().out)
+        assert (first["profile"], first["data"], first["suffix"]) == ("demo", "tabletop:val", "answer")
+        assert first["n"] == first["items"] == 6 and sum(k["n"] for k in first["kinds"].values()) == 6
+        assert first["sha256"] == abilities.read_tabletop(scenes, "val", scenes=8, count=6, seed=0)[1]
+        assert all(r["text"] for r in load([tmp_path / "r.jsonl"])[1])
+        assert abilities.main(call) == 0 and json.loads(capsys.readouterr().out) == first
+        assert abilities.main([*call, "--suffix", "think"]) == 2
+        assert "suffix was 'answer', is 'think'" in capsys.readouterr().err
+
+    def test_a_wrong_call_is_one_sentence(self, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert abilities.main(["--set", "tabletop", "--root", str(scenes), "--split", "moon"]) == 2
+        assert "no split 'moon'; there are train, tune, val, test, test-ood" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            abilities.main(["--set", "tabletop", "--images", "x"])

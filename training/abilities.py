@@ -1,9 +1,10 @@
 """What a model could do before it was fine-tuned: question answering, asked through the node's reasoner.
 
-    python -m training.abilities --profile seg-zero --set vqav2 --questions Q.json --annotations A.json --images DIR
+    segzero-train abilities --profile seg-zero --set vqav2 --questions Q.json --annotations A.json --images DIR
+    segzero-train abilities --set tabletop --split test --reasoner training/experiments/start
 
-The embedded model is asked over tabletop scenes by `check` (any iterable of questions). Sets, each in its authors'
-format and scored by its authors' measure:
+Sets, each in its authors' format and scored by its authors' measure, and for the embedded model's architecture the
+questions of the experiment (training/experiments/questions.py) over the scenes of a split:
 
 | set | measure | definition |
 |---|---|---|
@@ -11,6 +12,7 @@ format and scored by its authors' measure:
 | textvqa | VQA accuracy | facebookresearch/mmf, EvalAIAnswerProcessor: other normalisation, always applied |
 | docvqa | ANLS | the script of the Robust Reading Competition: 1 - edit distance / longer length, 0 if below .5 |
 | chartqa | relaxed accuracy | Masry et al. 2022, sec. 5.1, and pix2struct, metrics.py: numbers within 5 %, else equal |
+| tabletop | accuracy | `exact`; kinds exists, what_color, what_kind, count |
 
 Known oddities are kept, since published figures have them: VQAv2 compares raw text where all annotators agree; relaxed
 accuracy compares text where the true number is 0; ANLS counts .5 itself, which the paper's equation does not.
@@ -33,11 +35,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segzero_ros.types import Image, Reasoner, Sampling
+from segzero_ros.profiles import ProfileError
+from segzero_ros.types import Image, Reasoner, Sampling, SegzeroError
 from training.metrics import interval
 from training.records import Record, RecordFile, RecordsError, load
 
 Score = Callable[[str, Sequence[str]], float]
+QUESTIONS = 600  # over the tabletop, as in the experiment
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,27 @@ SETS: dict[str, tuple[Callable[..., list[Question]], Score]] = {
 }
 
 
+def read_tabletop(root: Path, split: str, *, scenes: int | None, count: int, seed: int) -> tuple[list[Question], str]:
+    """Questions over the simulated tabletop, and the SHA-256 over their scenes and texts.
+
+    root: where scenes are kept; what is missing is rendered. Split test with the experiment's number of scenes, 600
+    questions and seed 0 is the experiment's own set. Raises ValueError for an unknown split and for scenes that hold
+    nothing to ask for.
+    """
+    from training.experiments import questions, sets
+    from training.tabletop.store import Scenes, render_split
+
+    if split not in sets.SCENES:
+        raise ValueError(f"the tabletop has no split {split!r}; there are {', '.join(sets.SCENES)}")
+    number = scenes or sets.SCENES[split]
+    seen = Scenes(render_split(root, split, number), limit=number)
+    chosen = sets.build(seen, split, "questions", lambda rng, things: questions.question(rng, things), count, seed)
+    return [
+        Question(i.id, np.ascontiguousarray(seen.rgb(i.scene)), i.ask.text, (i.ask.answer,), i.ask.kind)
+        for i in chosen.items
+    ], chosen.digest
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -271,6 +296,14 @@ def short_prompt(question: str) -> str:
     return f"{question}\nAnswer the question using a single word or phrase."
 
 
+def tabletop_prompt(question: str, suffix: str) -> str:
+    """In the embedded model's words. suffix: think, answer (what it was taught to end its prompts with) or none."""
+    from training.demo.batch import prompt_text
+    from training.experiments.questions import SUFFIX
+
+    return prompt_text(question) + ("" if suffix == "none" else SUFFIX[suffix == "think"])
+
+
 def said(text: str) -> str:
     """The last <answer>, or what follows the thought, or all of it."""
     if "<answer>" in text:
@@ -310,8 +343,9 @@ def check(
             new[i] = about | {"answers": list(every[i].answers)}
             try:
                 squares[i] = square_image(every[i].pixels(), square)
-            except (ValueError, OSError) as error:
-                new[i] |= {"status": "UNREAD", "message": str(error)}
+            except Exception as error:  # as in training.evaluate: that item's fault, not the run's
+                name = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+                new[i] |= {"status": "UNREAD", "message": f"{name}{error}"}
         if squares:
             prompts = [prompt(every[i].question) for i in squares]
             texts = reasoner.generate(list(squares.values()), prompts, sampling=sampling)
@@ -327,8 +361,12 @@ def check(
 
 
 def summarise(records: Sequence[Record]) -> dict[str, Any]:
-    """accuracy: the mean score, with its 95 % bootstrap interval over questions; also per kind."""
+    """accuracy: the mean score, with its 95 % bootstrap interval over questions; also per kind.
+
+    Over the n questions whose image could be read; accuracy_if_unread_wrong is over all.
+    """
     read = [r for r in records if r["status"] != "UNREAD"]
+    right = sum(float(r["score"]) for r in read)
 
     def mean(some: Sequence[Record]) -> dict[str, Any]:
         scores = [float(r["score"]) for r in some]
@@ -336,41 +374,52 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         return {"n": len(scores), "accuracy": value, "accuracy_ci": interval(scores) if scores else None}
 
     return mean(read) | {
+        "items": len(records),
         "unread": len(records) - len(read),
+        "accuracy_if_unread_wrong": round(right / len(records), 4) if records else None,
         "truncated": sum(r["status"] == "TRUNCATED" for r in records),
         "kinds": {kind: mean([r for r in read if r["kind"] == kind]) for kind in sorted({r["kind"] for r in read})},
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m training.abilities", description=(__doc__ or "").split("\n")[0])
-    p.add_argument("--profile", default="seg-zero")
+    p = argparse.ArgumentParser(prog="segzero-train abilities", description=(__doc__ or "").split("\n")[0])
+    p.add_argument("--profile", help="default: seg-zero, of the tabletop demo")
     p.add_argument("--reasoner", help="another checkpoint than the profile's")
     p.add_argument("--device")
-    p.add_argument("--set", choices=sorted(SETS))
+    p.add_argument("--set", choices=sorted([*SETS, "tabletop"]))
     p.add_argument("--questions", type=Path)
     p.add_argument("--annotations", type=Path, help="of vqav2")
     p.add_argument("--images", type=Path)
-    p.add_argument("--n", type=int, help="the first so many")
+    p.add_argument("--n", type=int, help=f"the first so many; of the tabletop how many, default {QUESTIONS}")
+    scenes = p.add_argument_group("of the tabletop")
+    scenes.add_argument("--split", default="test", help="train, tune, val, test or test-ood")
+    scenes.add_argument("--root", type=Path, default=Path("build/tabletop"), help="where scenes are kept")
+    scenes.add_argument("--scenes", type=int, help="default: as many as the experiment takes of the split")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument("--suffix", choices=("answer", "think", "none"), default="answer", help="how a prompt ends")
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--records", type=Path, help="JSONL; a killed run continues")
     p.add_argument("--restart", action="store_true")
     p.add_argument("--from-records", type=Path, help="figures of records alone")
     a = p.parse_args(argv)
+    files = (a.questions, a.annotations, a.images)
+    if a.from_records is None:
+        if a.set is None:
+            p.error("--set is needed")
+        if a.set == "tabletop" and any(files):
+            p.error("--questions, --annotations and --images are not of the tabletop, which has --split and --root")
+        if a.set != "tabletop" and not (a.questions and a.images and (a.set == "vqav2") == (a.annotations is not None)):
+            p.error("needed are --questions and --images, and --annotations for vqav2 alone")
+        if a.batch < 1 or (a.n is not None and a.n < 1) or (a.scenes is not None and a.scenes < 1):
+            p.error("--batch, --n and --scenes must be at least 1")
     try:
         if a.from_records:
             print(json.dumps(summarise(load([a.from_records])[1])))
             return 0
-        if (
-            a.set is None
-            or a.questions is None
-            or a.images is None
-            or (a.set == "vqav2") != (a.annotations is not None)
-        ):
-            p.error("needed are --set, --questions and --images, and --annotations for vqav2 alone")
         return _run(a)
-    except (RecordsError, ValueError) as error:
-        print(f"training.abilities: {error}", file=sys.stderr)
+    except (RecordsError, ProfileError, SegzeroError, ValueError, OSError) as error:
+        print(f"segzero-train abilities: {error}", file=sys.stderr)
         return 2
 
 
@@ -379,24 +428,32 @@ def _run(a: argparse.Namespace) -> int:
     from segzero_ros.reasoner_transformers import load_reasoner
     from training.evaluate import weights
 
-    profile = load_profile(a.profile)
-    read, score = SETS[a.set]
-    files = (a.questions, a.annotations, a.images) if a.set == "vqav2" else (a.questions, a.images)
-    questions = read(*files)[: a.n]
+    tabletop = a.set == "tabletop"
+    name = a.profile or ("demo" if tabletop else "seg-zero")
+    profile = load_profile(name)
+    settings: dict[str, Any] = {"profile": name, "batch": a.batch, "square": profile.square}
+    score: Score = exact
+    prompt: Callable[[str], str] = short_prompt
+    if tabletop:
+        questions, digest = read_tabletop(a.root, a.split, scenes=a.scenes, count=a.n or QUESTIONS, seed=a.seed)
+        prompt = partial(tabletop_prompt, suffix=a.suffix)
+        settings |= {"data": f"tabletop:{a.split}", "seed": a.seed, "suffix": a.suffix, "sha256": digest}
+    else:
+        read, score = SETS[a.set]
+        files = (a.questions, a.annotations, a.images) if a.set == "vqav2" else (a.questions, a.images)
+        questions = read(*files)[: a.n]
+        settings |= {"data": f"{a.set}:{a.questions.name}"}
     reasoner = load_reasoner(profile, a.reasoner, device=a.device)
     ids = hashlib.blake2b("\n".join(q.id for q in questions).encode(), digest_size=16).hexdigest()
-    settings = {
-        "profile": a.profile,
-        "data": f"{a.set}:{a.questions.name}",
-        "batch": a.batch,
-        "square": profile.square,
+    settings |= {
         "items": len(questions),
         "ids": ids,
         "reasoner": [reasoner.info.name, weights(reasoner.info.name, "reasoner", reasoner.info.revision)],
     }
     file = RecordFile(a.records, settings, restart=a.restart) if a.records else None
-    records = check(reasoner, profile.square, questions, score, batch=a.batch, file=file)
-    print(json.dumps({key: settings[key] for key in ("profile", "data", "batch")} | summarise(records)))
+    records = check(reasoner, profile.square, questions, score, prompt=prompt, batch=a.batch, file=file)
+    told = [key for key in ("profile", "data", "suffix", "sha256", "batch") if key in settings]
+    print(json.dumps({key: settings[key] for key in told} | summarise(records)))
     return 0
 
 
