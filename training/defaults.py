@@ -59,7 +59,10 @@ def changes() -> list[str]:
 
 
 def table(c: Configuration) -> list[tuple[str, Any, Any, str]]:
-    """Per field: name, TRL's default, the value that the trainer gets, "kept", "overridden" or "stated" (the same)."""
+    """Per field: name, TRL's default, the value that the trainer gets, and how that came about.
+
+    "overridden" or "stated" (the same) by the configuration; "kept"; "worked out" by TRL and the library from others.
+    """
     if c.method == "grpo":
         from training.grpo import arguments, shared
 
@@ -75,9 +78,8 @@ def table(c: Configuration) -> list[tuple[str, Any, Any, str]]:
     rows = []
     for key, default in defaults(kinds()[name]).items():
         ours = _plain(getattr(args, key))
-        how = "kept" if key not in said else "stated" if ours == default else "overridden"
-        # What TRL and the library work out by themselves from what they are given is theirs.
-        rows.append((key, default, default if how == "kept" else ours, how))
+        same, other = ("stated", "overridden") if key in said else ("kept", "worked out")
+        rows.append((key, default, ours, same if ours == default else other))
     return rows
 
 
