@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from functools import reduce
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from segzero_ros.profiles import load_profile
 from segzero_ros.prompt import build_prompt
 from training.configuration import load
+from training.data import prepare
 from training.rewards import PROFILES
 from training.verl_adapter.keys import dotted, names, pinned, read, unknown
 from training.verl_adapter.reward import compute_score
-from training.verl_adapter.rows import check_columns, messages, verl_row
+from training.verl_adapter.rows import check_columns, check_profile, messages, prepared, verl_row
 
 SINGLE = "<box>(100,200),(300,400)</box><points>(200,300),(250,350)</points>"
 LIST = '[{"bbox_2d": [100, 200, 300, 400], "point_2d": [200, 300]}]'
@@ -130,6 +135,53 @@ def test_a_profile_without_system_turn_has_none() -> None:
 def test_an_image_of_another_size_is_named_by_its_row() -> None:
     with pytest.raises(ValueError, match="row 17: the image is 640 x 480, not 840 x 840"):
         messages(row(image=Image.new("RGB", (640, 480))), load_profile("seg-zero"))
+
+
+def save(folder: Path, *splits: str) -> str:
+    """Two rows, as `prepare` writes them: a DatasetDict; without splits a Dataset."""
+    data = Dataset.from_list([row(), row(id="18")]).cast_column("image", datasets.Image())
+    (DatasetDict(dict.fromkeys(splits, data)) if splits else data).save_to_disk(str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize("splits", [(), ("train",)])
+def test_a_folder_of_rows_or_of_one_split_is_taken_with_its_name(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    found = prepared(save(tmp_path / "mugs", *splits))
+    assert found["id"][:] == ["17", "18"] and found["_source"][:] == ["mugs", "mugs"]
+    turns = verl_row(found[1], load_profile("seg-zero"), found[1]["_source"], 1)
+    assert (turns["data_source"], turns["extra_info"]["id"]) == ("mugs", "18")
+
+
+def test_of_several_splits_one_is_to_be_named(tmp_path: Path) -> None:
+    folder = save(tmp_path / "mugs", "train", "val")
+    with pytest.raises(ValueError, match=rf"{folder} holds train, val; name one of its folders"):
+        prepared(folder)
+    assert len(prepared(f"{folder}/val")) == 2
+
+
+@pytest.mark.parametrize("name", ["gone", "empty"])
+def test_a_folder_without_rows_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=str(tmp_path / name)):
+        prepared(str(tmp_path / name))
+
+
+def test_what_prepare_writes_is_taken_as_it_is(tmp_path: Path) -> None:
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((40, 60, 3), np.uint8))
+    shapes = [{"label": "target", "points": [[10, 10], [30, 10], [30, 30], [10, 30]]}]
+    (tmp_path / "a.json").write_text(json.dumps({"text": ["the mug"], "is_sentence": False, "shapes": shapes}))
+    call = ["--source", "reasonseg", "--root", str(tmp_path), "--form", "single", "--page", "0"]
+    assert prepare.main([*call, "--out", str(tmp_path / "rows")]) == 0
+    (found,) = prepared(str(tmp_path / "rows"))
+    assert messages(found, load_profile("seg-zero"))[-1]["content"][0]["image"].size == (840, 840)
+
+
+def test_a_profile_of_thousandths_is_refused_with_a_sentence() -> None:
+    check_profile(load_profile("seg-zero"))
+    with pytest.raises(ValueError, match="profile qwen3-vl writes thousandths, and prepared rows hold pixels; use TRL"):
+        check_profile(load_profile("qwen3-vl"))
 
 
 def test_missing_columns_are_named_with_their_folder() -> None:

@@ -4,12 +4,11 @@ data.custom_cls: {path: "pkg://training.verl_adapter.dataset", name: PreparedRow
 data.segzero:
   profile: seg-zero              # of segzero_ros/profiles, for prompt, system turn and square
   newline_after_image: false     # before the prompt
-data.train_files: FOLDER         # what `segzero-train prepare` writes, or several
+data.train_files: FOLDER         # what `segzero-train prepare` writes (of several splits one's folder), or several
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -18,11 +17,11 @@ import torch
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from segzero_ros.profiles import load_profile
-from training.verl_adapter.rows import check_columns, check_profile, messages, verl_row
+from training.verl_adapter.rows import check_profile, messages, prepared, verl_row
 
 
 class PreparedRows(RLHFDataset):
-    """Folders of `datasets.save_to_disk` instead of Parquet files; the rest (length filter, resuming) is verl's."""
+    """Folders of `segzero-train prepare` instead of Parquet files; the rest (length filter, resuming) is verl's."""
 
     def __init__(self, data_files: Any, tokenizer: Any, config: Any, processor: Any = None, max_samples: int = -1):
         ours = config.get("segzero") or {}
@@ -40,17 +39,7 @@ class PreparedRows(RLHFDataset):
         self.data_files = [str(f) for f in self.original_data_files]
 
     def _read_files_and_tokenize(self) -> None:
-        parts = []
-        for folder in self.data_files:
-            try:
-                part = datasets.load_from_disk(folder)
-            except FileNotFoundError as error:
-                raise ValueError(f"{folder} is no folder of prepared rows") from error
-            if isinstance(part, datasets.DatasetDict):
-                raise ValueError(f"{folder} has the splits {', '.join(part)}; give one of them")
-            check_columns(part.column_names, folder)
-            parts.append(part.add_column("_source", [Path(folder).name] * len(part)))
-        self.dataframe = datasets.concatenate_datasets(parts)
+        self.dataframe = datasets.concatenate_datasets([prepared(folder) for folder in self.data_files])
         count = len(self.dataframe)
         if 0 < self.max_samples < count:
             order = np.random.default_rng(self.seed).permutation(count) if self.shuffle else np.arange(count)

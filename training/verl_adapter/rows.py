@@ -7,6 +7,7 @@ verl 0.9.1 hands `raw_prompt` to the model's own chat template and `reward_model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,26 @@ from segzero_ros.profiles import Profile
 from segzero_ros.prompt import build_prompt
 
 COLUMNS = ("id", "problem", "solution", "image", "img_height", "img_width")
+
+
+def prepared(folder: str) -> Any:
+    """The datasets.Dataset in a folder, or of its only split, with the folder's name as `_source`.
+
+    As TRL's side takes it (training.conversations.rows_in, which needs more than verl's environment has). Raises
+    ValueError that names a folder that is none, has several splits or lacks a column.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_from_disk(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no folder of prepared rows") from error
+    if isinstance(rows, datasets.DatasetDict):
+        if len(rows) != 1:
+            raise ValueError(f"{folder} holds {', '.join(rows)}; name one of its folders")
+        rows = next(iter(rows.values()))
+    check_columns(rows.column_names, folder)
+    return rows.add_column("_source", [Path(folder).name] * len(rows))
 
 
 def messages(row: Mapping[str, Any], profile: Profile, newline: bool = False) -> list[dict[str, Any]]:

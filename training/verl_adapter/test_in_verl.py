@@ -171,6 +171,26 @@ def test_a_folder_that_is_none_is_named(config: Any, tmp_path: Path) -> None:
         dataset(wrong)
 
 
+def test_what_prepare_writes_is_taken_and_of_several_splits_one(config: Any, rows: Path, tmp_path: Path) -> None:
+    one = datasets.load_from_disk(str(rows))
+    datasets.DatasetDict({"train": one}).save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": one, "val": one}).save_to_disk(str(tmp_path / "two"))
+    given = config.copy()
+    given.data.train_files = [str(tmp_path / "one"), str(tmp_path / "two" / "val")]
+    found = dataset(given)
+    assert len(found) == 12 and [found[n]["data_source"] for n in (0, 11)] == ["one", "val"]
+    given.data.train_files = str(tmp_path / "two")
+    with pytest.raises(ValueError, match="holds train, val"):
+        dataset(given)
+
+
+def test_a_profile_of_thousandths_is_refused(config: Any) -> None:
+    wrong = config.copy()
+    wrong.data.segzero.profile = "qwen3-vl"
+    with pytest.raises(ValueError, match="profile qwen3-vl writes thousandths"):
+        dataset(wrong)
+
+
 def test_verls_reward_workers_score_as_the_profile_does(config: Any) -> None:
     """Through Ray: another process loads the function by its path, decodes tokens and scores them."""
     import ray
