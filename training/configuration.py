@@ -162,7 +162,7 @@ class Watch:
     length: float | None = None  # mean tokens of an answer, at least
     format_term: str = ""  # term whose mean must not stay below format_rate
     format_rate: float | None = None
-    spread_prompts: int = Field(default=4, ge=0)  # prompts sampled before the run; 0 = none
+    spread_prompts: int = Field(default=16, ge=0)  # prompts sampled before the run; 0 = none
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -14,6 +14,7 @@ from typing import Any
 from training import configuration
 from training.configuration import Configuration
 from training.conversations import rows_in
+from training.rewards import PROFILES
 
 GB = 1e9
 # Published counts (the checkpoints' index files); another one means that a dimension is wrong.
@@ -23,11 +24,21 @@ PARAMETERS = {
     "qwen2_5_vl_7b": 8_292_166_656,
     "qwen3_vl_4b": 4_437_815_808,
 }
+# Of SAM 2.1 by its authors' table (facebookresearch/sam2): parameters, and frames a second on an A100, compiled.
+SEGMENTERS = {
+    "facebook/sam2.1-hiera-tiny": (38.9e6, 91.2),
+    "facebook/sam2.1-hiera-small": (46.0e6, 84.8),
+    "facebook/sam2.1-hiera-base-plus": (80.8e6, 64.1),
+    "facebook/sam2.1-hiera-large": (224.4e6, 39.5),
+}
 # Assumed for the estimates.
 ANSWER, PROMPT = 200, 250  # tokens: published thoughts have 62 to 71 words; words of a prompt, without the image
+TAUGHT = 60  # tokens of a supervised answer without a thought: coordinates, a digit each
+SAM_SHARE, SAM_SCRATCH = 0.5, 1.5  # of the authors' frames a second, not compiled; GB of one image's features and masks
 TRAINING_SHARE, DECODING_SHARE = 0.2, 0.4  # of the peak arithmetic, of the peak bandwidth
 FIXED = 2.0  # GB of CUDA context, buffers and fragments
 NF4 = 0.516  # bytes per weight with doubly quantised scales (arXiv 2305.14314)
+SAM = "SAM in the reward, bf16 (estimate)"
 CHUNK = 256  # positions whose logits TRL holds at once
 
 
@@ -110,7 +121,7 @@ def memory(c: Configuration, s: Sizes, config: Any, tokens: int) -> tuple[dict[s
     if sharded:
         gpu["layers gathered, bf16 (estimate)"] = 3 * layer / GB
     # With checkpointing a layer keeps its input; one layer at a time keeps some 16 of its width, and its scores' rows.
-    length = tokens + PROMPT + (c.completion if c.method == "grpo" else ANSWER)
+    length = tokens + PROMPT + (c.completion if c.method == "grpo" else answer_tokens(c))
     size = 2 if c.arguments.get("bf16", True) else 4
     kept = c.batch.micro * length * text.hidden_size * size
     inner = kept * (16 + 3 * text.intermediate_size / text.hidden_size)
@@ -123,8 +134,21 @@ def memory(c: Configuration, s: Sizes, config: Any, tokens: int) -> tuple[dict[s
     gpu["logits, tiled (estimate)"] = 3 * CHUNK * text.vocab_size * 4 / GB
     if c.method == "grpo":
         gpu |= rollout_memory(c, config, tokens)
+    if c.hardware.gpus and (found := segmenter(c)):
+        gpu[SAM] = found[0] * 2 / GB + SAM_SCRATCH  # bf16, beside the model, in every process
     gpu["fixed (estimate)"] = FIXED if c.hardware.gpus else 0.3
     return gpu, host
+
+
+def answer_tokens(c: Configuration) -> int:
+    """Of an answer as a rule, not at most: sampled, or taught with or without a thought."""
+    return min(ANSWER if c.method == "grpo" or c.data.thought else TAUGHT, c.completion)
+
+
+def segmenter(c: Configuration) -> tuple[float, float] | None:
+    """Parameters and frames a second of the segmenter in the reward, if there is one whose size is known."""
+    scored = c.method == "grpo" or bool(c.data.validation)
+    return SEGMENTERS.get(c.reward.segmenter or "") if scored and PROFILES[c.reward.profile].needs_masks else None
 
 
 def kv_bytes(config: Any, size: int = 2) -> int:
@@ -157,7 +181,7 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
     speed = gpus * c.hardware.tflops * 1e12 * TRAINING_SHARE
     text = s.all - s.vision
     vision_tokens = tokens * config.vision_config.spatial_merge_size**2
-    answer = min(ANSWER, c.completion)
+    answer = answer_tokens(c)
     forward = 2 * (text * (tokens + PROMPT + answer) + s.vision * vision_tokens)
     checkpointed = bool(c.arguments.get("gradient_checkpointing", True))
     # Weights' gradients only where they are trained; the error still goes back through all.
@@ -172,6 +196,8 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
         bandwidth = c.hardware.bandwidth * 1e9 * DECODING_SHARE
         slow = 1.0 if c.rollout != "transformers" else 2.5  # the library's loop
         parts["answers"] = ((reading + cache) / bandwidth * slow + c.samples * forward / speed / 3) * updates
+        if found := segmenter(c):  # reads its image anew for every answer
+            parts["reward"] = c.samples / gpus / (found[1] * SAM_SHARE * c.hardware.tflops / 312) * updates
     return {name: seconds / 3600 for name, seconds in parts.items()}
 
 
@@ -191,7 +217,9 @@ def together(c: Configuration, gpu: dict[str, float]) -> dict[str, float]:
     """GB of one GPU, by phase: all of it and, where vLLM sleeps in the meantime, what is there while it answers."""
     found = {"together (estimate)": sum(gpu.values())}
     if c.method == "grpo" and c.rollout == "vllm-colocate" and c.grpo.get("vllm_enable_sleep_mode"):
-        awake = sum(gpu[k] for k in ("weights", "optimiser (AdamW)", "fixed (estimate)") if k in gpu) + vllm_share(c)
+        awake = sum(gpu[k] for k in ("weights", "optimiser (AdamW)", SAM, "fixed (estimate)") if k in gpu) + vllm_share(
+            c
+        )
         found["together while vLLM is awake (estimate)"] = awake
     return found
 
@@ -217,6 +245,8 @@ def report(c: Configuration) -> str:
     accumulation = c.accumulation(max(1, c.hardware.gpus))
     rows = rows_of(c)
     updates = updates_of(c)
+    length = tokens + PROMPT + (c.completion if c.method == "grpo" else answer_tokens(c))
+    many = f"{updates * c.samples * length / 1e6:,.0f} M tokens"
     lines = [
         f"{c.name}: {c.method.upper()}, for {c.answers}",
         f"model       {c.model.path}: {s.all:,} parameters ({s.vision:,} vision), {s.trained:,} trained"
@@ -224,14 +254,16 @@ def report(c: Configuration) -> str:
         f"image       {c.data.square} pixels: {tokens} tokens",
         f"update      {c.batch.prompts} prompts x {c.generations} = {c.samples} sequences = {max(1, c.hardware.gpus)} "
         f"process{'es' * (c.hardware.gpus > 1)} x micro {c.batch.micro} x accumulation {accumulation}",
-        f"data        {rows or 'unknown number of'} rows, {updates} updates, at most "
-        f"{updates * c.samples * (tokens + PROMPT + c.completion) / 1e6:,.0f} M tokens",
+        f"data        {rows or 'unknown number of'} rows, {updates} updates, "
+        + (f"at most {many}" if c.method == "grpo" else f"some {many} (estimate)"),
     ]
     gpu, host = memory(c, s, config, tokens)
     rollout = f", rollout {c.rollout}" if c.method == "grpo" else ""
     lines.append(f"memory      of one GPU, sharding {c.hardware.sharding}{rollout}, GB")
     lines += [f"  {name:46} {size:8.2f}" for name, size in gpu.items()]
     lines += [f"  {name:46} {size:8.2f}   {_verdict(size, c)}" for name, size in together(c, gpu).items()]
+    if PROFILES[c.reward.profile].needs_masks and segmenter(c) is None:
+        lines.append(f"segmenter   {c.reward.segmenter} is not counted: its size is not known here")
     if host:
         lines.append("host        of one node, GB")
         lines += [f"  {name:46} {size:8.2f}" for name, size in host.items()]
@@ -240,6 +272,6 @@ def report(c: Configuration) -> str:
         lines.append(
             f"hours       estimate: {sum(parts.values()):.1f} = "
             + " + ".join(f"{value:.1f} {name}" for name, value in parts.items())
-            + f" (answers of {ANSWER} tokens, {TRAINING_SHARE:.0%} of {c.hardware.tflops:g} Tflop/s)"
+            + f" (answers of {answer_tokens(c)} tokens, {TRAINING_SHARE:.0%} of {c.hardware.tflops:g} Tflop/s)"
         )
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.configuration import Batch, Configuration, architecture_file
+from training.configuration import Batch, Configuration, architecture_file, differences, plain
 from training.rewards import PROFILES
 
 ROWS, PROMPTS, GENERATIONS, TOKENS = 4, 2, 2, 6
@@ -18,44 +18,24 @@ HIDDEN, LAYERS, HEADS = 32, 2, 2
 
 
 def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
-    """The small configuration, with its model and rows below folder, and a sentence for all that was replaced."""
+    """The small configuration, with its model and rows below folder, and a line for all that was replaced."""
     cell = make_model(c.model.architecture, folder / "model")
     square = -(-56 // cell) * cell
     make_rows(c, folder / "rows", square)
-    said = [f"{c.model.architecture}: a random model of the same class", f"square {c.data.square}: {square} pixels"]
-    trl = dict(c.trl)
-    for key, value in (("bf16", False), ("gradient_checkpointing", False), ("use_cpu", True)):
-        if trl.get(key, key == "bf16" or key == "gradient_checkpointing") != value:
-            said.append(f"trl.{key}: {str(value).lower()}")
-        trl[key] = value
+    trl = {**c.trl, "bf16": False, "gradient_checkpointing": False, "use_cpu": True}
     trl |= {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True}
     for key in ("gradient_checkpointing_kwargs", "deepspeed", "fsdp", "optim"):
         trl.pop(key, None)
-    grpo = {**c.grpo, "num_generations": GENERATIONS, "max_completion_length": TOKENS}
     model = replace(c.model, path=str(folder / "model"), revision=None, dtype="float32", attention="sdpa")
-    if c.model.attention != "sdpa":
-        said.append(f"model.attention {c.model.attention}: sdpa")
-    if c.model.quantise != "none":
-        said.append(f"model.quantise {c.model.quantise} needs CUDA: the base below LoRA stays float32")
-        model = replace(model, quantise="none")
-    if c.rollout != "transformers":
-        said.append(f"rollout {c.rollout}: transformers")
-    reward = c.reward
-    if PROFILES[reward.profile].needs_masks:
-        said.append(f"reward.segmenter {reward.segmenter}: the embedded one")
-        reward = replace(reward, segmenter="embedded")
+    data = replace(
+        c.data, train=str(folder / "rows"), validation=str(folder / "rows"), square=square, rows=0, validation_rows=2
+    )
+    needs_masks = PROFILES[c.reward.profile].needs_masks
     small = replace(
         c,
-        model=model,
-        reward=reward,
-        data=replace(
-            c.data,
-            train=str(folder / "rows"),
-            validation=str(folder / "rows"),
-            square=square,
-            rows=0,
-            validation_rows=2,
-        ),
+        model=replace(model, quantise="none"),
+        reward=replace(c.reward, segmenter="embedded") if needs_masks else c.reward,
+        data=data,
         batch=Batch(prompts=PROMPTS, micro=2, evaluation=2),
         rollout="transformers",
         watch=replace(c.watch, spread_prompts=min(c.watch.spread_prompts, 1)),
@@ -64,9 +44,30 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
         samples_every=1,
         wandb=False,
         trl=trl,
-        grpo=grpo,
+        grpo={**c.grpo, "num_generations": GENERATIONS, "max_completion_length": TOKENS},
     )
-    return small, said
+    return small, told(c, small)
+
+
+def told(c: Configuration, small: Configuration) -> list[str]:
+    """A line for the model and for the rows, and one for every setting that differs."""
+    before, after = plain(c), plain(small)
+    return [
+        f"model of {c.model.architecture}: a random one of its class, {LAYERS} layers, {HIDDEN} wide, the embedded "
+        "model's tokenizer",
+        f"rows: {ROWS} made-up ones",
+        *(f"{key}: {_value(before, key)} -> {_value(after, key)}" for key in differences(before, after)),
+    ]
+
+
+def _value(settings: dict[str, Any], key: str) -> str:
+    """Of a dotted key, as YAML would have it; one that is not there is TRL's default."""
+    found: Any = settings
+    for part in key.split("."):
+        if part not in found:
+            return "(default)"
+        found = found[part]
+    return json.dumps(found)
 
 
 def make_model(architecture: str, folder: Path) -> int:
