@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from segzero_ros.profiles import load_profile
 from segzero_ros.prompt import build_prompt
 from training import configuration, defaults, dry_run, train
 from training.configuration import ConfigurationError, load
@@ -73,12 +74,27 @@ SEG_ZERO = {
     "seed": 42,
     "reward_weights": [1.0] * 5,
 }
+VISION_REASONER = SEG_ZERO | {
+    "beta": 1e-2,
+    "max_completion_length": 2000,
+    "loss_type": "bnpo",
+    "reward_weights": [1.0] * 3,
+}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "seg_zero_3b": SEG_ZERO,
     "seg_zero_7b": SEG_ZERO,
     "table9_7b": SEG_ZERO | {"num_generations": 16},
-    "vision_reasoner_7b": SEG_ZERO
-    | {"beta": 1e-2, "max_completion_length": 2000, "loss_type": "bnpo", "reward_weights": [1.0] * 3},
+    "vision_reasoner_7b": VISION_REASONER,
+    "vision_reasoner_without_non_repeat": VISION_REASONER | {"reward_weights": [1.0, 1.0, 0.0]},
+    # What TRL has of DAPO (arXiv 2503.14476).
+    "vision_reasoner_dapo": VISION_REASONER
+    | {
+        "loss_type": "dapo",
+        "epsilon_high": 0.28,
+        "mask_truncated_completions": True,
+        "beta": 0.0,
+        "entropy_coef": 0.0,
+    },
     "star_lora_7b": SEG_ZERO
     | {
         "learning_rate": 1e-5,
@@ -147,6 +163,38 @@ class TestEveryFile:
         names = list(load_file(saved))
         assert any("q_proj" in n for n in names)
         assert any("visual" in n for n in names) == (c.model.lora is None), "the vision tower has no adapters"
+
+
+class TestAblationsOfVisionReasoner:
+    @pytest.mark.parametrize(
+        ("name", "beside", "varied"),
+        [
+            ("vision_reasoner_data_refcocog", "vision_reasoner_7b", {"data.train"}),
+            ("vision_reasoner_data_grefcoco", "vision_reasoner_7b", {"data.train"}),
+            ("vision_reasoner_data_lvis", "vision_reasoner_7b", {"data.train"}),
+            ("vision_reasoner_without_non_repeat", "vision_reasoner_data_refcocog", {"reward.weights.non_repeat"}),
+            (
+                "vision_reasoner_dapo",
+                "vision_reasoner_data_refcocog",
+                {
+                    f"grpo.{key}"
+                    for key in ("loss_type", "epsilon_high", "mask_truncated_completions", "beta", "entropy_coef")
+                },
+            ),
+        ],
+    )
+    def test_vary_what_they_name_and_nothing_else(self, name: str, beside: str, varied: set[str]) -> None:
+        changed = configuration.differences(configuration.plain(load(name)), configuration.plain(load(beside)))
+        assert set(changed) - {"name", "answers", "out", "hardware.hours"} == varied
+        assert load(name).answers.startswith("VisionReasoner (arXiv 2505.12081)")
+
+
+@pytest.mark.parametrize("prompts", ["box", "points"])
+def test_profiles_of_table_2_differ_from_seg_zeros_in_what_sam_is_given(prompts: str) -> None:
+    ours = load_profile(str(configuration.FOLDER / "profiles" / f"seg-zero-{prompts}.yaml"))
+    assert ours.sam_prompts == prompts
+    known = load_profile("seg-zero")
+    assert replace(ours, name=known.name, description=known.description, sam_prompts="both") == known
 
 
 class TestPublishedKnobs:

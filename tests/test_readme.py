@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from training import cli, configuration, markdown, readme
+from segzero_ros.profiles import load_profile
+from training import cli, configuration, evaluate, markdown, readme
+from training.data import prepare
 
 TEXT = readme.PAGE.read_text(encoding="utf-8")
 COMMANDS = re.findall(r"segzero-train [a-z]+[^\n`#]*", TEXT)
@@ -59,6 +63,68 @@ def test_commands_have_the_options_that_they_are_given(command: str, capsys: pyt
     assert set(re.findall(r"--[a-z-]+", " ".join(words))) <= set(re.findall(r"--[a-z-]+", known))
     if name == "train" and words[0] != "NAME":
         configuration.load(words[0], [words[n + 1] for n, word in enumerate(words) if word == "--set"])
+
+
+PREPARED = [prepare.parser().parse_args(shlex.split(c)[2:]) for c in COMMANDS if "prepare --" in c]
+
+
+def test_what_is_run_here_is_said_of_every_configuration_of_the_embedded_model() -> None:
+    embedded = {p.stem for p in configuration.every() if configuration.load(str(p)).model.architecture == "embedded"}
+    assert set(readme.RUN_HERE) == embedded
+
+
+def test_every_folder_that_a_configuration_names_is_made_by_a_command() -> None:
+    every = [configuration.load(str(path)).data for path in configuration.every()]
+    named = {folder for data in every for folder in (data.train, data.validation)}
+    made = {str(a.out) for a in PREPARED}
+    assert named - made == {"data/demo_rows", "data/demo_rows_val"}, "make train-demo writes these itself"
+    assert {folder for a in PREPARED for folder in a.join or ()} <= made
+
+
+@pytest.mark.parametrize("folder", sorted({str(a.out) for a in PREPARED if str(a.out) in TEXT}))
+def test_a_folder_s_rows_have_the_form_and_masks_that_its_configurations_read(folder: str) -> None:
+    users = [configuration.load(str(p)) for p in configuration.every()]
+    users = [c for c in users if folder in (c.data.train, c.data.validation)]
+    for a in (a for a in PREPARED if str(a.out) == folder):
+        assert {c.data.answer for c in users} <= {a.form}
+        assert a.masks == folder.startswith(("data/star", "data/parts/star"))
+        assert a.square == (224 if "tabletop" in folder else 840)
+
+
+def test_commands_that_evaluate_name_profiles_that_are_there_or_that_export_makes() -> None:
+    asked = [evaluate.parser().parse_args(shlex.split(c)[2:]) for c in COMMANDS if "evaluate --" in c]
+    for name in {a.profile for a in asked}:
+        if not name.startswith("checkpoints/"):
+            load_profile(str(readme.ROOT / name) if name.endswith(".yaml") else name)
+    trained = re.findall(r"checkpoints/([a-z0-9_]+)", " ".join(c for c in COMMANDS if "--reasoner" in c))
+    assert trained and all(configuration.find(name).is_file() for name in trained)
+
+
+def test_the_server_is_started_with_what_trl_wants_of_it_and_the_training_with_keys_that_there_are() -> None:
+    from trl.scripts.vllm_serve import ScriptArguments, build_command
+
+    from training.grpo import arguments
+
+    text = (readme.ROOT / "docs/decisions/rollout-engines.md").read_text(encoding="utf-8")
+    section = text[text.index("## Starting the server") :]
+    block = re.findall(r"```bash\n(.*?)```", section, re.S)[0].replace("\\\n", " ")
+    serve, launch = (shlex.split(line) for line in block.splitlines() if line.startswith("CUDA"))
+    assert "VLLM_SERVER_DEV_MODE=1" in serve
+    imposed = build_command(ScriptArguments(model="a"))
+    for flag in ("--weight-transfer-config", "--logprobs-mode", "--max-logprobs"):
+        assert serve[serve.index(flag) + 1] == imposed[imposed.index(flag) + 1]
+    given = dict(pairwise(launch))
+    settings = [launch[n + 1] for n, word in enumerate(launch) if word == "--set"]
+    c = configuration.load(given["training.train"], [*settings, "trl.use_cpu=true", "rollout=transformers"])
+    args = arguments(c)
+    assert (args.vllm_server_host, args.vllm_server_port) == tuple(
+        kind(serve[serve.index(flag) + 1]) for flag, kind in (("--host", str), ("--port", int))
+    )
+    assert c.model.path in serve
+    assert c.accumulation(int(given["--num_processes"])) == 32
+    assert (readme.ROOT / given["--config_file"]).is_file()
+    for key in re.findall(r"`(?:--set )?grpo\.(vllm_\w+)", section):
+        assert hasattr(args, key), key
 
 
 def test_every_command_is_explained_and_every_target_is_in_the_makefile() -> None:

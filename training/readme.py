@@ -107,6 +107,12 @@ PARTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
 
 HEAD = ["configuration", "answers", "hardware", "GB of one GPU", "hours", "run here"]
 ARXIV = re.compile(r" \(arXiv (\d+\.\d+)\)")  # said once above the tables, not in every line
+# What was run here beyond --shrink.
+RUN_HERE = {
+    "demo_grpo": "the demo profile's weights, tried",
+    "tabletop_grpo": "the experiment",
+    "tabletop_sft": "the experiment",
+}
 _DIMENSIONS: dict[configuration.Model, tuple[dry_run.Sizes, Any]] = {}  # many files share a model
 
 
@@ -149,7 +155,7 @@ def line(path: Path) -> list[str]:
     c = configuration.load(str(path))
     memory, host, hours = estimates(c)
     embedded = c.model.architecture == "embedded"
-    if embedded:  # the estimate knows of GPUs and of no shared prefix; the file's figure does
+    if embedded:  # the estimate knows of no shared prefix and assumes published lengths; the file's figure does not
         hours = c.hardware.hours or 0.0
     where = "2 CPU cores" if embedded else f"{c.hardware.gpus} x {c.hardware.memory:g} GB"
     if c.hardware.sharding != "none":
@@ -160,7 +166,7 @@ def line(path: Path) -> list[str]:
         where + (f", {c.rollout}" if c.method == "grpo" and not embedded else ""),
         f"{memory:.1f}" + (f" + {host:.0f} host" if host else ""),
         f"{hours:.1f}" if hours else "",
-        "the experiment" if embedded else "`--shrink`",
+        RUN_HERE.get(c.name, "`--shrink`"),
     ]
 
 
