@@ -64,6 +64,25 @@ class FilledBoxes:
         return found
 
 
+class Failing(FilledBoxes):
+    def segment(self, features: Any, boxes: Any, points: Any) -> list[tuple[Any, float]]:
+        raise RuntimeError("no memory")
+
+
+@pytest.mark.parametrize(("profile", "term", "full"), [("star", "accuracy", 7), ("segzero-mask", "masks", 1)])
+def test_masks_of_a_model_that_writes_thousandths(profile: str, term: str, full: float) -> None:
+    """Coordinates up to 1000 over an image of 840: the segmenter is asked in the image's pixels."""
+    mask = np.zeros((1, 840, 840), bool)
+    mask[0, 84:168, 588:756] = True
+    true = {"bbox_2d": [700, 100, 900, 200], "point_2d": [800, 150]}
+    given = {"masks": [mask], "images": [np.zeros((840, 840, 3), np.uint8)], "segmenter": FilledBoxes()}
+    perfect = text([{**true, "label": "mug"}])
+    assert parts(profile, perfect, [true], square=1000, **given)[term] == pytest.approx(full, abs=1e-3)
+    assert total(profile, perfect, [true], square=1000, **given) == pytest.approx(PROFILES[profile].maximum, abs=1e-3)
+    # In pixels of 840 the same numbers lie elsewhere, the box beyond the image.
+    assert parts(profile, perfect, [true], square=840, **given)[term] < full - 0.5
+
+
 class TestSegZeroAsPublished:
     def test_whole_form_or_nothing(self) -> None:
         assert parts("seg-zero", text(RIGHT), SINGLE)["thinking_format"] == 1
@@ -109,6 +128,16 @@ class TestSegZeroAsPublished:
     def test_imitating_the_prompts_example_wins_the_tags_alone(self) -> None:
         assert total("seg-zero", text(RIGHT).replace('"', "'"), SINGLE) == 1
 
+    def test_soft_accuracy_takes_the_keys_that_the_soft_format_takes(self) -> None:
+        lax = {"Object_BBox": RIGHT["bbox"], "points_a": RIGHT["points_1"], "Points_b": RIGHT["points_2"]}
+        soft = parts("seg-zero-soft-accuracy", text(lax), SINGLE)
+        assert soft == dict.fromkeys(soft, 1) and len(soft) == 5
+        assert total("seg-zero-soft", text(lax), SINGLE) == 5 and total("seg-zero", text(lax), SINGLE) == 1
+        lax["point_b"] = lax.pop("Points_b")  # in seg.py enough for the format, and not for the points
+        for profile in ("seg-zero-soft", "seg-zero-soft-accuracy"):
+            found = parts(profile, text(lax), SINGLE)
+            assert (found["answer_format"], found["box_iou"], found["box_l1"], found["point_l1"]) == (1, 1, 1, 0)
+
 
 class TestArticle:
     def test_half_a_point_for_each_pair_of_tags(self) -> None:
@@ -135,6 +164,13 @@ class TestVisionReasonerAsPublished:
     def test_nothing_matches_is_never_right(self) -> None:
         assert parts("vision-reasoner", text([]), [])["accuracy"] == 0
 
+    def test_without_a_thought_a_thought_pays_nothing(self) -> None:
+        alone = f"<answer>{json.dumps([ONE])}</answer>"
+        assert total("vision-reasoner-answer", alone, [ONE]) == 6 == PROFILES["vision-reasoner-answer"].maximum
+        assert total("vision-reasoner-answer", text([ONE]), [ONE]) == 6
+        assert total("vision-reasoner-answer", text([ONE], "x. a. a. a."), [ONE]) == 5, "and may cost"
+        assert total("vision-reasoner", alone, [ONE]) == 6 and total("vision-reasoner", text([ONE]), [ONE]) == 7
+
     def test_the_second_repetition_costs(self) -> None:
         assert parts("vision-reasoner", text([ONE], "x. a. a. b."), [ONE])["non_repeat"] == 1
         assert parts("vision-reasoner", text([ONE], "x. a. a. a."), [ONE])["non_repeat"] == 0
@@ -159,6 +195,14 @@ class TestStar:
             without = parts(profile, said, [ONE])["accuracy"]
             assert with_masks - without == pytest.approx(tier)
             assert without >= more
+
+    def test_a_segmenter_that_fails_is_no_fault_of_the_texts(self) -> None:
+        given = {"masks": [np.zeros((1, 840, 840), bool)], "images": [self.IMAGE], "segmenter": Failing()}
+        for profile in ("star", "star-code", "segzero-mask"):
+            with pytest.raises(RuntimeError, match="no memory"):
+                parts(profile, text([{**ONE, "label": "mug"}]), [ONE], **given)
+        unread = parts("star", "no idea", [ONE], **given)
+        assert unread["accuracy"] == 0, "and it is not asked about a text that cannot be read"
 
     @given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
     def test_mask_ious_against_counting(self, m: int, n: int, seed: int) -> None:
@@ -309,17 +353,52 @@ class TestSpread:
 
 
 class TestCompare:
-    def test_equal_and_unequal_implementations(self, tmp_path: Any) -> None:
-        file = tmp_path / "other.py"
-        file.write_text(
-            "from training.rewards import PROFILES\n"
-            "def same(t, s): return PROFILES['vision-reasoner'].score([t], [s])[0]\n"
-            "def wrong(t, s): return same(t, s) + ('NaN' in t)\n"
-        )
-        same, values = compare.differences("vision-reasoner", compare.load(f"{file}:same"), 300, 0)
+    FILE = (
+        "from training.rewards import PROFILES\n"
+        "def same(t, s): return PROFILES['vision-reasoner'].score([t], [s])[0]\n"
+        "def wrong(t, s): return same(t, s) + ('NaN' in t)\n"
+        "def nothing(t, s): return float('nan')\n"
+        "class Odd(Exception):\n"
+        "    def __init__(self, a, b): super().__init__(a)\n"
+        "def raises(t, s): raise Odd('not today', 2)\n"
+    )
+
+    @pytest.fixture
+    def file(self, tmp_path: Any) -> Any:
+        (tmp_path / "other.py").write_text(self.FILE)
+        return tmp_path / "other.py"
+
+    def test_equal_and_unequal_implementations(self, file: Any) -> None:
+        same, values = compare.differences("vision-reasoner", f"{file}:same", 300, 0)
         assert not same
         assert values > 5
-        assert compare.differences("vision-reasoner", compare.load(f"{file}:wrong"), 2000, 0)[0]
+        assert compare.differences("vision-reasoner", f"{file}:wrong", 2000, 0)[0]
+
+    def test_two_processes_find_what_one_finds(self, file: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        count = 2 * compare.CHUNK + 300  # the last one is no whole chunk
+        alone = compare.differences("vision-reasoner", f"{file}:wrong", count, 5)
+        assert alone[0] and alone == compare.differences("vision-reasoner", f"{file}:wrong", count, 5, workers=2)
+        texts = [d["text"] for d in alone[0]]
+        assert texts != [d["text"] for d in compare.differences("vision-reasoner", f"{file}:wrong", count, 6)[0]]
+        call = ["vision-reasoner", f"{file}:wrong", "--n", str(count), "--seed", "5", "--workers", "2"]
+        assert compare.main(call) == 1
+        told = capsys.readouterr()
+        assert json.loads(told.out) == {"n": count, "differences": len(alone[0]), "different_sums": alone[1]}
+        assert f"{count}/{count}" in told.err, "the progress bar"
+
+    def test_every_chunk_has_pairs_of_its_own(self, file: Any) -> None:
+        found, values = compare.differences("vision-reasoner", f"{file}:nothing", 2 * compare.CHUNK, 0)
+        assert len(found) == 2 * compare.CHUNK and values == 1, "a NaN is equal to nothing"
+        first, second = (
+            {d["text"] for d in found[n * compare.CHUNK : (n + 1) * compare.CHUNK] if len(d["text"]) > 60}
+            for n in (0, 1)
+        )
+        assert len(first) > 500 and len(second) > 500 and not first & second
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_what_the_other_raises_is_shown_with_its_pair(self, file: Any, workers: int) -> None:
+        with pytest.raises(RuntimeError, match=r"the other raised Odd\('not today'\) at \[\""):
+            compare.differences("vision-reasoner", f"{file}:raises", 1500, 0, workers=workers)
 
     @pytest.mark.parametrize("path", ["nothing.py:f", "no-colon", "setup.py:missing"])
     def test_a_wrong_path_is_said(self, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Another implementation beside ours: `python -m training.rewards.compare vision-reasoner path/to/file.py:function`.
+"""Another implementation beside ours: `segzero-train rewards vision-reasoner path/to/file.py:function --n 1000000`.
 
 The function takes a completion and a solution and gives a number; it must be equal, bit by bit, on random and hostile
 texts. The published code is not in this repository: clone theirs and give its path.
@@ -11,6 +11,9 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from training.rewards import PROFILES
+
+CHUNK = 1000  # pairs of one seed
 
 _WORDS = 'NaN Infinity -Infinity 1e999 -5 3.7 "12" null true [] {} 9007199254740993 [1,2] \u00b2'
 _ODD = [*_WORDS.split(" "), "1" * 400, ""]
@@ -126,21 +131,56 @@ def load(path: str) -> Callable[[str, str], float]:
 
 
 def differences(
-    profile: str, other: Callable[[str, str], float], count: int, seed: int, *, silent: bool = True
+    profile: str, other: str, count: int, seed: int, *, workers: int = 1, silent: bool = True
 ) -> tuple[list[dict[str, Any]], int]:
-    """Where the sums differ, and how many different sums occurred: a comparison that only sees zeros shows nothing."""
-    rng = np.random.default_rng(seed)
+    """Where the sums differ, and how many different sums occurred: a comparison that only sees zeros shows nothing.
+
+    other: as `load` takes it. workers: processes; every CHUNK pairs have a seed of their own, so that the result does
+    not depend on their number. Raises RuntimeError that shows the pair where the other implementation raises.
+    """
+    chunks = [(profile, min(CHUNK, count - start), [seed, start // CHUNK]) for start in range(0, count, CHUNK)]
     found: list[dict[str, Any]] = []
-    values: set[float] = set()
+    values: set[str] = set()
+    with tqdm(total=count, disable=silent, desc=profile) as bar, ExitStack() as stack:
+        if workers > 1:
+            # Fresh interpreters: whatever the file holds when it is run, every process runs it.
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(other,))
+            done = stack.enter_context(pool).map(_chunk, chunks)
+        else:
+            _begin(other)
+            done = map(_chunk, chunks)
+        for more, sums, pairs_done in done:
+            found += more
+            values |= sums
+            bar.update(pairs_done)
+    return found, len(values)
+
+
+_other: Callable[[str, str], float]  # of this process
+
+
+def _begin(path: str) -> None:
+    global _other
+    _other = load(path)
+
+
+def _chunk(given: tuple[str, int, list[int]]) -> tuple[list[dict[str, Any]], set[str], int]:
+    """Differences and sums (written out, since a NaN is no other one) of some pairs, and their number."""
+    profile, count, seed = given
     known = PROFILES[profile]
-    for text, solution in tqdm(pairs(rng, known.solution, count), total=count, disable=silent, desc=profile):
+    found: list[dict[str, Any]] = []
+    values: set[str] = set()
+    for text, solution in pairs(np.random.default_rng(seed), known.solution, count):
         ours = known.score([text], [solution])[0]
-        with np.errstate(all="ignore"):
-            theirs = float(other(text, solution))
-        values.add(theirs)
+        try:
+            with np.errstate(all="ignore"):
+                theirs = float(_other(text, solution))
+        except Exception as error:  # by its text: not every exception comes through a pipe
+            raise RuntimeError(f"the other raised {error!r} at {json.dumps([text, solution])[:600]}") from error
+        values.add(repr(theirs + 0.0))  # -0 is 0
         if ours != theirs:
             found.append({"text": text, "solution": solution, "ours": ours, "theirs": theirs})
-    return found, len(values)
+    return found, values, count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,12 +191,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("other", help="FILE.py:FUNCTION")
     parser.add_argument("--n", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes; the result is the same for any number")
     arguments = parser.parse_args(argv)
+    if arguments.n < 1 or arguments.workers < 1 or arguments.seed < 0:
+        parser.error("--n and --workers must be at least 1, --seed at least 0")
     try:
-        other = load(arguments.other)
+        load(arguments.other)
     except ValueError as error:
         parser.error(str(error))
-    found, values = differences(arguments.profile, other, arguments.n, arguments.seed, silent=False)
+    found, values = differences(
+        arguments.profile, arguments.other, arguments.n, arguments.seed, workers=arguments.workers, silent=False
+    )
     for case in found[:5]:
         print(json.dumps(case)[:600], file=sys.stderr)
     print(json.dumps({"n": arguments.n, "differences": len(found), "different_sums": values}))
