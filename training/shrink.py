@@ -12,6 +12,7 @@ from training.configuration import Batch, Configuration, architecture_file, diff
 from training.rewards import PROFILES
 
 ROWS, PROMPTS, GENERATIONS, TOKENS = 4, 2, 2, 6
+THOUGHT = "It stands out from the dark."
 SQUARE = 64  # the processor enlarges anything below 56 x 56
 # Of the language model and the vision tower.
 HIDDEN, LAYERS, HEADS = 32, 2, 2
@@ -133,10 +134,12 @@ def tiny(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 
 def make_rows(c: Configuration, folder: Path, square: int) -> None:
-    """Squares with a rectangle each, by the code that makes rows of real images, and a thought beside each."""
+    """Squares with a rectangle each, by the code that makes rows of real images, and a thought beside each; where rows
+    hold the whole prompt, as the tabletop's, the text to be taught as well."""
     import datasets
     import numpy as np
 
+    from training.conversations import answer_text
     from training.data.rows import features, row
     from training.data.samples import Sample
 
@@ -150,5 +153,8 @@ def make_rows(c: Configuration, folder: Path, square: int) -> None:
         rows.append(row(Sample(f"made-up-{n}", "the rectangle", pixels, (mask,)), square, c.data.answer))
     datasets.disable_progress_bars()
     found = datasets.Dataset.from_list(rows, features=features(c.data.answer, extra=True))
-    found = found.add_column("thought", ["It stands out from the dark."] * ROWS)
+    found = found.add_column("thought", [THOUGHT] * ROWS)
+    if c.data.prompt == "{question}":
+        texts = [answer_text(r["solution"], c.data.answer, THOUGHT) for r in rows]
+        found = found.add_column("completion", texts)
     found.save_to_disk(str(folder))
