@@ -23,7 +23,7 @@ from segzero_ros.reasoner_transformers import load_reasoner
 from training import configuration, logs, train
 from training import model as models
 from training.configuration import Configuration, ConfigurationError, load
-from training.conversations import RowError, answer_text, messages, prompt_profile, rescale
+from training.conversations import RowError, answer_text, messages, prompt_profile, rescale, rows_in
 from training.conversations import load as load_rows
 from training.rewards import PROFILES
 from training.shrink import make_model, make_rows, shrunk
@@ -94,6 +94,21 @@ class TestRows:
             load_rows(c.data, "grpo", str(tmp_path / "no_masks"), masks=True)
         with pytest.raises(ConfigurationError, match="segzero-train prepare"):
             load_rows(c.data, "grpo", str(tmp_path / "nothing"))
+
+    def test_a_set_of_one_split_is_that_split_and_of_several_one_must_be_named(self, tmp_path: Path) -> None:
+        import datasets
+
+        c = load("seg_zero_3b")
+        make_rows(c, tmp_path / "rows", 56)
+        rows = datasets.load_from_disk(str(tmp_path / "rows"))
+        datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "one"))
+        found = load_rows(c.data, "grpo", str(tmp_path / "one"))
+        assert found[0]["solution"] == load_rows(c.data, "grpo", str(tmp_path / "rows"))[0]["solution"]
+        assert len(found) == len(rows_in(str(tmp_path / "one"))) == len(rows)
+        datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "two"))
+        with pytest.raises(ConfigurationError, match="holds train, test; name one of its folders"):
+            load_rows(c.data, "grpo", str(tmp_path / "two"))
+        assert len(load_rows(c.data, "grpo", str(tmp_path / "two" / "test"))) == len(rows)
 
     def test_a_newline_after_the_image_in_visionreasoners_training_alone(self) -> None:
         assert messages(load("vision_reasoner_7b").data, "the cup")[-1]["content"].startswith('\nPlease find "the cup"')
@@ -228,6 +243,9 @@ class TestWatch:
     def test_no_limit_is_not_watched(self) -> None:
         watch = self.watch(kl=None)
         assert not any(watch.judge({"kl": 99.0}) for _ in range(9))
+
+    def test_the_spread_is_that_of_sixteen_prompts(self) -> None:
+        assert load("seg_zero_3b").watch.spread_prompts == 16
 
     def test_a_run_without_spread_stops_and_says_why(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         c = small("seg_zero_3b", tmp_path, "watch.patience=1", "watch.length=null", "watch.format_rate=null")

@@ -1,0 +1,135 @@
+"""What a recipe refuses before it starts, what it mends for vLLM, and that weights count in what is shown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training import configuration, grpo, logs, sft, train
+from training.configuration import ConfigurationError, Reward, load
+from training.conversations import load as load_rows
+from training.rewards import PROFILES, Profile
+from training.shrink import make_rows, shrunk
+
+IMAGE = 9
+
+
+class TestImageTokensForVllm:
+    def generate(self, prompts: list[list[int]]) -> list[list[int]]:
+        """What vLLM is handed."""
+        seen: dict[str, Any] = {}
+
+        def engine(prompts: Any, *args: Any, **more: Any) -> str:
+            seen.update(prompts=prompts, args=args, more=more)
+            return "what vLLM said"
+
+        trainer = SimpleNamespace(
+            vllm_generation=SimpleNamespace(generate=engine), processing_class=SimpleNamespace(image_token_id=IMAGE)
+        )
+        grpo.one_token_per_image(trainer)
+        images = [object() for _ in prompts]
+        # As TRL calls it: by name.
+        said = trainer.vllm_generation.generate(prompts=prompts, images=images, num_generations=4, profiler=None)
+        assert said == "what vLLM said"
+        assert seen["args"] == ()
+        assert seen["more"] == {"images": images, "num_generations": 4, "profiler": None}
+        found: list[list[int]] = seen["prompts"]
+        return found
+
+    def test_the_run_of_an_image_becomes_one_token_and_several_images_keep_one_each(self) -> None:
+        one, two = [1, *[IMAGE] * 196, 2, 3, 3], [1, *[IMAGE] * 4, 2, 1, *[IMAGE] * 900, 2, 5]
+        before = [list(one), list(two)]
+        assert self.generate([one, two, [4, 4], []]) == [[1, IMAGE, 2, 3, 3], [1, IMAGE, 2, 1, IMAGE, 2, 5], [4, 4], []]
+        assert [one, two] == before, "TRL goes on with the ids that it has"
+
+    @given(st.lists(st.lists(st.integers(0, IMAGE), max_size=30), max_size=4))
+    def test_everything_else_stays(self, prompts: list[list[int]]) -> None:
+        found = self.generate(prompts)
+        assert [[t for t in row if t != IMAGE] for row in found] == [[t for t in row if t != IMAGE] for row in prompts]
+        texts = ["".join(map(str, row)) for row in prompts]
+        assert ["".join(map(str, row)) for row in found] == [re.sub("9+", "9", text) for text in texts]
+
+
+@pytest.mark.parametrize("rollout", ["vllm-colocate", "vllm-server"])
+def test_vllm_that_is_not_installed_is_told_before_anything_is_loaded(
+    rollout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loads(*_: Any) -> Any:
+        raise AssertionError("something is loaded")
+
+    monkeypatch.setattr(grpo, "find_spec", lambda name: None)
+    monkeypatch.setattr(grpo, "arguments", loads)
+    monkeypatch.setattr(grpo, "parts", loads)
+    call = ["seg_zero_3b", "--out", str(tmp_path), "--set", f"rollout={rollout}"]
+    assert train.main(call) == 2
+    said = capsys.readouterr().err
+    assert f"seg_zero_3b: rollout {rollout} needs vLLM" in said
+    assert "requirements/vllm.txt" in said
+    assert "--set rollout=transformers" in said
+    assert (configuration.FOLDER.parents[1] / "requirements" / "vllm.txt").is_file()
+
+
+class TestWhatIsTaught:
+    def rows(self, folder: Path, completion: str = "") -> Any:
+        import datasets
+
+        c = load("tabletop_sft")
+        make_rows(c, folder / "rows", 56)
+        found = datasets.load_from_disk(str(folder / "rows"))
+        if completion:
+            found = found.remove_columns("completion").add_column("completion", [completion] * len(found))
+        found.save_to_disk(str(folder / "made"))
+        return load_rows(replace(c.data, square=56), "sft", str(folder / "made"))
+
+    def test_must_be_paid_by_the_reward_that_chooses_the_checkpoint(self, tmp_path: Path) -> None:
+        c = load("tabletop_sft", ["data.square=56"])
+        sft.check_taught(c, self.rows(tmp_path / "right"))
+        wrong = self.rows(tmp_path / "wrong", "It is over there.")
+        with pytest.raises(ConfigurationError, match=r"the reward segzero, .* row made-up-0: 'It is over there\.'"):
+            sft.check_taught(c, wrong)
+        sft.check_taught(replace(c, data=replace(c.data, validation="")), wrong)  # nothing is chosen by it
+
+    def test_weights_count(self, tmp_path: Path) -> None:
+        c = load("tabletop_sft", ["data.square=56"])
+        nothing = Reward("segzero", dict.fromkeys(PROFILES["segzero"].terms, 0.0))
+        with pytest.raises(ConfigurationError, match="pays nothing"):
+            sft.check_taught(replace(c, reward=nothing), self.rows(tmp_path))
+
+
+@pytest.mark.long
+def test_weights_count_in_what_is_shown_before_and_during_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def length(texts: Any, solutions: Any, **_: Any) -> list[float]:
+        return [float(len(t)) for t in texts]
+
+    def one(texts: Any, solutions: Any, **_: Any) -> list[float]:
+        return [1.0] * len(texts)
+
+    terms = {"length": length, "one": one}
+    monkeypatch.setitem(PROFILES, "two", Profile("two", "a test", 99.0, terms, {"length": 0.5, "one": 7.0}))
+    c, _ = shrunk(load("tabletop_grpo", ["pictures=false", "watch.format_term=", "watch.spread_prompts=1"]), tmp_path)
+    c = replace(c, reward=Reward("two", {"one": 3.0}))  # over the profile's own
+    assert train.run(c) == 0
+    out = Path(c.out)
+    samples = logs.read_jsonl(out / "samples.jsonl")
+    assert {s["kind"] for s in samples} == {"training", "validation"}
+    for sample in samples:
+        assert sample["reward"] == [0.5 * n + 3.0 * i for n, i in zip(*sample["rewards"].values(), strict=True)]
+        assert sample["rewards"] == {"length": [len(t) for t in sample["texts"]], "one": [1.0] * len(sample["texts"])}
+    assert f"<small>{samples[-1]['reward'][0]:g}: length" in (out / "samples.html").read_text()
+    rows = [line.split() for line in (out / "spread.txt").read_text().splitlines()[2:]]
+    means = {row[0]: float(row[1]) for row in rows}
+    assert means["one"] == 1.0
+    assert means["length"] > 0
+    assert means["sum"] == pytest.approx(0.5 * means["length"] + 3.0, abs=2e-3)
+    logged = [r for r in logs.read_jsonl(out / "log.jsonl") if "loss" in r]
+    for record in logged:
+        assert record["reward"] == pytest.approx(0.5 * record["rewards/length/mean"] + 3.0, abs=1e-5)
