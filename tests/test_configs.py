@@ -379,11 +379,12 @@ class TestWrongConfigurations:
         with pytest.raises(ConfigurationError, match="not readable YAML"):
             load(str(a))
         assert train.main(["nothing", "--dry-run"]) == 2
-        assert "there is no configuration 'nothing'; known: lora_3b_24gb" in capsys.readouterr().err
+        assert "there is no configuration 'nothing'; known: demo_grpo, lora_3b_24gb" in capsys.readouterr().err
 
     def test_places_that_are_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = f"out={tmp_path / 'run'}"
-        assert train.main(["seg_zero_3b", "--set", "model.path=/nowhere", "--set", out]) == 2
+        here = ["--set", "rollout=transformers", "--set", out]
+        assert train.main(["seg_zero_3b", "--set", "model.path=/nowhere", *here]) == 2
         assert "no folder /nowhere" in capsys.readouterr().err
         assert train.main(["seg_zero_3b", "--set", f"data.train={tmp_path}", "--dry-run"]) == 2
         assert "not readable by datasets.load_from_disk" in capsys.readouterr().err
