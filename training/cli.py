@@ -11,7 +11,7 @@ COMMANDS = {
     "train": ("training.train", "run a configuration of training/configs: --dry-run, --shrink, or for real"),
     "evaluate": ("training.evaluate", "figures with intervals, per-item records, both protocols"),
     "compare": ("training.compare_runs", "two runs on the same items, paired"),
-    "abilities": ("training.abilities", "what it could do before: question answering by standard sets or over the tabletop"),
+    "abilities": ("training.abilities", "what it could do before: questions of standard sets or over the tabletop"),
     "export": ("training.export", "a trained checkpoint to a folder that the node loads"),
     "rewards": ("training.rewards.compare", "a reward beside another implementation"),
 }

@@ -79,7 +79,12 @@ ABLATIONS = (
     Arm("sft_answer_compute", "sft", False, "supervised, answers, at equal compute", updates=3.0),
     Arm("sft_thought_compute", "sft", True, "supervised, thoughts, at equal compute", rows="thoughts", updates=3.0),
 )
-ARMS = {a.name: a for a in (*MAIN, *CONTROLS, *ABLATIONS)}
+# Thought of after the first results, to find out why ID stays where it is; no claim is decided by them.
+AFTERWARDS = (
+    Arm("grpo_thought_long", "grpo", True, "three times the updates", updates=3.0),
+    Arm("grpo_thought_cool", "grpo", True, "sampled at temperature 0.5", changes={"grpo": {"temperature": 0.5}}),
+)
+ARMS = {a.name: a for a in (*MAIN, *CONTROLS, *ABLATIONS, *AFTERWARDS)}
 
 
 def configuration_of(arm: Arm, plan: Plan, seed: int, start: Path, rows: Path, check: Path, out: Path) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from training.experiments.arms import ABLATIONS, ARMS, CONTROLS, MAIN, Plan
+from training.experiments.arms import ABLATIONS, AFTERWARDS, ARMS, CONTROLS, MAIN, Plan
 from training.experiments.reproduce import jobs
 from training.logs import read_jsonl
 
@@ -39,6 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "main": (*STARTS, *(a.name for a in MAIN)),
     "controls": (*VOTES, *(a.name for a in CONTROLS)),
     "ablations": tuple(a.name for a in ABLATIONS),
+    "afterwards": tuple(a.name for a in AFTERWARDS),
     "thought use": THOUGHTS,
 }
 KNOWN = tuple(name for names in GROUPS.values() for name in names)

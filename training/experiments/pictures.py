@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.experiments.arms import ABLATIONS, ARMS, CONTROLS, MAIN
+from training.experiments.arms import ABLATIONS, AFTERWARDS, ARMS, CONTROLS, MAIN
 from training.experiments.findings import GROUPS, SETS, STARTS, VOTES, Runs
 
 LABELS = {
@@ -29,6 +29,8 @@ LABELS = {
     "n_4": "GRPO, n = 4",
     "sft_answer_compute": "SFT, answers, equal compute",
     "sft_thought_compute": "SFT, template thoughts, equal compute",
+    "grpo_thought_long": "GRPO, 300 updates",
+    "grpo_thought_cool": "GRPO, temperature 0.5",
     "thought_kept": "thought kept",
     "thought_emptied": "thought emptied",
     "thought_swapped": "another item's thought",
@@ -49,6 +51,8 @@ COLORS = {
     "n_4": "#7fae1e",
     "sft_answer_compute": "#b0301c",
     "sft_thought_compute": "#9c8a00",
+    "grpo_thought_long": "#053d2a",
+    "grpo_thought_cool": "#4fd0c0",
 }
 PANELS = (
     ("reward", "reward of training (every profile its own scale)"),
@@ -78,7 +82,7 @@ def color(name: str) -> str:
 def draw_all(found: Mapping[str, Any], runs: Runs, folder: Path) -> None:
     """Every picture that the runs give; one that they no longer give is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    first, ablated = (*MAIN, *CONTROLS), [a.name for a in ABLATIONS if a.name in runs]
+    first, ablated = (*MAIN, *CONTROLS), [a.name for a in (*ABLATIONS, *AFTERWARDS) if a.name in runs]
     made = {
         "plane.png": lambda path: plane(found["points"], path),
         "bars.png": lambda path: bars(found["arms"], path),
@@ -123,7 +127,8 @@ def plane(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
                 xy = xy[~np.isnan(xy).any(1)]
                 if not len(xy):
                     continue
-                shape = "^" if name in GROUPS["ablations"] else "s" if name in GROUPS["controls"] else "o"
+                other = name in GROUPS["ablations"] + GROUPS["afterwards"]
+                shape = "^" if other else "s" if name in GROUPS["controls"] else "o"
                 style = {"color": color(name), "marker": shape, "linestyle": ""}
                 axes.plot(*xy.T, markersize=5, alpha=0.55, markeredgewidth=0, **style)
                 axes.plot(*xy.mean(0), markersize=10, markeredgecolor="black", label=label(name), **style)
@@ -149,7 +154,7 @@ def _place(point: Mapping[str, Any], against: str, on: str) -> tuple[float, floa
 
 def bars(arms: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
     """Accuracy per set and arm. Black: 95 % over seeds; grey, where there is one run: 95 % over items."""
-    groups = [[n for n in GROUPS[g] if arms[n]["sets"]] for g in ("main", "controls", "ablations")]
+    groups = [[n for n in GROUPS[g] if arms[n]["sets"]] for g in ("main", "controls", "ablations", "afterwards")]
     places: dict[str, float] = {}
     at = 0.0
     for group in groups:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from training.demo.processes import MALLOC
 from training.experiments import sets
-from training.experiments.arms import ABLATIONS, CONTROLS, MAIN, Plan, digest
+from training.experiments.arms import ABLATIONS, AFTERWARDS, CONTROLS, MAIN, Plan, digest
 
 HERE = Path(__file__).parent
 PLAN = HERE / "tabletop.json"  # committed before the first reported run; tabletop.md says why
@@ -40,13 +40,14 @@ def plan_of(file: Path, smoke: bool = False) -> Plan:
 
 
 def jobs(plan: Plan) -> list[tuple[str, int]]:
-    """In the order of their weight: the start, main arms seed by seed, the control, ablations seed by seed."""
+    """In the order of their weight: the start, main arms seed by seed, the control, ablations, what came afterwards."""
     found = [(name, 0) for name in ("start_think", "start_answer")]
     found += [(a.name, seed) for seed in plan.seeds for a in reversed(MAIN)]
     found += [("start_best_of_8", 0)]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in CONTROLS]
     found += [("thought_use", seed) for seed in plan.ablation_seeds]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in ABLATIONS]
+    found += [(a.name, seed) for seed in plan.ablation_seeds for a in AFTERWARDS]
     return found
 
 
