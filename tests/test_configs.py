@@ -383,7 +383,7 @@ class TestWrongConfigurations:
 
     def test_places_that_are_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = f"out={tmp_path / 'run'}"
-        here = ["--set", "rollout=transformers", "--set", out]
+        here = ["--set", "rollout=transformers", "--set", "trl.use_cpu=true", "--set", out]
         assert train.main(["seg_zero_3b", "--set", "model.path=/nowhere", *here]) == 2
         assert "no folder /nowhere" in capsys.readouterr().err
         assert train.main(["seg_zero_3b", "--set", f"data.train={tmp_path}", "--dry-run"]) == 2
