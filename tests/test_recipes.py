@@ -74,6 +74,7 @@ def test_vllm_that_is_not_installed_is_told_before_anything_is_loaded(
     assert "requirements/vllm.txt" in said
     assert "--set rollout=transformers" in said
     assert (configuration.FOLDER.parents[1] / "requirements" / "vllm.txt").is_file()
+    assert not (tmp_path / "configuration.yaml").exists()  # the same folder takes the mended call
 
 
 class TestWhatIsTaught:

@@ -74,6 +74,7 @@ def finish(c: Configuration, trainer: Any, checkpoint: Path | None) -> int:
 
 def ready(c: Configuration, resume: bool) -> tuple[Any, Path | None]:
     """The trainer and the checkpoint that it goes on at; no trainer where the run has come to its end."""
+    begins = not (Path(c.out) / "configuration.yaml").is_file()
     checkpoint = start(c, resume)
     if checkpoint is not None:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -83,7 +84,12 @@ def ready(c: Configuration, resume: bool) -> tuple[Any, Path | None]:
         from training.grpo import build
     else:
         from training.sft import build
-    return build(c), checkpoint
+    try:
+        return build(c), checkpoint
+    except Exception:
+        if begins:  # nothing was trained: the folder holds no run
+            (Path(c.out) / "configuration.yaml").unlink(missing_ok=True)
+        raise
 
 
 def start(c: Configuration, resume: bool) -> Path | None:
