@@ -67,3 +67,14 @@ def start(models: tuple[Path, Path]) -> Iterator[Callable[..., subprocess.Popen]
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """What is to be equal bit by bit is summed in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

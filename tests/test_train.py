@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from segzero_ros.reasoner_transformers import load_reasoner
 from training import configuration, logs, train
 from training import model as models
 from training.configuration import Configuration, ConfigurationError, load
-from training.conversations import RowError, answer_text, messages, prompt_profile, rescale, rows_in
+from training.conversations import RowError, answer_text, messages, prompt_profile, rescale
 from training.conversations import load as load_rows
+from training.prepared import rows_in
 from training.rewards import PROFILES
 from training.shrink import make_model, make_rows, shrunk
 from training.validate import answer, with_image_part
@@ -34,12 +34,7 @@ SINGLE = "<box>(100,110),(200,220)</box><points>(130,140),(170,180)</points>"
 LIST = json.dumps([{"bbox_2d": [100, 110, 200, 220], "point_2d": [150, 160]}])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(name: str, folder: Path, *settings_: str) -> Configuration:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from segzero_ros.prompt import build_prompt
 from training.configuration import ConfigurationError, Data
 from training.data.rows import masks_of, read_solution, scaled, square_mask, square_of, write_solution
 from training.data.samples import Target
+from training.prepared import rows_in
 
 _NEEDED = ("id", "problem", "solution", "image", "img_height", "img_width")
 
@@ -108,23 +108,6 @@ def convert(data: Data, method: str, masks: bool = False) -> Callable[[Mapping[s
         return {key: [row[key] for row in rows] for key in rows[0]}
 
     return many
-
-
-def rows_in(folder: str) -> Any:
-    """The datasets.Dataset in a folder, or of its only split. Raises ConfigurationError."""
-    import datasets
-
-    if not Path(folder).is_dir():
-        raise ConfigurationError(f"data: there is no folder {folder!r}; `segzero-train prepare` makes one")
-    try:
-        found = datasets.load_from_disk(folder)
-    except Exception as error:
-        raise ConfigurationError(f"data: {folder} is not readable by datasets.load_from_disk: {error}") from error
-    if isinstance(found, datasets.DatasetDict):
-        if len(found) != 1:
-            raise ConfigurationError(f"data: {folder} holds {', '.join(found)}; name one of its folders")
-        found = next(iter(found.values()))
-    return found
 
 
 def load(data: Data, method: str, folder: str, limit: int = 0, masks: bool = False) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from training import configuration
 from training.configuration import Configuration
-from training.conversations import rows_in
+from training.prepared import rows_in
 from training.rewards import PROFILES
 
 GB = 1e9

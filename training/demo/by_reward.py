@@ -70,8 +70,8 @@ def train(data: Path, supervised: Path, out: Path, *, seed: int = 0, updates: in
     """
     from training import configuration, export
     from training import train as runs
-    from training.conversations import rows_in
     from training.logs import read_jsonl
+    from training.prepared import rows_in
 
     changed = [f"trl.max_steps={updates}"] if updates else []
     changed += [f"batch.prompts={prompts}", f"batch.micro={prompts * 8}", f"save_every={updates}"] if prompts else []

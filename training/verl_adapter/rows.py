@@ -15,6 +15,7 @@ from PIL import Image
 
 from segzero_ros.profiles import Profile
 from segzero_ros.prompt import build_prompt
+from training.prepared import rows_in
 
 COLUMNS = ("id", "problem", "solution", "image", "img_height", "img_width")
 
@@ -22,19 +23,9 @@ COLUMNS = ("id", "problem", "solution", "image", "img_height", "img_width")
 def prepared(folder: str) -> Any:
     """The datasets.Dataset in a folder, or of its only split, with the folder's name as `_source`.
 
-    As TRL's side takes it (training.conversations.rows_in, which needs more than verl's environment has). Raises
-    ValueError that names a folder that is none, has several splits or lacks a column.
+    Raises ValueError that names a folder that is none, has several splits or lacks a column.
     """
-    import datasets
-
-    try:
-        rows = datasets.load_from_disk(folder)
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} is no folder of prepared rows") from error
-    if isinstance(rows, datasets.DatasetDict):
-        if len(rows) != 1:
-            raise ValueError(f"{folder} holds {', '.join(rows)}; name one of its folders")
-        rows = next(iter(rows.values()))
+    rows = rows_in(folder)
     check_columns(rows.column_names, folder)
     return rows.add_column("_source", [Path(folder).name] * len(rows))
 
