@@ -35,6 +35,14 @@ def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
     for name in ("segmenter", "reasoner"):
         assert (tmp_path / name / "curves.png").exists()
         assert (tmp_path / name / "model" / "model.safetensors").exists()
+    before, after, polished = (
+        load_file(tmp_path / folder / "model" / "model.safetensors") for folder in ("reasoner", "polish/run", "polish")
+    )
+    for name, weights in polished.items():
+        halfway = (before[name].float() + after[name].float()) / 2
+        torch.testing.assert_close(weights, halfway.to(torch.bfloat16))
+        # What sees stays as it is.
+        assert torch.equal(before[name], after[name]) == ("visual" in name)
     # Two updates of a model that knows nothing win nothing: what the reward run began with is kept.
     assert (tmp_path / "reward" / "run" / "checkpoint-2" / "model.safetensors").exists()
     assert not (tmp_path / "reward" / "model").exists()
