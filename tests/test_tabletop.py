@@ -97,13 +97,13 @@ def test_all_the_mugs_are_all_the_mugs_from_left_to_right() -> None:
     assert items and all([t.id for t in item.targets] == [2, 1] for item in items)
 
 
-def test_a_negation_goes_through_what_it_leaves_out_before_it_says_what_it_sees() -> None:
+def test_a_negation_goes_through_its_kind_before_it_says_which_is_meant() -> None:
     things = [_thing(1, "mug", "red", 150), _thing(2, "mug", "blue", 90), _thing(3, "mug", "red", 20)]
     rng = np.random.default_rng(0)
     items = [item for _ in range(50) if (item := write(rng, things, ["negation"], 0.0))]
     assert {thought(item) for item in items} == {
-        "The target is the mug that is not red. The red mug is at (35, 65). The red mug is at (165, 65). "
-        "I see a blue mug at (105, 65)."
+        "The target is the mug that is not red. The red mug is at (35, 65). The blue mug is at (105, 65). "
+        "The red mug is at (165, 65). I see a blue mug at (105, 65)."
     }
     absent = [item for _ in range(50) if (item := write(rng, things[:1], ["negation"], 1.0))]
     assert {thought(item) for item in absent} == {
@@ -111,13 +111,13 @@ def test_a_negation_goes_through_what_it_leaves_out_before_it_says_what_it_sees(
     }
 
 
-def test_a_relation_of_a_kind_goes_through_those_that_are_elsewhere() -> None:
+def test_a_relation_goes_through_its_kind_before_it_says_which_is_meant() -> None:
     things = [_thing(1, "duck", "blue", 20), _thing(2, "mug", "red", 90), _thing(3, "duck", "white", 150)]
     rng = np.random.default_rng(0)
     found = [item for _ in range(300) if (item := write(rng, things, ["spatial"], 0.0))]
     assert {thought(item) for item in found if item.spec == "duck left of the mug"} == {
-        "The target is the duck left of the mug. The mug is at (105, 65). The white duck is at (165, 65). "
-        "I see a blue duck at (35, 65)."
+        "The target is the duck left of the mug. The mug is at (105, 65). The blue duck is at (35, 65). "
+        "The white duck is at (165, 65). I see a blue duck at (35, 65)."
     }
 
 

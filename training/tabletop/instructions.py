@@ -72,8 +72,8 @@ RELATIONS = ("left of", "right of", "in front of", "behind")
 
 @dataclass(frozen=True)
 class Item:
-    """targets: as they stand in the answer, from left to right. seen: what the thought looks at first; passed: what it
-    looks at then and does not mean, from left to right."""
+    """targets: as they stand in the answer, from left to right. seen: what the thought looks at first; candidates: what
+    it goes through then, from left to right, whether it is meant or not."""
 
     kind: str
     text: str
@@ -81,7 +81,7 @@ class Item:
     targets: tuple[Thing, ...]
     seen: tuple[Thing, ...] = ()
     article: str = "the"
-    passed: tuple[Thing, ...] = ()
+    candidates: tuple[Thing, ...] = ()
 
     @property
     def absent(self) -> bool:
@@ -114,7 +114,7 @@ def thought(item: Item) -> str:
     """The text inside <think>: what is meant, what is looked at on the way, what is found."""
     parts = [f"The target is {item.article} {item.spec}." if item.article else f"The target is {item.spec}."]
     parts += [f"The {name(t)} is at {at(t)}." for t in item.seen]
-    parts += [passing(t) for t in item.passed]
+    parts += [place(t) for t in item.candidates]
     parts += [sight(t) for t in item.targets]
     if item.absent:
         parts.append("There is none.")
@@ -131,7 +131,7 @@ def sight(t: Thing) -> str:
     return f"I see {'an' if t.color[0] in 'aeiou' else 'a'} {t.color} {name(t)} at {at(t)}."
 
 
-def passing(t: Thing) -> str:
+def place(t: Thing) -> str:
     return f"The {t.color} {name(t)} is at {at(t)}."
 
 
@@ -240,8 +240,8 @@ def _related(relation: str, t: Thing, ref: Thing) -> float:
     return d if relation == "in front of" else -d
 
 
-def _passed(pool: Sequence[Thing], found: Sequence[Thing]) -> tuple[Thing, ...]:
-    return tuple(sorted((t for t in pool if t not in found), key=lambda t: t.point))
+def _in_order(things: Sequence[Thing]) -> tuple[Thing, ...]:
+    return tuple(sorted(things, key=lambda t: t.point))
 
 
 def _spatial(scene: _Scene, absent: bool) -> Item | None:
@@ -269,8 +269,8 @@ def _spatial(scene: _Scene, absent: bool) -> Item | None:
         return None
     spec = f"{noun} {relation} the {ref_name}"
     # Of all objects there would be too many to go through.
-    passed = _passed(pool, found) if noun != "object" else ()
-    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,), passed=passed)
+    candidates = _in_order(pool) if noun != "object" else ()
+    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,), candidates=candidates)
 
 
 _KEYS: dict[str, tuple[Callable[[Thing], float], float]] = {
@@ -348,7 +348,7 @@ def _negation(scene: _Scene, absent: bool) -> Item | None:
     if absent != (not found) or len(found) > 1 or any(o.area < MIN_AREA for o in group):
         return None
     spec = f"{t.category} that is not {color}"
-    return Item("negation", scene.say(spec), spec, tuple(found), passed=_passed(group, found))
+    return Item("negation", scene.say(spec), spec, tuple(found), candidates=_in_order(group))
 
 
 _WRITERS: dict[str, Callable[[_Scene, bool], Item | None]] = {
