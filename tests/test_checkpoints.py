@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training import logs, train
+from training import logs, train, validate
 from training import model as models
 from training.configuration import Configuration, ConfigurationError, load
 from training.shrink import shrunk
@@ -113,3 +113,20 @@ def test_what_fails_in_training_keeps_its_trace_and_what_is_wrong_with_the_setti
 
     monkeypatch.setattr(train, "ready", unready)
     assert train.main(call) == 2, "before training a line is enough"
+
+
+@pytest.mark.long
+def test_the_last_checkpoint_stays_beside_a_better_one(c: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The library deletes it at the end of training where only one is to be kept.
+    worse = iter((3.0, 2.0, 1.0, 0.0))
+    evaluate = validate.GreedyValidation.evaluate
+
+    def falling(self: Any, *args: Any, **more: Any) -> dict[str, float]:
+        found = evaluate(self, *args, **more)
+        return found | {"eval_reward": next(worse)}
+
+    monkeypatch.setattr(validate.GreedyValidation, "evaluate", falling)
+    with_validation = replace(c, data=replace(c.data, validation=c.data.train))
+    assert train.run(with_validation) == 0
+    assert whole(c) == ["checkpoint-1", "checkpoint-3"]
+    assert train.last_checkpoint(Path(c.out)) == Path(c.out) / "checkpoint-3"

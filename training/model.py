@@ -130,6 +130,14 @@ class Resumable:
             (folder / WHOLE).write_text(f"{self.state.global_step}\n", encoding="utf-8")
             rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
 
+    def _finalize_training(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The library's would delete the last checkpoint where another was better and the limit is 1."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):

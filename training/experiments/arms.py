@@ -226,7 +226,8 @@ def trained(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path
     if train.run(c, resume=begun):
         raise RuntimeError(f"{c.name} was stopped early: {(Path(c.out) / 'stopped.json').read_text()}")
     last = train.last_checkpoint(Path(c.out))
-    assert last is not None
+    if last is None or last.name != f"checkpoint-{c.arguments['max_steps']}":
+        raise RuntimeError(f"{c.name}: the last checkpoint is {last}, which is not the end of the run")
     seconds = None if begun else round(time.monotonic() - began, 1)
     return Trained(c, last, len(datasets.load_from_disk(str(rows))), seconds)
 
