@@ -79,7 +79,6 @@ def segments(item: Item) -> list[Piece]:
     head = f"The target is {item.article} {item.spec}."
     pieces = [("<think>" + head, NOBODY, 1.0)]
     pieces += [(f" The {instructions.name(t)} is at {instructions.at(t)}.", t.id, DECISION) for t in item.seen]
-    pieces += [(" " + instructions.place(t), t.id, DECISION) for t in item.candidates]
     pieces += [(" " + instructions.sight(t), t.id, DECISION) for t in item.targets]
     if item.absent:
         pieces.append((" There is none.", NONE, DECISION))

@@ -19,7 +19,7 @@ from training.tabletop.instructions import KINDS
 from training.tabletop.store import render_split
 
 STEPS, IMAGES, RATE = 600, 20, 0.002
-MORE = ("spatial", "several", "negation", "negation")  # beside one of every kind
+MORE = ("superlative", *("spatial", "several") * 2, *("negation",) * 3)  # beside one of every kind
 SCENES = 8000
 
 

@@ -72,8 +72,7 @@ RELATIONS = ("left of", "right of", "in front of", "behind")
 
 @dataclass(frozen=True)
 class Item:
-    """targets: as they stand in the answer, from left to right. seen: what the thought looks at first; candidates: what
-    it goes through then, from left to right, whether it is meant or not."""
+    """targets: as they stand in the answer, from left to right. seen: what the thought looks at first."""
 
     kind: str
     text: str
@@ -81,7 +80,6 @@ class Item:
     targets: tuple[Thing, ...]
     seen: tuple[Thing, ...] = ()
     article: str = "the"
-    candidates: tuple[Thing, ...] = ()
 
     @property
     def absent(self) -> bool:
@@ -114,7 +112,6 @@ def thought(item: Item) -> str:
     """The text inside <think>: what is meant, what is looked at on the way, what is found."""
     parts = [f"The target is {item.article} {item.spec}." if item.article else f"The target is {item.spec}."]
     parts += [f"The {name(t)} is at {at(t)}." for t in item.seen]
-    parts += [place(t) for t in item.candidates]
     parts += [sight(t) for t in item.targets]
     if item.absent:
         parts.append("There is none.")
@@ -129,10 +126,6 @@ def answer(item: Item) -> str:
 
 def sight(t: Thing) -> str:
     return f"I see {'an' if t.color[0] in 'aeiou' else 'a'} {t.color} {name(t)} at {at(t)}."
-
-
-def place(t: Thing) -> str:
-    return f"The {t.color} {name(t)} is at {at(t)}."
 
 
 def at(t: Thing) -> str:
@@ -240,10 +233,6 @@ def _related(relation: str, t: Thing, ref: Thing) -> float:
     return d if relation == "in front of" else -d
 
 
-def _in_order(things: Sequence[Thing]) -> tuple[Thing, ...]:
-    return tuple(sorted(things, key=lambda t: t.point))
-
-
 def _spatial(scene: _Scene, absent: bool) -> Item | None:
     if len(scene.clear) < 2 or len(scene.clear) < len(scene.things):
         return None
@@ -268,9 +257,7 @@ def _spatial(scene: _Scene, absent: bool) -> Item | None:
     if absent != (not found) or len(found) > 1:
         return None
     spec = f"{noun} {relation} the {ref_name}"
-    # Of all objects there would be too many to go through.
-    candidates = _in_order(pool) if noun != "object" else ()
-    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,), candidates=candidates)
+    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,))
 
 
 _KEYS: dict[str, tuple[Callable[[Thing], float], float]] = {
@@ -348,7 +335,7 @@ def _negation(scene: _Scene, absent: bool) -> Item | None:
     if absent != (not found) or len(found) > 1 or any(o.area < MIN_AREA for o in group):
         return None
     spec = f"{t.category} that is not {color}"
-    return Item("negation", scene.say(spec), spec, tuple(found), candidates=_in_order(group))
+    return Item("negation", scene.say(spec), spec, tuple(found))
 
 
 _WRITERS: dict[str, Callable[[_Scene, bool], Item | None]] = {
