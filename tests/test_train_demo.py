@@ -41,8 +41,8 @@ def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
     for name, weights in polished.items():
         halfway = (before[name].float() + after[name].float()) / 2
         torch.testing.assert_close(weights, halfway.to(torch.bfloat16))
-        # What sees stays as it is.
-        assert torch.equal(before[name], after[name]) == ("visual" in name)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed and not any("visual" in name for name in changed), "what sees stays as it is"
     # Two updates of a model that knows nothing win nothing: what the reward run began with is kept.
     assert (tmp_path / "reward" / "run" / "checkpoint-2" / "model.safetensors").exists()
     assert not (tmp_path / "reward" / "model").exists()

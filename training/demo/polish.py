@@ -34,7 +34,7 @@ def mean(first: Path, second: Path, out: Path, weight: float = 0.5) -> Path:
     ]
     theirs = models[1].state_dict()
     with torch.no_grad():
-        for name, tensor in models[0].state_dict().items():
+        for name, tensor in models[0].named_parameters():  # tied ones once
             tensor.lerp_(theirs[name], weight)
     models[0].to(torch.bfloat16).save_pretrained(out)
     AutoTokenizer.from_pretrained(str(first)).save_pretrained(out)
