@@ -92,7 +92,7 @@ build: setup  ## Plain colcon build in a fresh workspace, build/workspace
 	ln -s $(CURDIR) build/workspace/src/segzero_ros
 	source $(VENV)/setup.bash && export PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd build/workspace && colcon build
 
-train-demo: $(TRAIN)  ## The embedded models from nothing: data, segmenter, reasoner, evaluation (6 hours, an estimate)
+train-demo: $(TRAIN)  ## The embedded models from nothing: data, reasoner, segmenter, evaluation (4 hours)
 	$(PY) -m training.train_demo
 
 train-demo-smoke: $(TRAIN)  ## The same in two minutes, for the sake of the code

@@ -46,7 +46,7 @@ EFFECT = {
     "grpo_thought": (0.3, 0.0, 0.2, 0.0, -0.05, 0.4),
     "grpo_random": (0.0, -0.02, 0.0, 0.0, 0.0, 0.2),
 }
-PLAN = Plan(seeds=(1, 2, 3), ablation_seeds=(1, 2), thought_seeds=(1, 2))
+PLAN = Plan(seeds=(1, 2, 3), ablation_seeds=(1, 2))
 Items = dict[str, list[dict[str, Any]]]
 
 
@@ -518,7 +518,7 @@ def command(folder: Path, out: Path, *more: str, plan: Path) -> int:
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps({"plan": {"seeds": [1, 2, 3], "ablation_seeds": [1, 2], "thought_seeds": [1, 2]}}))
+    path.write_text(json.dumps({"plan": {"seeds": [1, 2, 3], "ablation_seeds": [1, 2]}}))
     return path
 
 

@@ -1,4 +1,4 @@
-"""`make train-demo`: scenes, segmenter and reasoner from nothing, the reasoner polished and by reward, the evaluation.
+"""`make train-demo`: scenes, segmenter and reasoner from nothing, by reward at the end, then the evaluation.
 
 Every step leaves its result on disk and is skipped or continued when it is there: a killed run goes on. `--smoke`
 does the same with few scenes and steps: it proves the way, not the accuracy.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training import evaluate
-from training.demo import by_reward, polish, segmenter, train_reasoner
+from training.demo import by_reward, segmenter, train_reasoner
 from training.tabletop.store import render_split
 
 
@@ -26,7 +26,6 @@ class Size:
     images: int
     segmenter_steps: int
     questions: int
-    polish_steps: int = polish.STEPS
     tune: int = by_reward.TUNE
     updates: int = 0  # by reward; 0 = as configured
     prompts: int = 0
@@ -34,18 +33,7 @@ class Size:
 
 FULL = Size(24000, 1000, 1000, vision_steps=500, joint_steps=1950, images=10, segmenter_steps=2000, questions=800)
 SMOKE = Size(
-    40,
-    12,
-    12,
-    vision_steps=2,
-    joint_steps=2,
-    images=2,
-    segmenter_steps=2,
-    questions=16,
-    polish_steps=2,
-    tune=12,
-    updates=2,
-    prompts=2,
+    40, 12, 12, vision_steps=2, joint_steps=2, images=2, segmenter_steps=2, questions=16, tune=12, updates=2, prompts=2
 )
 
 
@@ -114,17 +102,8 @@ def main() -> None:
     )
     for name in ("segmenter", "reasoner"):
         curves(out / name / "log.jsonl", out / name / "curves.png")
-    polished = polish.train(
-        data,
-        supervised,
-        out / "polish",
-        seed=arguments.seed,
-        steps=size.polish_steps,
-        workers=arguments.workers,
-        smoke=arguments.smoke,
-    )
     reasoner = by_reward.train(
-        data, polished, out / "reward", seed=arguments.seed, updates=size.updates, prompts=size.prompts
+        data, supervised, out / "reward", seed=arguments.seed, updates=size.updates, prompts=size.prompts
     )
     for split in ("test", "test-ood"):
         ended = evaluate.main(

@@ -3,7 +3,8 @@
     python -m training.demo.polish --data SCENES --start segzero_ros/weights/reasoner --out DIR
 
 What is asked more often is learnt and the rest forgotten a little; the mean of the weights before and after has most of
-both (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). The vision tower stays as it is.
+both (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). The vision tower stays as it is. Not a step of
+`make train-demo`: no gain is shown yet (docs/decisions/embedded-model.md).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ MORE = ("superlative", *("spatial", "several") * 2, *("negation",) * 3)  # besid
 SCENES = 8000
 
 
-def mean(first: Path, second: Path, out: Path, weight: float = 0.5) -> Path:
-    """Weights between those of two checkpoints with the same names and shapes. weight: of the second, 0 to 1."""
+def mean(first: Path, second: Path, out: Path) -> Path:
+    """Writes the mean of two checkpoints with the same names and shapes to a folder, and returns that."""
     import torch
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
@@ -35,7 +36,7 @@ def mean(first: Path, second: Path, out: Path, weight: float = 0.5) -> Path:
     theirs = models[1].state_dict()
     with torch.no_grad():
         for name, tensor in models[0].named_parameters():  # tied ones once
-            tensor.lerp_(theirs[name], weight)
+            tensor.lerp_(theirs[name], 0.5)
     models[0].to(torch.bfloat16).save_pretrained(out)
     AutoTokenizer.from_pretrained(str(first)).save_pretrained(out)
     return out

@@ -53,7 +53,6 @@ class Plan:
     rates: dict[str, float] = field(default_factory=dict)  # learning rate per arm, from trials on another seed
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     ablation_seeds: tuple[int, ...] = (1, 2, 3)
-    thought_seeds: tuple[int, ...] = (1, 2, 3)  # of grpo_thought, whose thoughts are changed
     share: float = 1.0  # of the test items
     kl_items: int = 256
 

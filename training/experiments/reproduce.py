@@ -35,9 +35,7 @@ def plan_of(file: Path, smoke: bool = False) -> Plan:
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["plan"].items()}
     plan = Plan(**settings)
     if smoke:
-        plan = replace(
-            plan, updates=2, prompts=2, generations=2, seeds=(1,), ablation_seeds=(1,), thought_seeds=(1,), share=0.02
-        )
+        plan = replace(plan, updates=2, prompts=2, generations=2, seeds=(1,), ablation_seeds=(1,), share=0.02)
     return plan
 
 
@@ -47,7 +45,7 @@ def jobs(plan: Plan) -> list[tuple[str, int]]:
     found += [(a.name, seed) for seed in plan.seeds for a in reversed(MAIN)]
     found += [("start_best_of_8", 0)]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in CONTROLS]
-    found += [("thought_use", seed) for seed in plan.thought_seeds]
+    found += [("thought_use", seed) for seed in plan.ablation_seeds]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in ABLATIONS]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in AFTERWARDS]
     return found
