@@ -72,3 +72,28 @@ class TestDryRun:
         assert dry_run.answer_tokens(load("seg_zero_3b_sft", ["data.thought=true"])) == dry_run.ANSWER
         limit = 562 * 128 * (900 + dry_run.PROMPT + 1300) / 1e6
         assert f"at most {limit:,.0f} M tokens" in dry_run.report(load("seg_zero_3b"))
+
+    def test_says_that_all_answers_of_an_update_at_once_do_not_fit_and_that_parts_do(self) -> None:
+        def parts(*more: str) -> dict[str, float]:
+            return self.counted("lora_3b_24gb", "rollout=transformers", *more)[0]
+
+        going_in = "their images and prompts, going in (estimate)"
+        assert parts()[going_in] == pytest.approx(parts("batch.rollout=0")[going_in] / 8)  # 16 of 128
+        assert sum(parts().values()) < 24 < sum(parts("batch.rollout=0").values())
+        _, quick = self.counted("lora_3b_24gb", "rollout=transformers", "batch.rollout=0")
+        _, slow = self.counted("lora_3b_24gb", "rollout=transformers")
+        assert slow["answers"] > quick["answers"], "every part reads the weights again"
+
+    def test_counts_what_fsdp_gathers_reads_and_writes(self) -> None:
+        c = load("seg_zero_7b")
+        gpu, hours = self.counted("seg_zero_7b")
+        whole = dry_run.PARAMETERS["qwen2_5_vl_7b"] / dry_run.GB
+        assert gpu["reference gathered, bf16 (estimate)"] == pytest.approx(2 * whole)
+        assert "validation" in hours and "validation" not in self.counted("seg_zero_7b", "data.validation=")[1]
+        model = dry_run.meta_model(c)
+        s: Any = dry_run.sizes(model)
+        assert dry_run.memory(c, s, model.config, 900)[1]["while loading"] == pytest.approx(8 * 2 * 4 * whole)
+        each, most = dry_run.disk(c, s)
+        assert (each, most) == pytest.approx((16 * whole, (c.trl["save_total_limit"] + 2) * 16 * whole))
+        report = dry_run.report(c)
+        assert f"disk        {each:.1f} GB a checkpoint" in report and "while loading" in report

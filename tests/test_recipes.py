@@ -9,10 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.quantizers.quantizers_utils import should_convert_module
 
-from training import configuration, grpo, logs, sft, train
+from training import configuration, dry_run, grpo, logs, sft, train
+from training import model as models
 from training.configuration import ConfigurationError, Reward, load
 from training.conversations import load as load_rows
 from training.rewards import PROFILES, Profile
@@ -134,3 +137,74 @@ def test_weights_count_in_what_is_shown_before_and_during_a_run(
     logged = [r for r in logs.read_jsonl(out / "log.jsonl") if "loss" in r]
     for record in logged:
         assert record["reward"] == pytest.approx(0.5 * record["rewards/length/mean"] + 3.0, abs=1e-5)
+
+
+class TestFourBits:
+    """As far as it goes without CUDA: bitsandbytes packs weights into bytes, which have no gradient."""
+
+    def test_packed_weights_are_left_alone(self) -> None:
+        model: Any = torch.nn.Module()
+        model.model = torch.nn.Module()
+        model.model.visual = torch.nn.Linear(2, 2)
+        model.packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
+        models.freeze(model, ())
+        assert not model.packed.requires_grad and model.model.visual.weight.requires_grad
+        with pytest.raises(ConfigurationError, match="nothing is left"):
+            models.freeze(model, ("vision",))
+
+    @pytest.mark.parametrize("name", ["qlora_24gb", "qlora_24gb_sft"])
+    def test_the_language_models_layers_are_packed_and_the_vision_tower_is_not(self, name: str) -> None:
+        c = load(name)
+        skipped = models.quantisation(c.model).llm_int8_skip_modules
+        named = dry_run.meta_model(replace(c, model=replace(c.model, lora=None))).named_modules()
+        linear = [n for n, m in named if isinstance(m, torch.nn.Linear)]
+        packed = {n for n in linear if should_convert_module(n, skipped)}
+        assert packed == {n for n in linear if "language_model" in n}
+        assert {n for n in linear if "visual" in n} and len(packed) == 7 * 28
+
+
+class TestAnswersInParts:
+    class Engine:
+        """What TRL's trainer is asked."""
+
+        use_vllm = False
+
+        def __init__(self) -> None:
+            self.asked: list[dict[str, Any]] = []
+
+        def _generate_single_turn(self, ids: Any, images: Any, fields: Any, num_generations: int) -> Any:
+            assert num_generations == 2
+            self.asked.append({"ids": ids, "images": images, **{k: list(v) for k, v in fields.items()}})
+            return [[i[0] * 10] for i in ids], None
+
+    def asked(self, at_once: int) -> tuple[list[list[int]], list[dict[str, Any]]]:
+        class Trainer(grpo.InParts, self.Engine):  # type: ignore[misc, name-defined]
+            samples_at_once = at_once
+
+        trainer = Trainer()
+        fields = {
+            "pixel_values": torch.tensor([1, 2, 2, 3, 3, 3, 4, 4]),
+            "image_grid_thw": torch.tensor([[1, 1, 1], [1, 2, 1], [1, 1, 3], [1, 1, 2]]),
+            "mm_token_type_ids": [[0], [1], [2], [3]],
+        }
+        answers, _ = trainer._generate_single_turn([[1], [2], [3], [4]], ["a", "b", "c", "d"], fields, 2)
+        return answers, trainer.asked
+
+    @pytest.mark.parametrize("at_once", [1, 2, 3])
+    def test_each_part_has_its_own_rows_images_and_pixels_and_none_is_lost(self, at_once: int) -> None:
+        answers, asked = self.asked(at_once)
+        assert answers == [[10], [20], [30], [40]]
+        assert [len(a["ids"]) for a in asked] == [at_once] * (4 // at_once) + [4 % at_once] * bool(4 % at_once)
+        for part in asked:
+            numbers = [i[0] for i in part["ids"]]
+            assert part["images"] == ["abcd"[n - 1] for n in numbers]
+            assert part["pixel_values"] == [n for n in numbers for _ in range({1: 1, 2: 2, 3: 3, 4: 2}[n])]
+            assert part["mm_token_type_ids"] == [[n - 1] for n in numbers]
+
+    @pytest.mark.parametrize("at_once", [0, 4, 9])
+    def test_without_a_limit_or_with_a_wide_one_it_is_one_call(self, at_once: int) -> None:
+        assert len(self.asked(at_once)[1]) == 1
+
+    def test_the_shared_prefix_has_no_parts(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="engine: stock"):
+            grpo.build(load("tabletop_grpo", ["batch.rollout=8", "engine=shared_prefix"]))

@@ -130,11 +130,13 @@ class Reward:
 @dataclass(frozen=True, config=_STRICT)
 class Batch:
     """prompts: per update, over all GPUs. micro: sequences that go forward and backward at once on one GPU.
-    evaluation: sequences that answer at once in validation (recorded: padding changes answers a little)."""
+    evaluation: sequences that answer at once in validation (recorded: padding changes answers a little). rollout:
+    sequences that one GPU answers at once where transformers answers; 0: all of an update, as TRL does."""
 
     prompts: int = Field(default=16, ge=1)
     micro: int = Field(default=1, ge=1)
     evaluation: int = Field(default=8, ge=1)
+    rollout: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, config=_STRICT)

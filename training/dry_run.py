@@ -120,6 +120,11 @@ def memory(c: Configuration, s: Sizes, config: Any, tokens: int) -> tuple[dict[s
     layer = (s.all - s.vision) / (text.num_hidden_layers + 1) * 2
     if sharded:
         gpu["layers gathered, bf16 (estimate)"] = 3 * layer / GB
+    if c.hardware.sharding.startswith("fsdp"):
+        if "reference" in states:  # TRL shards it as one unit
+            gpu["reference gathered, bf16 (estimate)"] = s.all * 2 / GB
+        # fsdp_cpu_ram_efficient_loading is off, so every process reads all of it.
+        host["while loading"] = gpus * (weights + states.get("reference", 0.0)) / GB
     # With checkpointing a layer keeps its input; one layer at a time keeps some 16 of its width, and its scores' rows.
     length = tokens + PROMPT + (c.completion if c.method == "grpo" else answer_tokens(c))
     size = 2 if c.arguments.get("bf16", True) else 4
@@ -138,6 +143,17 @@ def memory(c: Configuration, s: Sizes, config: Any, tokens: int) -> tuple[dict[s
         gpu[SAM] = found[0] * 2 / GB + SAM_SCRATCH  # bf16, beside the model, in every process
     gpu["fixed (estimate)"] = FIXED if c.hardware.gpus else 0.3
     return gpu, host
+
+
+def disk(c: Configuration, s: Sizes) -> tuple[float, float]:
+    """GB of a checkpoint and of all of them at their most: a new one is written before an old one goes, and the best
+    one stays. Under FSDP the weights stand in it twice, as safetensors and in the optimiser's form."""
+    weights = 4 * s.trained if c.model.lora else (4 if c.model.dtype == "float32" else 2) * s.all
+    states = (2.0 if "8bit" in str(c.arguments.get("optim")) else 8.0) * s.trained
+    each = (weights * (2 if c.hardware.sharding.startswith("fsdp") else 1) + states) / GB
+    limit = c.arguments.get("save_total_limit")
+    updates = updates_of(c) // c.save_every
+    return each, each * max(1, min(updates, int(limit) + 2) if limit else updates)
 
 
 def answer_tokens(c: Configuration) -> int:
@@ -169,10 +185,38 @@ def rollout_memory(c: Configuration, config: Any, tokens: int) -> dict[str, floa
     if c.rollout == "vllm-colocate":
         asleep = c.grpo.get("vllm_enable_sleep_mode", False)
         return {} if asleep else {"vLLM's share": vllm_share(c)}
-    # TRL answers all samples of an update at once.
-    together = c.samples / max(1, c.hardware.gpus)
-    per_token = kv_bytes(config, 2 if c.arguments.get("bf16", True) else 4)
-    return {f"KV cache, {together:.0f} answers at once": together * (tokens + PROMPT + c.completion) * per_token / GB}
+    at_once = answers_at_once(c)
+    size = 2 if c.arguments.get("bf16", True) else 4
+    found = {
+        f"KV cache, {at_once:.0f} answers at once": at_once
+        * (tokens + PROMPT + c.completion)
+        * kv_bytes(config, size)
+        / GB
+    }
+    if c.engine == "stock":
+        found["their images and prompts, going in (estimate)"] = at_once * prompt_bytes(c, config, tokens, size) / GB
+    return found
+
+
+def answers_at_once(c: Configuration) -> float:
+    """Of one GPU, where transformers answers: all of an update, as TRL does, or fewer."""
+    all_of_them = c.samples / max(1, c.hardware.gpus)
+    return min(all_of_them, c.batch.rollout) if c.batch.rollout else all_of_them
+
+
+def prompt_bytes(c: Configuration, config: Any, tokens: int, size: int) -> float:
+    """Of one image and prompt when they go in: pixels, and the greater of what a layer holds in the tower or in the
+    language model. Outside of autocast float32 adapters compute in float32."""
+    text, vision = config.get_text_config(), config.vision_config
+    patches = tokens * vision.spatial_merge_size**2
+    pixels = patches * 3 * vision.temporal_patch_size * vision.patch_size**2 * 4
+    width = getattr(vision, "embed_dim", None) or vision.hidden_size
+    inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+    tower = patches * size * (6 * width + 3 * inner)
+    layer = (tokens + PROMPT) * size * (6 * text.hidden_size + 3 * text.intermediate_size)
+    if c.model.lora:
+        layer += (tokens + PROMPT) * 8 * text.intermediate_size  # an adapter's output, and its sum with the layer's
+    return float(pixels + max(tower, layer))
 
 
 def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) -> dict[str, float]:
@@ -195,9 +239,18 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
         cache = c.samples / gpus * (tokens + PROMPT + answer / 2) * kv_bytes(config) * answer
         bandwidth = c.hardware.bandwidth * 1e9 * DECODING_SHARE
         slow = 1.0 if c.rollout != "transformers" else 2.5  # the library's loop
-        parts["answers"] = ((reading + cache) / bandwidth * slow + c.samples * forward / speed / 3) * updates
+        calls = 1.0
+        if c.rollout == "transformers":  # each reads all weights again
+            calls = -(-c.samples // gpus // answers_at_once(c))
+        parts["answers"] = ((calls * reading + cache) / bandwidth * slow + c.samples * forward / speed / 3) * updates
         if found := segmenter(c):  # reads its image anew for every answer
             parts["reward"] = c.samples / gpus / (found[1] * SAM_SHARE * c.hardware.tflops / 312) * updates
+    if rows := c.data.validation_rows if c.data.validation else 0:
+        # By the library's loop, whatever answers in training; sharded weights are gathered for every token.
+        calls = -(-rows // (gpus * c.batch.evaluation)) * (updates // c.save_every)
+        size = 2.0 if c.model.quantise == "none" else 1.3
+        slow = 2.5 if c.hardware.sharding in ("none", "ddp") else 5.0
+        parts["validation"] = calls * size * text * answer / (c.hardware.bandwidth * 1e9 * DECODING_SHARE) * slow
     return {name: seconds / 3600 for name, seconds in parts.items()}
 
 
@@ -268,6 +321,8 @@ def report(c: Configuration) -> str:
         lines.append("host        of one node, GB")
         lines += [f"  {name:46} {size:8.2f}" for name, size in host.items()]
     if updates:
+        each, most = disk(c, s)
+        lines.append(f"disk        {each:.1f} GB a checkpoint, at most {most:.1f} at once (estimate)")
         parts = hours(c, s, config, tokens, updates)
         lines.append(
             f"hours       estimate: {sum(parts.values()):.1f} = "

@@ -2,7 +2,7 @@
 
     segzero-train evaluate --profile demo --data tabletop:test --records out/test.jsonl --pictures out/test.png
     segzero-train evaluate --profile seg-zero --data reasonseg:PATH --split val --records out/val.jsonl
-    segzero-train evaluate ... --shard 0/8                          # one process per GPU, all eight, then
+    segzero-train evaluate ... --shard 0/8          # one process per GPU (shard I takes GPU I), all eight, then
     segzero-train evaluate --from-records out/val.*-of-8.jsonl --records out/val.jsonl
     segzero-train evaluate ... --samples 32 --temperature 1 --top-p 0.9  # voting (training/voting.py)
 
@@ -623,7 +623,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--reasoner", help="another checkpoint than the profile's")
     p.add_argument("--segmenter", help="another checkpoint than the profile's")
-    p.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    p.add_argument("--device", help="cpu, cuda, cuda:1, ...; by itself the shard's own GPU")
     p.add_argument("--dtype")
     p.add_argument("--attention")
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -675,6 +675,14 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if summary["failed"] == summary["unread"] == 0 else 1
 
 
+def own_gpu(shard: tuple[int, int]) -> str | None:
+    """Of one of several shards on a machine with several GPUs; None: the one that is taken anyway."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return f"cuda:{shard[0] % gpus}" if shard[1] > 1 and gpus > 1 else None
+
+
 def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Record]]:
     profile = load_profile(a.profile)
     settings: dict[str, Any] = {"profile": a.profile, "data": a.data, "n": a.n, "seed": a.seed, "batch": a.batch}
@@ -688,8 +696,9 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     cases = read_cases(settings, a.root)
     if not cases:
         raise ValueError(f"--data {a.data}: there are no items")
+    device = a.device or own_gpu(a.shard)
     pipeline = Pipeline.load(
-        profile, reasoner=a.reasoner, segmenter=a.segmenter, device=a.device, dtype=a.dtype, attention=a.attention
+        profile, reasoner=a.reasoner, segmenter=a.segmenter, device=device, dtype=a.dtype, attention=a.attention
     )
     ids = hashlib.blake2b("\n".join(c.id for c in cases).encode(), digest_size=16).hexdigest()
     settings |= {"items": len(cases), "ids": ids, "profile_settings": asdict(profile), "shard": list(a.shard)}

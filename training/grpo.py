@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -148,6 +148,35 @@ class Timed:
         return loss
 
 
+class InParts:
+    """Before TRL's trainer: transformers answers `samples_at_once` in one call; 0: all of an update, as TRL does.
+
+    All of them means all images through the vision tower and all prompts through every layer at once: tens of GB for
+    128 prompts of 840 x 840 pixels. Every process has as many rows, so under FSDP as many parts too.
+    """
+
+    samples_at_once = 0
+
+    def _generate_single_turn(
+        self: Any, prompt_ids: Any, images: Any, fields: Any, num_generations: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        generate = super()._generate_single_turn  # type: ignore[misc]
+        count = self.samples_at_once
+        if self.use_vllm or not 0 < count < len(prompt_ids):
+            return generate(prompt_ids, images, fields, num_generations, *args, **kwargs)
+        # Row by row, but for the pixels, which stand patch by patch: one image per prompt.
+        edges = [0, *accumulate(int(n) for n in torch.as_tensor(fields["image_grid_thw"]).prod(-1))]
+        if len(edges) != len(prompt_ids) + 1:
+            raise ValueError("batch.rollout takes one image per prompt")
+        answers: list[Any] = []
+        for start in range(0, len(prompt_ids), count):
+            rows = slice(start, min(start + count, len(prompt_ids)))
+            pixels = slice(edges[rows.start], edges[rows.stop])
+            part = {key: value[pixels if key == "pixel_values" else rows] for key, value in fields.items()}
+            answers += generate(prompt_ids[rows], images[rows], part, num_generations, *args, **kwargs)[0]
+        return answers, None
+
+
 def trainer_class(engine: str) -> Any:
     base: Any = GRPOTrainer
     if engine == "shared_prefix":
@@ -155,7 +184,7 @@ def trainer_class(engine: str) -> Any:
 
         base = SharedPrefixGRPOTrainer
 
-    class Trainer(GreedyValidation, models.Resumable, Timed, base):
+    class Trainer(GreedyValidation, models.Resumable, Timed, InParts, base):
         def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
             args = self.args
             return EpochSampler(
@@ -203,6 +232,8 @@ def build(c: Configuration) -> Any:
             f"{c.name}: rollout {c.rollout} needs vLLM, an environment of its own (requirements/vllm.txt); without it, "
             "--set rollout=transformers"
         )
+    if c.batch.rollout and c.engine == "shared_prefix":
+        raise ConfigurationError(f"{c.name}: batch.rollout is for `engine: stock`; a shared prefix takes little memory")
     args = arguments(c)  # first: a name that TRL does not have is told before anything is loaded
     rows, validation, policy, processor = parts(c)
     check_inputs(c, processor, models.image_tokens(c, policy.config), rows)
@@ -219,6 +250,7 @@ def build(c: Configuration) -> Any:
         processing_class=processor,
         peft_config=models.adapters(c.model),
     )
+    trainer.samples_at_once = c.batch.rollout
     if c.rollout == "vllm-colocate":
         one_token_per_image(trainer)
     if c.model.quantise != "none":

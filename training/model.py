@@ -164,6 +164,8 @@ def freeze(model: Any, parts: tuple[str, ...]) -> None:
     projector = {id(p) for name, p in tower.named_parameters() if "merger" in name}
     vision = {id(p) for p in tower.parameters()} - projector
     for weights in model.parameters():
+        if not weights.is_floating_point():
+            continue  # packed to 4 bits: it has no gradient
         where = "vision" if id(weights) in vision else "projector" if id(weights) in projector else "language"
         weights.requires_grad_(where not in parts)
     if not any(p.requires_grad for p in model.parameters()):
@@ -181,7 +183,7 @@ def quantisation(model: Model) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["visual", "lm_head"],
+        llm_int8_skip_modules=["model.visual", "lm_head"],  # by the beginning of a name, or its end,
     )
 
 

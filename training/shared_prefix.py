@@ -33,6 +33,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             raise ValueError("the shared prefix runs in one process; use `engine: stock` for several")
         if self.use_vllm:
             raise ValueError("vLLM shares prefixes by itself; use `engine: stock`")
+        asked = {"min_p": self.min_p, "generation_kwargs": self.args.generation_kwargs}
+        asked["repetition_penalty"] = None if self.repetition_penalty == 1.0 else self.repetition_penalty
+        if other := [name for name, value in asked.items() if value]:
+            raise ValueError(f"the shared prefix does not know {', '.join(other)}; use `engine: stock`")
         self._policy = GroupForward(self.accelerator.unwrap_model(self.model))
         self._reference = GroupForward(self.ref_model) if self.ref_model is not None else self._policy
         self._generator = torch.Generator(device=self.accelerator.device)

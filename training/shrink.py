@@ -37,7 +37,7 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
         model=replace(model, quantise="none"),
         reward=replace(c.reward, segmenter="embedded") if needs_masks else c.reward,
         data=data,
-        batch=Batch(prompts=PROMPTS, micro=2, evaluation=2),
+        batch=Batch(prompts=PROMPTS, micro=2, evaluation=2, rollout=min(2, c.batch.rollout)),
         rollout="transformers",
         watch=replace(c.watch, spread_prompts=min(c.watch.spread_prompts, 1)),
         out=str(folder / "run"),
