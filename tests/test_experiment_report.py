@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from training.experiments import findings, report, sets
+from training.experiments import boxes, findings, report, sets
 from training.experiments.arms import ARMS, MAIN, Plan, write_records
 from training.experiments.ask import judge
 from training.experiments.findings import (
@@ -33,6 +33,7 @@ from training.experiments.findings import (
     over_seeds,
     verdict,
 )
+from training.metrics import matched
 from training.tabletop.store import describe
 
 SIZES = {"id": 60, "retained": 60, "novel": 60, "questions": 24, "no_target": 16}
@@ -141,7 +142,8 @@ def keep(
 def write_runs(
     folder: Path, items: Items, digests: dict[str, str], ask: Callable[..., dict[str, Any]] = record
 ) -> None:
-    """The start, the votes, main arms with three seeds, the control with two, changed thoughts with one; no ablation.
+    """The start, its votes and without denials, main arms with three seeds, the control with two, changed thoughts with
+    one; no ablation.
 
     How often a run is right is the start's share and the arm's effect.
     """
@@ -160,6 +162,7 @@ def write_runs(
     for name in ("start_think", "start_answer"):
         keep(folder, name, 0, answers((0.0,) * 5), digests, think=name == "start_think", start_sha256="6e" * 32)
     keep(folder, "start_majority_of_8", 0, answers((0.05, 0, 0, 0, 0)), digests, start_sha256="6e" * 32)
+    keep(folder, "start_undenied", 0, answers((0.05, 0, 0.1, 0, -0.8)), digests, start_sha256="6e" * 32)
     keep(folder, "start_best_of_8", 0, answers((0.6, 0.6, 0.6, 0.6, 0.6)), digests, start_sha256="6e" * 32)
     for name, (*effect, kl) in EFFECT.items():
         for seed in PLAN.seeds if name != "grpo_random" else PLAN.ablation_seeds:
@@ -362,6 +365,55 @@ def test_every_wrong_answer_of_one_object_is_of_one_kind(runs_folder: Path) -> N
     assert runs["start_think"][0].errors["id"]["rough"] > 0
 
 
+def test_what_became_of_the_starts_denials_is_counted_apart(runs_folder: Path, folder: Path) -> None:
+    def deny(records: list[dict[str, Any]]) -> None:
+        for r in records:
+            if r["set"] == "id" and not r["right"]:
+                r |= {"parsed": True, "boxes": [], "iou": 0.0}
+
+    whole = load(runs_folder)[0]
+    assert not whole["start_think"][0].denied["id"].any(), "made-up answers name one box or cannot be parsed"
+    rewrite(folder, "start_think-0", deny)
+    summary = json.loads((folder / "start_think-0.json").read_text())
+    summary["sets"]["id"]["parsed"] = 1.0
+    (folder / "start_think-0.json").write_text(json.dumps(summary))
+    runs, _ = load(folder)
+    found = findings.findings(runs, PLAN)["denials"]["grpo_thought"]
+    start, tuned = runs["start_think"][0], runs["grpo_thought"].values()
+    denied = start.denied["id"]
+    assert 0 < denied.sum() == (start.values["right"]["id"] == 0).sum()
+    gained = [float((r.values["right"]["id"] * denied).mean()) for r in tuned]
+    lost = [float(((r.values["right"]["id"] - 1) * ~denied).mean()) for r in tuned]
+    assert found["id"]["denied"]["mean"] == pytest.approx(np.mean(gained), abs=1e-5)
+    assert found["id"]["others"]["mean"] == pytest.approx(np.mean(lost), abs=1e-5)
+    assert found["id"]["denied"]["t"] == pytest.approx(over_seeds(gained), abs=1e-5)
+    assert found["id"]["answered"]["start"] == 1.0, "where it did not deny it was right"
+    change = contrast(runs, "grpo_thought", "start_think", "id")
+    assert change and sum(gained + lost) / 3 == pytest.approx(change.estimate, abs=1e-5)
+
+
+class TestBoxes:
+    @given(st.lists(st.tuples(*[st.integers(0, 100)] * 2, *[st.integers(101, 224)] * 2), min_size=2, max_size=8))
+    def test_the_iou_is_that_of_the_records(self, some: list[tuple[int, ...]]) -> None:
+        a, b = np.array(some[:-1], float), np.array(some[1:], float)
+        wanted = [matched([tuple(x)], [tuple(y)]) for x, y in zip(a, b, strict=True)]
+        assert boxes.iou(a, b) == pytest.approx([w[0][2] if w else 0.0 for w in wanted])
+
+    def test_a_box_grows_about_its_centre_and_not_beyond_the_square(self) -> None:
+        found = boxes.scaled(np.array([[40.0, 40, 60, 80], [200.0, 0, 220, 20]]), 1.5)
+        assert found.tolist() == [[35, 30, 65, 90], [195, 0, 224, 25]]
+
+    @pytest.mark.parametrize(("scatter", "least", "most"), [(0.0, 1.0, 1.0), (7.0, 1.05, 1.3)])
+    def test_where_places_scatter_larger_boxes_win_more_often(self, scatter: float, least: float, most: float) -> None:
+        rng = np.random.default_rng(0)
+        true = np.tile([90.0, 90, 120, 120], (20_000, 1))
+        moved = true + np.tile(rng.normal(0, scatter, (20_000, 2)), 2)
+        # Exact boxes win at many sizes: the mean of those at the top.
+        shares = [float((boxes.iou(boxes.scaled(moved, s), true) > 0.5).mean()) for s in boxes.SCALES]
+        tops = [s for s, share in zip(boxes.SCALES, shares, strict=True) if share == max(shares)]
+        assert least <= min(tops, key=lambda s: abs(s - 1)) <= most
+
+
 def spoil_summary(folder: Path) -> None:
     path = folder / "grpo_thought-2.json"
     path.write_text(re.sub(r'"right": 0\.\d+', '"right": 0.99', path.read_text(), count=1))
@@ -460,6 +512,27 @@ def test_with_two_seeds_a_claim_stays_undecided(written: Path) -> None:
     control = next(c for c in numbers_of(written)["claims"] if c["b"] == "grpo_random")
     assert control["contrast"]["seeds"] == [1, 2] and control["verdict"] == "undecided"
     assert "**undecided** (2 of 3 seeds)" in (written / "tabletop.md").read_text()
+
+
+def test_a_verdict_with_fewer_seeds_than_planned_is_provisional(runs_folder: Path, tmp_path: Path) -> None:
+    def text(plan: Plan) -> str:
+        return report.render({**report.compute(*load(runs_folder), plan, tmp_path), "pictures": []})
+
+    said = r"Reward raises ID over the start.*\*\*held\*\*"
+    assert re.search(said + r" \|", text(PLAN))
+    assert re.search(said + r" \(provisional: 3 of 4 seeds\)", text(replace(PLAN, seeds=(1, 2, 3, 4))))
+
+
+def test_another_verdict_net_of_the_starts_is_said(runs_folder: Path, tmp_path: Path) -> None:
+    found, _ = told_of(runs_folder, tmp_path)
+    claims = {(c["claim"], c["b"], c["on"]): c for c in found["claims"]}
+    helps = claims["The thought helps", "grpo_answer", "id"]
+    assert helps["other_verdict"] == verdict(
+        contrast(load(runs_folder)[0], "grpo_thought", "grpo_answer", "id", net=True)
+    )
+    assert claims["Reward generalises better than SFT", "sft_thought", "novel"]["other_verdict"] is None, "one start"
+    helps["verdict"], helps["other_verdict"] = "held", "undecided"
+    assert "**held**; net of the starts: undecided" in report.render(found)
 
 
 def test_one_seed_is_said_plainly_and_has_the_interval_over_items_alone(folder: Path, tmp_path: Path) -> None:
@@ -634,6 +707,10 @@ def test_with_scenes_the_report_shows_items_and_judges_every_text_anew(
     plan.write_text(json.dumps(few))
     assert command(runs, out, "--root", str(root), plan=plan) == 0
     text = (out / "tabletop.md").read_text()
+    assert (out / "tabletop" / "boxes.png").stat().st_size > 10_000 and "(tabletop/boxes.png)" in text
+    sizes = numbers_of(out)["boxes"]["sizes"]
+    assert re.search(rf"\| GRPO, with thought \| {sizes['grpo_thought']['width']:.3f} \|", text)
+    assert "of the true width and height" in text
     assert (out / "tabletop" / "items.png").stat().st_size > 20_000 and "(tabletop/items.png)" in text
     samples = numbers_of(out)["samples"]
     assert all(s["instruction"] and f"“{s['instruction']}”" in text for s in samples)

@@ -25,6 +25,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     """
 
     model: Any
+    args: Any
     num_generations_eval: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from segzero_ros.answer import parse_answer
 from segzero_ros.profiles import load_profile
-from segzero_ros.types import Status
+from segzero_ros.types import Box, Status
 from training.demo.reasoner import GRID, library_inputs, normalise
 from training.experiments.questions import Ask
 from training.experiments.sets import Item, Set
@@ -40,6 +40,7 @@ class Speaker:
         self.forward = GroupForward(self.model)
         self.image: int = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.end: int = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.never = [self.image]  # tokens
         self._before = self.tokenizer.encode("<|im_start|>user\n<|vision_start|>") + [self.image] * GRID**2
         self._middle = self.tokenizer.encode("<|vision_end|>")
         self._after = self.tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
@@ -72,9 +73,17 @@ class Speaker:
             max_new_tokens=MAX_NEW_TOKENS,
             stop=[self.end],
             temperature=temperature,
-            never=[self.image],
+            never=self.never,
             generator=torch.Generator().manual_seed(seed),
         )
+
+
+def boxes_of(text: str) -> list[Box] | None:
+    """Of an answer, x_min, y_min, x_max, y_max in pixels of the square; None if it cannot be parsed."""
+    answer = parse_answer(text, _PROFILE)
+    if answer.status is Status.PARSE_ERROR:
+        return None
+    return [c.box for c in answer.candidates if c.box is not None]
 
 
 def judge(ask: Ask, text: str) -> dict[str, Any]:
@@ -83,10 +92,9 @@ def judge(ask: Ask, text: str) -> dict[str, Any]:
         _, _, rest = text.rpartition("<answer>")
         said, closed, _ = rest.partition("</answer>")
         return {"right": float(bool(closed) and said.strip() == ask.answer), "parsed": bool(closed)}
-    answer = parse_answer(text, _PROFILE)
-    if answer.status is Status.PARSE_ERROR:
+    boxes = boxes_of(text)
+    if boxes is None:
         return {"right": 0.0, "parsed": False, "boxes": []}
-    boxes = [c.box for c in answer.candidates if c.box is not None]
     true = [t.box for t in ask.targets]
     iou = [v for _, _, v in matched(boxes, true)]
     right = float(not boxes) if ask.absent else box_accuracy(boxes, true)

@@ -22,6 +22,7 @@ from training.experiments.ask import Speaker, ask_all, batches, judge, summary
 from training.metrics import matched
 
 SAMPLES = 8
+DENIALS = (" There", "[]")  # the tokens by which a thought, and an answer, say that nothing matches
 _PLACE = re.compile(r" at \(\d+, \d+\)")
 
 
@@ -66,12 +67,15 @@ def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[l
 
 
 def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> None:
-    """start_think and start_answer greedily; start_best_of_8 and start_majority_of_8 of the same samples."""
+    """start_think and start_answer greedily, start_undenied greedily without a denial's tokens; start_best_of_8 and
+    start_majority_of_8 of the same samples."""
     speaker, chosen = Speaker(start), sets.tests(root, plan.share)
     scenes = {split: sets.scenes_of(root, split, plan.share) for split in ("test", "test-ood")}
     began = time.monotonic()
     more: dict[str, Any] = {"think": name != "start_answer", "start_sha256": digest(start)}
-    if name in ("start_think", "start_answer"):
+    if name == "start_undenied":
+        speaker.never += speaker.tokenizer.convert_tokens_to_ids(list(DENIALS))
+    if name in ("start_think", "start_answer", "start_undenied"):
         records = [r for one in chosen.values() for r in ask_all(speaker, one, scenes[one.split], think=more["think"])]
         keep(results, name, 0, records, chosen, **more, ask_seconds=round(time.monotonic() - began, 1))
         return
@@ -126,7 +130,9 @@ def thought_use(seed: int, plan: Plan, root: Path, model: Path, tokenizer: Path,
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("start_think", "start_answer", "start_best_of_8", "thought_use"))
+    parser.add_argument(
+        "name", choices=("start_think", "start_answer", "start_best_of_8", "start_undenied", "thought_use")
+    )
     parser.add_argument("seed", type=int)
     parser.add_argument("--plan", required=True)
     for place in ("root", "start", "work", "results"):

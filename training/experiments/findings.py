@@ -34,12 +34,14 @@ SINGLE = ("id", "novel")  # sets with one box each
 ERRORS = ("denied", "elsewhere", "rough", "several", "unreadable")
 STARTS = ("start_think", "start_answer")
 VOTES = ("start_majority_of_8", "start_best_of_8")
+UNDENIED = "start_undenied"
+UNTRAINED = (*STARTS, *VOTES, UNDENIED)
 THOUGHTS = ("thought_kept", "thought_emptied", "thought_swapped", "thought_without_coordinates")
 GROUPS: dict[str, tuple[str, ...]] = {
     "main": (*STARTS, *(a.name for a in MAIN)),
     "controls": (*VOTES, *(a.name for a in CONTROLS)),
     "ablations": tuple(a.name for a in ABLATIONS),
-    "afterwards": tuple(a.name for a in AFTERWARDS),
+    "afterwards": (UNDENIED, *(a.name for a in AFTERWARDS)),
     "thought use": THOUGHTS,
 }
 KNOWN = tuple(name for names in GROUPS.values() for name in names)
@@ -90,6 +92,7 @@ class Run:
     values: dict[str, dict[str, NDArray[np.float64]]]
     items: dict[str, tuple[tuple[str, int], ...]]  # of a set: id, scene
     errors: dict[str, dict[str, float]]  # of a set of SINGLE: share of its items, by what is wrong
+    denied: dict[str, NDArray[np.bool_]]  # of a set of SINGLE: (items,), whether "there is none" was the answer
     records_sha256: str
 
     @property
@@ -273,7 +276,12 @@ def _run(path: Path, name: str, seed: int) -> Run:
                 raise ReportError(f"{path} says {what} {its} of {which}, its records {true:.5f}")
     digest = hashlib.sha256(records_file(path).read_bytes()).hexdigest()
     errors = {which: _errors(by_set[which]) for which in SINGLE if which in by_set}
-    return Run(name, seed, path, summary, values, items, errors, digest)
+    denied = {
+        which: np.array([bool(r["parsed"]) and not r.get("boxes") for r in by_set[which]])
+        for which in SINGLE
+        if which in by_set
+    }
+    return Run(name, seed, path, summary, values, items, errors, denied, digest)
 
 
 def _errors(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -340,7 +348,7 @@ def over_items(values: NDArray[np.float64], scenes: Sequence[int]) -> tuple[floa
 
 def _pairs(a: Mapping[int, Run], b: Mapping[int, Run]) -> list[tuple[int, Run, Run]]:
     """By seed; what was not trained is the same for every seed."""
-    fixed_a, fixed_b = (all(r.name in STARTS + VOTES for r in x.values()) for x in (a, b))
+    fixed_a, fixed_b = (all(r.name in UNTRAINED for r in x.values()) for x in (a, b))
     if fixed_a and fixed_b:
         return [(0, a[0], b[0])] if 0 in a and 0 in b else []
     if fixed_b:
@@ -412,6 +420,7 @@ def findings(runs: Runs, plan: Plan, others: Sequence[str] = ()) -> dict[str, An
         "contrasts": _contrasts(used),
         "claims": [_claim(used, claim) for claim in CLAIMS],
         "forgetting": _forgetting(used),
+        "denials": {name: one for name in (*ARMS, UNDENIED) if (one := _denials(used, name))},
         "points": points(used),
         "training": {name: _training(list(seeds.values())) for name, seeds in used.items() if name in ARMS},
         "runs": [_listed(run) for run in every if (run.name, run.seed) in wanted],
@@ -477,7 +486,7 @@ def _cell(runs: Runs, name: str, which: str) -> dict[str, Any]:
 
 def _contrasts(runs: Runs) -> list[dict[str, Any]]:
     """grpo_thought against every other arm and vote, grpo_answer against SFT on answers; as they are, and net."""
-    others = [name for name in (*ARMS, *VOTES) if name != "grpo_thought"]
+    others = [name for name in (*ARMS, *VOTES, UNDENIED) if name != "grpo_thought"]
     pairs = [("grpo_thought", name) for name in others] + [("grpo_answer", "sft_answer"), STARTS]
     found = []
     for a, b in pairs:
@@ -495,6 +504,8 @@ def _claim(runs: Runs, claim: Claim) -> dict[str, Any]:
     return {
         **asdict(claim),
         "verdict": verdict(found, claim.rule),
+        # Where both speak in one form the start is one, and net is the same.
+        "other_verdict": verdict(other, claim.rule) if other and start_of(claim.a) != start_of(claim.b) else None,
         "contrast": found and asdict(found),
         "other_form": other and asdict(other),
     }
@@ -534,6 +545,36 @@ def _forgetting(runs: Runs) -> list[dict[str, Any]]:
             rho = rounded(stats.spearmanr(x, y).statistic) if varied else None
             found.append({"change": on, "against": against, "spearman": rho, "runs": len(pairs)})
     return found
+
+
+def _denials(runs: Runs, name: str) -> dict[str, Any] | None:
+    """Of the start's own denials on sets where there always is something, and of all else, what became.
+
+    denied, others: points of the whole set gained among the items that the start denied, and among the others, over
+    seeds. answered: share right of what was answered at all. balanced: mean of NOVEL and no-target, so that answering
+    always, and denying always, win nothing.
+    """
+    begin, seeds = runs.get(start_of(name), {}).get(0), runs.get(name, {})
+    some = [r for r in seeds.values() if all(which in r.items for which in (*SINGLE, "no_target"))]
+    if begin is None or not some:
+        return None
+    found: dict[str, Any] = {}
+    for which in SINGLE:
+        before = begin.denied[which]
+        changes = [r.values["right"][which] - begin.values["right"][which] for r in some]
+        parts = {"denied": [c[before].sum() / len(c) for c in changes]}
+        parts["others"] = [c[~before].sum() / len(c) for c in changes]
+        found[which] = {k: {"mean": rounded(float(np.mean(v))), "t": over_seeds(v)} for k, v in parts.items()}
+        answered = [_answered(r, which) for r in (begin, *some)]
+        found[which]["answered"] = {"start": rounded(answered[0]), "mean": rounded(float(np.mean(answered[1:])))}
+    levels = [(r.values["right"]["novel"].mean() + r.values["right"]["no_target"].mean()) / 2 for r in (begin, *some)]
+    found["balanced"] = {"start": rounded(levels[0]), "mean": rounded(float(np.mean(levels[1:])))}
+    return found
+
+
+def _answered(run: Run, which: str) -> float:
+    kept = run.values["right"][which][~run.denied[which]]
+    return float(kept.mean()) if len(kept) else 0.0
 
 
 def _training(runs: Sequence[Run]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.experiments.arms import ABLATIONS, AFTERWARDS, ARMS, CONTROLS, MAIN
+from training.experiments.boxes import SCALES
 from training.experiments.findings import GROUPS, SETS, STARTS, VOTES, Runs
 
 LABELS = {
@@ -24,6 +25,7 @@ LABELS = {
     "grpo_random": "GRPO, random reward",
     "start_majority_of_8": "start, majority of 8",
     "start_best_of_8": "start, best of 8 (by the truth)",
+    "start_undenied": "start, not allowed to deny",
     "soft_accuracy": "GRPO, soft accuracy",
     "kl_x10": "GRPO, KL weight x 10",
     "n_4": "GRPO, n = 4",
@@ -87,6 +89,7 @@ def draw_all(found: Mapping[str, Any], runs: Runs, folder: Path) -> None:
         "plane.png": lambda path: plane(found["points"], path),
         "bars.png": lambda path: bars(found["arms"], path),
         "curves.png": lambda path: curves(runs, [a.name for a in first], path),
+        "boxes.png": lambda path: box_scales(found["boxes"]["scales"], path),
         "curves_ablations.png": lambda path: curves(runs, ["grpo_thought", *ablated] if ablated else [], path),
     }
     for name, draw in made.items():
@@ -232,6 +235,26 @@ def curves(runs: Runs, names: Sequence[str], path: Path) -> bool:
     figure.suptitle(
         f"Thin: every seed. Thick: mean over seeds, running mean of {SMOOTH} values where there are many.", fontsize=9
     )
+    return _save(figure, path)
+
+
+def box_scales(shares: Mapping[str, Sequence[float]], path: Path) -> bool:
+    """Over the factor that boxes are made larger by: the share that wins, its highest point marked."""
+    if not shares:
+        return False
+    figure = _figure(6.4, 3.8)
+    axes = figure.add_subplot()
+    for name, values in shares.items():
+        sampled = name == "sampled"
+        look = {"color": color("start_think" if sampled else name), "ls": "--" if sampled else "-"}
+        axes.plot(SCALES, values, lw=1.6, label="start, sampled" if sampled else label(name), **look)
+        top = int(np.argmax(values))
+        axes.plot(SCALES[top], values[top], marker="o", ms=8, **look)
+    axes.axvline(1.0, color="#999999", lw=0.8)
+    axes.set_xlabel("size of the box, times what was answered")
+    axes.set_ylabel("share with an IoU above .5")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return _save(figure, path)
 
 

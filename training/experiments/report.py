@@ -21,10 +21,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from training.experiments import boxes, pictures, sets
 from training.experiments import findings as f
-from training.experiments import pictures, sets
 from training.experiments.arms import ARMS, Plan
 from training.experiments.ask import judge
 from training.experiments.controls import of_eight
@@ -35,18 +36,19 @@ from training.tabletop.store import Scenes, Thing
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
 TOLERANCE = 1.5e-5  # figures are rounded to five digits, and another BLAS may round the last one otherwise
-SHOWN = ("plane.png", "bars.png", "curves.png", "curves_ablations.png", "items.png")
+SHOWN = ("plane.png", "bars.png", "curves.png", "curves_ablations.png", "boxes.png", "items.png")
 CAPTIONS = {
     "plane.png": "What was forgotten against the gain and against KL: one point per run, large the arm's mean.",
     "bars.png": "Right answers per set.",
     "curves.png": "Training, main arms and control.",
     "curves_ablations.png": "Training, ablations beside GRPO with thought.",
+    "boxes.png": "Share of the boxes on ID with an IoU above .5, were they so many times as large; large: at its most.",
     "items.png": "Wins and failures: the same items before and after.",
 }
-WHY = """The one outcome that was asked for is not established. Causes that the tables speak for or against: no signal
-(share of groups without spread); a reward that rises while greedy validation does not; answers cut off or not parsed;
-an entropy that collapses or grows; a policy that did not move (KL); nothing left to learn (the start's best of 8); one
-kind of error that goes while another comes ([what is wrong](#what-is-wrong-with-wrong-answers))."""
+WHY = """The one outcome that was asked for is not established. What the records say of it is under [Denials and
+boxes](#denials-and-boxes). Other causes that the tables speak for or against: no signal (share of groups without
+spread); a reward that rises while greedy validation does not; answers cut off or not parsed; an entropy that collapses
+or grows; a policy that did not move (KL); nothing left to learn (the start's best of 8)."""
 
 
 # What was asked
@@ -143,6 +145,10 @@ def render(found: Mapping[str, Any]) -> str:
         "box_iou": _arms(found, _there(found), "iou"),
         "parsed": _arms(found, _there(found), "parsed"),
         "errors": _errors(found),
+        "denials": _denials(found),
+        "sizes": _sizes(found),
+        "scales": _picture(found, "boxes.png"),
+        "denials_said": _denials_said(found),
         "contrasts": _contrasts(found),
         "claims": _claims(found),
         "forgetting": _forgetting(found),
@@ -257,9 +263,67 @@ def _errors(found: Mapping[str, Any]) -> str:
     return _table(["arm", *(f"{NAMES[w]}: {k}" for w in f.SINGLE for k in f.ERRORS)], rows)
 
 
+def _denials(found: Mapping[str, Any]) -> str:
+    rows = []
+    for name, one in found["denials"].items():
+        row = [label(name)]
+        for which in f.SINGLE:
+            row += [f"{_points(x['mean'])} {_range(x['t'])}" for x in (one[which]["denied"], one[which]["others"])]
+            row.append(_arrow(one[which]["answered"]))
+        rows.append([*row, _arrow(one["balanced"])])
+    if not rows:
+        return "Not run: this needs the start and a trained arm."
+    kinds = ("start denied", "start answered", "right of the answered")
+    head = [f"{NAMES[which]}: {kind}" for which in f.SINGLE for kind in kinds]
+    return _table(("arm", *head, "mean of NOVEL and no-target"), rows)
+
+
+def _arrow(x: Mapping[str, float]) -> str:
+    return f"{_share(x['start'])} → {_share(x['mean'])}"
+
+
+def _sizes(found: Mapping[str, Any]) -> str:
+    rows = [
+        (label(name), f"{s['width']:.3f}", f"{s['height']:.3f}", str(s["boxes"]))
+        for name, s in found["boxes"]["sizes"].items()
+    ]
+    return _table(("arm", "width", "height", "boxes"), rows) if rows else "Not known: this needs `--root SCENES`."
+
+
+def _denials_said(found: Mapping[str, Any]) -> str:
+    """In words, for GRPO with thought: what it gains by answering, and what it loses where the start answered."""
+    one = found["denials"].get("grpo_thought")
+    if one is None:
+        return ""
+    said = [
+        f"On {NAMES[w]} GRPO with thought changes by {_points(one[w]['denied']['mean'])} points where the start had "
+        f"denied, and by {_points(one[w]['others']['mean'])} where it had answered"
+        for w in f.SINGLE
+    ]
+    errors = [found["arms"][name]["errors"].get("id", {}).get("rough") for name in (f.STARTS[0], "grpo_thought")]
+    if None not in errors:
+        said.append(f"Rough boxes on ID go from {_share(errors[0])} to {_share(errors[1])} per cent of the items")
+    sizes = [found["boxes"]["sizes"].get(name) for name in (f.STARTS[0], "grpo_thought")]
+    if None not in sizes:
+        was, now = (f"{s['width']:.2f} x {s['height']:.2f}" for s in sizes if s)
+        said.append(f"Its boxes are {now} of the true width and height, the start's {was}")
+    scales = {name: found["boxes"]["scales"].get(name) for name in (f.STARTS[0], "sampled")}
+    both = [found["boxes"]["scales"].get(name) for name in (f.STARTS[0], "grpo_thought")]
+    if None not in both:
+        was, now = (_share(max(s)) for s in both if s)
+        said.append(
+            f"Of boxes that meet the object {now} per cent would win after GRPO if all had the size that is best for "
+            f"them, and {was} at the start: what is lost beyond that is places"
+        )
+    if all(scales.values()):
+        at = [f"{boxes.SCALES[int(np.argmax(s))]:g}" for s in scales.values() if s]
+        said.append(f"The start's greedy boxes win most at {at[0]} times their size, its sampled ones at {at[1]} times")
+    return ". ".join(said) + "."
+
+
 def _over(c: Mapping[str, Any], over: str = "t") -> str:
     """One of the intervals of a contrast; what was not trained has none over seeds."""
-    trained = not {c["a"], c["b"]} <= {*f.STARTS, *f.VOTES}
+    trained = not {c["a"], c["b"]} <= set(f.UNTRAINED)
     return _range(c[over]) if trained or over == "items" else ""
 
 
@@ -295,11 +359,23 @@ def _claims(found: Mapping[str, Any]) -> str:
         if c is None:
             rows.append((claim["claim"], claim["article"], what, "", "", "", "", "**not run**"))
             continue
-        few = f" ({_n(c)} of {f.ENOUGH} seeds)" if _n(c) < f.ENOUGH else ""
+        few = _provisional(found, claim)
+        if claim["other_verdict"] not in (None, claim["verdict"]):
+            few += f"; {'as it is' if claim['net'] else 'net of the starts'}: {claim['other_verdict']}"
         values = (_beside(c), _range(c["items"]), str(_n(c)), _beside(claim["other_form"]))
         rows.append((claim["claim"], claim["article"], what, *values, f"**{claim['verdict']}**{few}"))
     head = ("claim", "article", "contrast", "points, over seeds", "over items", "n", "the other way", "at this scale")
     return _table(head, rows)
+
+
+def _provisional(found: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
+    """That there are too few seeds for a verdict, or fewer than planned, so that the rest may change it."""
+    there = _n(claim["contrast"])
+    if there < f.ENOUGH:
+        return f" ({there} of {f.ENOUGH} seeds)"
+    arms = [found["arms"][claim[side]] for side in ("a", "b") if claim[side] not in f.UNTRAINED]
+    planned = set.intersection(*({*arm["seeds"], *arm["missing_seeds"]} for arm in arms))
+    return f" (provisional: {there} of {len(planned)} seeds)" if there < len(planned) else ""
 
 
 def _forgetting(found: Mapping[str, Any]) -> str:
@@ -422,8 +498,11 @@ def compute(runs: f.Runs, others: Sequence[str], plan: Plan, folder: Path) -> di
     """All of report.json but which pictures there are."""
     asked = read_asked(folder / "asked.json.gz")
     texts = {i: x["text"] for i, x in asked["items"].items()}
+    planned = f.planned(plan)
+    used = {name: {s: r for s, r in seeds.items() if (name, s) in planned} for name, seeds in runs.items()}
     return {
         **f.findings(runs, plan, others),
+        "boxes": boxes.found(used, {i: x["boxes"] for i, x in asked["items"].items()}),
         "samples": f.samples(runs, texts),
         "overlaps": asked["overlaps"],
         "trials": read_lines(folder / "trials.jsonl"),

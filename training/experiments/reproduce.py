@@ -47,6 +47,7 @@ def jobs(plan: Plan) -> list[tuple[str, int]]:
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in CONTROLS]
     found += [("thought_use", seed) for seed in plan.ablation_seeds]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in ABLATIONS]
+    found += [("start_undenied", 0)]
     found += [(a.name, seed) for seed in plan.ablation_seeds for a in AFTERWARDS]
     return found
 
