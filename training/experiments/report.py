@@ -268,7 +268,8 @@ def _denials(found: Mapping[str, Any]) -> str:
     for name, one in found["denials"].items():
         row = [label(name)]
         for which in f.SINGLE:
-            row += [f"{_points(x['mean'])} {_range(x['t'])}" for x in (one[which]["denied"], one[which]["others"])]
+            for x in (one[which]["denied"], one[which]["others"]):
+                row.append(_points(x["mean"]) + (f" {_range(x['t'])}" if name in ARMS else ""))
             row.append(_arrow(one[which]["answered"]))
         rows.append([*row, _arrow(one["balanced"])])
     if not rows:
@@ -300,6 +301,15 @@ def _denials_said(found: Mapping[str, Any]) -> str:
         f"denied, and by {_points(one[w]['others']['mean'])} where it had answered"
         for w in f.SINGLE
     ]
+    for c in found["contrasts"]:
+        if (c["a"], c["b"], c["measure"], c["net"]) == ("grpo_thought", f.UNDENIED, "right", False) and c[
+            "on"
+        ] in f.SINGLE:
+            level = found["arms"][f.UNDENIED]["sets"][c["on"]]["right"]["mean"]
+            said.append(
+                f"The start that may not deny has {_share(level)} per cent on {NAMES[c['on']]}, untrained; "
+                f"GRPO with thought less that: {_points(c['estimate'])} {_over(c)}"
+            )
     errors = [found["arms"][name]["errors"].get("id", {}).get("rough") for name in (f.STARTS[0], "grpo_thought")]
     if None not in errors:
         said.append(f"Rough boxes on ID go from {_share(errors[0])} to {_share(errors[1])} per cent of the items")
