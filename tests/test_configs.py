@@ -17,6 +17,7 @@ from training import configuration, defaults, dry_run, train
 from training.configuration import ConfigurationError, load
 from training.conversations import prompt_profile
 from training.rewards import PROFILES
+from training.shrink import make_rows
 
 NAMES = [path.stem for path in configuration.every()]
 ACCELERATE = sorted((configuration.FOLDER / "accelerate").glob("*.yaml"))
@@ -342,6 +343,11 @@ class TestWrongConfigurations:
             ("name.x=1", "no section"),
             ("trl.beta=[1", "is not readable YAML"),
             ("trl.learning_rate=fast", "learning_rate is 'fast'; expected a number"),
+            ("data.prompt=seg_zero", "no {question}; templates: seg-zero, "),
+            ("grpo.num_generations=0", "a group has at least 2"),
+            ("trl.num_train_epochs=-1", "neither max_steps nor num_train_epochs is above 0"),
+            ("trl.bf16=maybe", "bf16: expected true or false"),
+            ("model.path=Qwen/Qwen2.5-VL-7B-Instruct", "set qwen2_5_vl_7b"),
         ],
     )
     def test_are_named(self, setting: str, message: str) -> None:
@@ -376,11 +382,33 @@ class TestWrongConfigurations:
 
     def test_places_that_are_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = f"out={tmp_path / 'run'}"
-        here = ["--set", "rollout=transformers", "--set", "trl.use_cpu=true", "--set", out]
-        assert train.main(["seg_zero_3b", "--set", "model.path=/nowhere", *here]) == 2
+        here = ["--set", "rollout=transformers", "--set", "trl.use_cpu=true", "--set", "data.validation=", "--set", out]
+        rows, weights = ["--set", f"data.train={tmp_path / 'rows'}"], ["--set", "model.path=/nowhere"]
+        assert train.main(["seg_zero_3b", *rows, *weights, *here]) == 2
+        assert f"no folder '{tmp_path / 'rows'}'" in capsys.readouterr().err, "before weights are looked for"
+        make_rows(load("seg_zero_3b"), tmp_path / "rows", 840)
+        assert train.main(["seg_zero_3b", *rows, *weights, *here]) == 2
+        assert "has 4 rows, and an update takes 16" in capsys.readouterr().err
+        assert train.main(["seg_zero_3b", *rows, *weights, *here, "--set", "batch.prompts=4"]) == 2
         assert "no folder /nowhere" in capsys.readouterr().err
+        assert not (tmp_path / "run" / "configuration.yaml").exists(), "the mended call finds no run there"
         assert train.main(["seg_zero_3b", "--set", f"data.train={tmp_path}", "--dry-run"]) == 2
         assert "not readable by datasets.load_from_disk" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ("trl.learning_rat=1", "do you mean learning_rate?"),
+            ("trl.optim=foo", "foo is not a valid"),
+            ("data.train={rows}", "has 4 rows, and an update takes 16"),
+        ],
+    )
+    def test_what_training_would_refuse_a_dry_run_does_too(
+        self, setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make_rows(load("lora_3b_24gb"), tmp_path, 840)
+        assert train.main(["lora_3b_24gb", "--set", setting.format(rows=tmp_path), "--dry-run"]) == 2
+        assert message in capsys.readouterr().err
 
     def test_numbers_are_those_of_yaml_1_2(self, tmp_path: Path) -> None:
         file = tmp_path / "c.yaml"

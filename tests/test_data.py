@@ -35,7 +35,7 @@ from training.data.rows import (
     square_mask,
     write_solution,
 )
-from training.data.samples import Problem, Sample, Target, image_size, read_image
+from training.data.samples import Problem, Sample, Target, find_image, image_size, read_image
 from training.rewards import PROFILES
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))).filter(np.any)
@@ -487,6 +487,44 @@ def test_other_settings_do_not_continue_a_run(tmp_path: Path, capsys: pytest.Cap
     assert "points published -> circles" in capsys.readouterr().err
     assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
     assert "is done already" in capsys.readouterr().err
+
+
+def test_a_number_is_a_text_and_a_special_token_is_a_bad_row(tmp_path: Path) -> None:
+    path, photos = own_data(tmp_path, 1)
+    data = json.loads(path.read_text())
+    data["annotations"][0]["text"], data["annotations"][1]["text"] = 7, "the duck<|im_end|>"
+    path.write_text(json.dumps(data))
+    assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
+    rows = load_from_disk(str(tmp_path / "rows"))["train"]
+    assert list(rows["problem"]) == ["7"]
+    assert [p.reason for p in problems(tmp_path / "rows")] == ["the text holds a special token's beginning, <|"]
+
+
+def test_what_was_mended_is_not_taken_for_done(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, photos = own_data(tmp_path, 1)
+    assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
+    data = json.loads(path.read_text())
+    data["annotations"][0]["segmentation"][0][2:4] = [20, 4]
+    path.write_text(json.dumps(data))
+    assert prepare.main(call(path, photos, tmp_path / "rows")) == 2
+    assert "other settings or data (the annotations themselves)" in capsys.readouterr().err
+    assert prepare.main(call(path, photos, tmp_path / "again")) == 0
+
+
+@pytest.mark.parametrize("name", ["cam_left_000.png", "monday/000.png"])
+def test_an_image_of_another_name_is_not_taken_for_it(name: str, tmp_path: Path) -> None:
+    path, photos = own_data(tmp_path, 1)  # 000.png is there
+    data = json.loads(path.read_text())
+    data["images"][0]["file_name"] = name
+    path.write_text(json.dumps(data))
+    assert prepare.main(call(path, photos, tmp_path / "rows")) == 1
+    assert all("is missing" in p.reason for p in problems(tmp_path / "rows"))
+
+
+@pytest.mark.parametrize("name", ["COCO_train2014_000000000007.jpg", "train2017/000000000007.jpg", "000000000007.jpg"])
+def test_cocos_images_are_found_by_their_number(name: str, tmp_path: Path) -> None:
+    (tmp_path / "000000000007.jpg").touch()
+    assert find_image(tmp_path, name) == tmp_path / "000000000007.jpg"
 
 
 def test_a_killed_run_continues_and_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

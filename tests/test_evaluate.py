@@ -223,8 +223,9 @@ class TestWhatCannotBeRead:
         assert (wrong["giou lisa"], wrong["giou seg-zero"]) == (round(7 / 15, 4), round(4 / 15, 4))
         lines = evaluate.table(found).splitlines()
         at = lines.index("read 3 of 5 items, in batches of 3")
-        assert lines[at + 1] == "all figures are over those; if the other 2 were wrong:"
-        assert lines[at + 2].split() == ["parse_ok", "0.6"] and "  giou lisa        0.4667" in lines
+        assert lines[at + 1] == "  2 unread: the image gone.jpg is missing"
+        assert lines[at + 2] == "all figures are over those; if the other 2 were wrong:"
+        assert lines[at + 3].split() == ["parse_ok", "0.6"] and "  giou lisa        0.4667" in lines
 
     def test_an_item_without_a_known_truth_may_be_of_any_kind(self) -> None:
         found = summarise({"batch": 3}, run(self.source(SAMPLES[5], KeyError("counts"))))
@@ -571,3 +572,40 @@ class TestComparison:
 def run_one() -> dict[str, Any]:
     (r,) = run([SAMPLES[0]])
     return r
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (["--data", "coco:{folder}/my.json"], "coco needs --images DIR"),
+        (["--data", "coco:{folder}/my.json", "--images", "{folder}/gone"], "there is no folder"),
+        (["--data", "reasonseg:{folder}/gone"], "there is no"),
+    ],
+)
+def test_data_that_is_not_there_is_said_before_a_model_is_loaded(
+    call: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate.Pipeline, "load", lambda *_, **__: pytest.fail("a model is loaded"))
+    (tmp_path / "my.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert evaluate.main([part.format(folder=tmp_path) for part in call]) == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert shown[-1].startswith("segzero-train evaluate: ") and said in shown[-1]
+
+
+def test_the_commonest_reasons_of_unread_items_are_shown() -> None:
+    cases = [evaluate.Case(str(n), "coco", lambda: pytest.fail("it is read")) for n in range(3)]
+    records = [evaluate.unread(n, case, ValueError(f"reason {n % 2}")) for n, case in enumerate(cases)]
+    summary = evaluate.summarise({"data": "coco:x", "profile": "demo", "n": 3, "seed": 0, "batch": 1}, records)
+    assert list(summary["unread_reasons"].values()) == [2, 1]
+    assert "2 unread: " in evaluate.table(summary) and "reason 0" in evaluate.table(summary)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shard", "wanted"),
+    [(0, (1, 8), None), (1, (1, 8), None), (8, (0, 1), None), (8, (3, 8), "cuda:3"), (2, (3, 8), "cuda:1")],
+)
+def test_a_shard_takes_its_own_gpu(
+    gpus: int, shard: tuple[int, int], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert evaluate.own_gpu(shard) == wanted

@@ -400,6 +400,23 @@ class TestCompare:
         with pytest.raises(RuntimeError, match=r"the other raised Odd\('not today'\) at \[\""):
             compare.differences("vision-reasoner", f"{file}:raises", 1500, 0, workers=workers)
 
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"),
+            ("def f(:", "cannot be run: SyntaxError"),
+            ("f = 3", "has no function f"),
+            ("def f(text): return 0.0", "the other raised TypeError"),
+        ],
+    )
+    def test_a_file_that_does_not_do_is_told_in_a_sentence(
+        self, text: str, said: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.py").write_text(text)
+        with pytest.raises(SystemExit, match="2"):
+            compare.main(["seg-zero", f"{tmp_path / 'mine.py'}:f", "--n", "10"])
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
     @pytest.mark.parametrize("path", ["nothing.py:f", "no-colon", "setup.py:missing"])
     def test_a_wrong_path_is_said(self, path: str) -> None:
         if path.startswith("setup"):

@@ -303,6 +303,12 @@ class TestAnotherRunInTheSameFolder:
         assert train.start(c, resume=True) == tmp_path / "checkpoint-10"
         assert not (tmp_path / "checkpoint-12").exists(), "half written"
 
+    def test_that_there_is_nothing_to_go_on_with_is_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert train.start(replace(load("seg_zero_3b"), out=str(tmp_path / "typo")), resume=True) is None
+        assert "typo holds no run to go on with; a new one begins" in capsys.readouterr().err
+
     def test_a_damaged_configuration_or_checkpoint_is_named(self, tmp_path: Path) -> None:
         c = small("tabletop_grpo", tmp_path)
         train.start(c, resume=False)

@@ -20,6 +20,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from segzero_ros.prompt import TEMPLATES
 from training.rewards import PROFILES
 
 FOLDER = Path(__file__).with_name("configs")
@@ -59,6 +60,8 @@ DERIVED = frozenset(
 
 # Those of TRL's that are read here too, or that it would trip over late.
 _NUMBERS = ("num_generations", "max_completion_length", "beta", "learning_rate", "max_steps", "num_train_epochs")
+
+_SWITCHES = ("bf16", "fp16", "gradient_checkpointing", "use_cpu")
 
 
 class ConfigurationError(ValueError):
@@ -343,6 +346,16 @@ def _check(c: Configuration) -> None:
     if not architecture_file(c.model.architecture).is_file() and c.model.architecture != "embedded":
         known = [p.stem for p in sorted(ARCHITECTURES.glob("*.json"))]
         wrong.append(f"model.architecture {c.model.architecture!r}; known: embedded, {', '.join(known)}")
+    if c.data.prompt not in TEMPLATES and "{question}" not in c.data.prompt:
+        wrong.append(f"data.prompt {c.data.prompt!r} has no {{question}}; templates: {', '.join(TEMPLATES)}")
+    if c.method == "grpo" and c.generations < 2:
+        wrong.append(f"num_generations is {c.generations}; a group has at least 2")
+    if int(c.arguments.get("max_steps", -1)) <= 0 and not float(c.arguments.get("num_train_epochs", 3)) > 0:
+        wrong.append("neither max_steps nor num_train_epochs is above 0")
+    if texts := [k for k in _SWITCHES if not isinstance(c.arguments.get(k, False), bool)]:
+        wrong.append(f"{', '.join(texts)}: expected true or false")
+    if other := _other_architecture(c.model):
+        wrong.append(f"model.path is {c.model.path} and model.architecture {c.model.architecture}; set {other}")
     if c.watch.format_term and c.watch.format_term not in profile.terms:
         wrong.append(f"watch.format_term: {profile.name} has no {c.watch.format_term}")
     if c.model.quantise != "none" and c.model.lora is None:
@@ -359,6 +372,13 @@ def _check(c: Configuration) -> None:
         wrong.append("engine: shared_prefix answers by itself; rollout must be transformers")
     if wrong:
         raise ConfigurationError(f"{c.name}: " + "; ".join(wrong))
+
+
+def _other_architecture(model: Model) -> str:
+    """The known architecture that a hub's name tells, where it is not the one that is set; else ""."""
+    said = re.sub(r"[^a-z0-9]+", "_", model.path.rpartition("/")[2].lower())
+    known = [p.stem for p in ARCHITECTURES.glob("*.json") if p.stem in said]
+    return known[0] if known and model.architecture not in known and not Path(model.path).is_dir() else ""
 
 
 def architecture_file(name: str) -> Path:
@@ -386,3 +406,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[
 def processes() -> int:
     """As torchrun and accelerate say it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def main_process() -> bool:
+    """Whether this one writes and shows things."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         FILE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return 0
     # No GPU is asked for, to print a table.
-    c = configuration.load(args.config, ["trl.use_cpu=true", "trl.bf16=false"])
+    try:
+        c = configuration.load(args.config, ["trl.use_cpu=true", "trl.bf16=false"])
+    except configuration.ConfigurationError as error:
+        parser.error(str(error))
     for key, default, ours, how in table(c):
         print(f"{key:44} {how:10} {default!s:28} {ours!s}")
     return 0

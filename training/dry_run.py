@@ -7,7 +7,7 @@ of the memory and the hours are estimates and say so.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,21 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
     return {name: seconds / 3600 for name, seconds in parts.items()}
 
 
+def check(c: Configuration) -> None:
+    """What training would refuse that needs no GPU and no weights: TRL's names and values, and rows that are there.
+    Raises ValueError."""
+    from training import conversations, grpo, sft
+
+    there = {k: v for k, v in c.trl.items() if k not in ("bf16", "tf32", "deepspeed", "fsdp")}
+    here = replace(c, rollout="transformers", trl={**there, "use_cpu": True, "bf16": False})
+    (grpo.arguments if c.method == "grpo" else sft.arguments)(here)
+    for folder, limit in ((c.data.train, c.data.rows), (c.data.validation, c.data.validation_rows)):
+        if folder and Path(folder).is_dir():
+            rows = conversations.load(c.data, c.method, folder, limit, masks=False)
+            if folder == c.data.train:
+                grpo.check_count(c, len(rows))
+
+
 def rows_of(c: Configuration) -> int:
     """Rows of the data: counted where they are, else by the number in the folder's name (2k, 9k, 7k), else 0."""
     folder = Path(c.data.train)
@@ -288,9 +303,10 @@ def updates_of(c: Configuration) -> int:
 
 
 def report(c: Configuration) -> str:
-    """For the terminal. Raises ValueError where the numbers do not fit together."""
+    """For the terminal. Raises ValueError where the numbers do not fit together, or training would refuse."""
     from training import model as models
 
+    check(c)
     model = meta_model(c)
     s = sizes(model)
     config = model.config
@@ -299,6 +315,7 @@ def report(c: Configuration) -> str:
     rows = rows_of(c)
     updates = updates_of(c)
     length = tokens + PROMPT + (c.completion if c.method == "grpo" else answer_tokens(c))
+    there = "" if Path(c.data.train).is_dir() else " (not there yet)"
     many = f"{updates * c.samples * length / 1e6:,.0f} M tokens"
     lines = [
         f"{c.name}: {c.method.upper()}, for {c.answers}",
@@ -307,7 +324,7 @@ def report(c: Configuration) -> str:
         f"image       {c.data.square} pixels: {tokens} tokens",
         f"update      {c.batch.prompts} prompts x {c.generations} = {c.samples} sequences = {max(1, c.hardware.gpus)} "
         f"process{'es' * (c.hardware.gpus > 1)} x micro {c.batch.micro} x accumulation {accumulation}",
-        f"data        {rows or 'unknown number of'} rows, {updates} updates, "
+        f"data        {rows or 'unknown number of'} rows{there}, {updates} updates, "
         + (f"at most {many}" if c.method == "grpo" else f"some {many} (estimate)"),
     ]
     gpu, host = memory(c, s, config, tokens)

@@ -481,7 +481,8 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     out["batch"] = settings.get("batch")
     out["failed"] = len(failed)
     out |= {"items": len(records), "read": len(read), "unread": len(records) - len(read)}
-    out["if_unread_wrong"] = if_unread_wrong(records)
+    reasons = Counter(r["message"] for r in records if r["status"] == "UNREAD")
+    out |= {"unread_reasons": dict(reasons.most_common(3)), "if_unread_wrong": if_unread_wrong(records)}
     out["statuses"] = dict(sorted(Counter(r["status"] for r in records).items()))
     out["protocols"] = {p: protocols.summary([r["protocols"][p] for r in masked]) for p in protocols.PROTOCOLS}
     out["with_ignored_pixels"] = sum(r["ignored"] > 0 for r in read)
@@ -532,6 +533,7 @@ def table(summary: dict[str, Any]) -> str:
     lines.append(f"{'n, dropped':16} " + " ".join(f"{some['n']}, {some['dropped']!s:25}" for some in both.values()))
     lines.append(f"\nread {summary['read']} of {summary['items']} items, in batches of {summary['batch']}")
     if summary["unread"]:
+        lines += [f"  {count} unread: {reason[:200]}" for reason, count in summary["unread_reasons"].items()]
         lines.append(f"all figures are over those; if the other {summary['unread']} were wrong:")
         lines += [
             f"  {name:16} {'not known' if value is None else value}"
@@ -559,7 +561,11 @@ def read_cases(settings: dict[str, Any], root: Path) -> list[Case]:
     if family not in prepare.SOURCES or not where:
         known = ", ".join(f"{name}:PATH" for name in prepare.SOURCES if name != "tabletop")
         raise ValueError(f"--data {settings['data']}: expected tabletop:SPLIT or one of {known}")
-    more = {"images": Path(settings["images"]) if settings["images"] else None, "instances": None, "no_target": 0}
+    images = Path(settings["images"]) if settings["images"] else None
+    prepare.check_images(family, images)
+    more = {"images": images, "instances": None, "no_target": 0}
+    if not Path(where).exists() and family != "rows":
+        raise ValueError(f"--data {settings['data']}: there is no {where}")
     given = {key: settings[key] for key in ("split", "by", "sentences", "seed")}
     source = prepare.open_source(argparse.Namespace(source=family, root=where, count=0, **given, **more))
     return sample_cases(source, family)[: settings["n"]]

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, SegzeroError) as error:
         print(f"segzero-train: {error}", file=sys.stderr)
         return 2
-    print(f"{made}\nsegzero run --profile {made / 'profile.yaml'} ...")
+    print(f"{made}\nsegzero segment --profile {made / 'profile.yaml'} IMAGE INSTRUCTION")
     return 0
 
 

@@ -201,15 +201,24 @@ def trainer_class(engine: str) -> Any:
 
 
 def parts(c: Configuration) -> tuple[Any, Any, Any, Any]:
-    """Of both methods: rows, rows to validate on or None, policy, processor."""
-    folder = models.folder_of(c.model)
+    """Of both methods: rows, rows to validate on or None, policy, processor. Rows first: they need no weights, which a
+    hub's name may take hours to fetch."""
     masks = PROFILES[c.reward.profile].needs_masks
     rows = conversations.load(c.data, c.method, c.data.train, c.data.rows, masks and c.method == "grpo")
     validation = None
     if c.data.validation:
         validation = conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
+    check_count(c, len(rows))
+    folder = models.folder_of(c.model)
     policy = models.load_model(c.model, folder)
     return rows, validation, policy, models.load_processor(folder, policy.config)
+
+
+def check_count(c: Configuration, rows: int) -> None:
+    if rows < c.batch.prompts:
+        raise ConfigurationError(
+            f"{c.name}: {c.data.train} has {rows} rows, and an update takes {c.batch.prompts} (batch.prompts)"
+        )
 
 
 def one_token_per_image(trainer: Any) -> None:

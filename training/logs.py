@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.configuration import Configuration
-from training.validate import Said, Term, main_process, weights
+from training.configuration import Configuration, main_process
+from training.validate import Said, Term, weights
 
 # Panels of curves.png: title, and what is drawn in it where it is in the log.
 PANELS = (

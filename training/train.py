@@ -20,7 +20,7 @@ import yaml
 
 from segzero_ros.types import SegzeroError
 from training import configuration
-from training.configuration import Configuration, ConfigurationError
+from training.configuration import Configuration, ConfigurationError, main_process
 
 WHOLE = "whole"  # a file in a checkpoint that says that all of it was written
 STOPPED_EARLY = 3
@@ -96,7 +96,9 @@ def start(c: Configuration, resume: bool) -> Path | None:
     """The checkpoint to go on at, or None for a new run. Raises ConfigurationError if the folder says otherwise."""
     out, file = Path(c.out), Path(c.out) / "configuration.yaml"
     checkpoint = last_checkpoint(out) if resume else None
-    if int(os.environ.get("RANK", "0")):
+    if resume and not file.is_file() and main_process():
+        print(f"segzero-train: {out} holds no run to go on with; a new one begins", file=sys.stderr)
+    if not main_process():
         return checkpoint  # the first process looks, and writes; the others would find what it has just written
     if checkpoints(out) and not file.is_file():
         raise ConfigurationError(f"{out} holds checkpoints of something else; give another folder")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.configuration import Configuration
+from training.configuration import Configuration, main_process
 from training.rewards import PROFILES, Profile
 
 Term = Callable[..., list[float]]
@@ -26,10 +25,6 @@ class Said:
     text: str
     tokens: int
     finished: bool
-
-
-def main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def given(c: Configuration) -> dict[str, Any]:

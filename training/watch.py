@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.configuration import Configuration, ConfigurationError
+from training.configuration import Configuration, ConfigurationError, main_process
 from training.rewards import spread
-from training.validate import answer, answering, main_process, profile_of, with_image_part
+from training.validate import answer, answering, profile_of, with_image_part
 
 STOPPED = "stopped.json"
 

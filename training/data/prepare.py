@@ -136,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         chosen = np.random.default_rng(arguments.seed).permutation(len(groups))[: arguments.limit]
         groups = [groups[n] for n in sorted(chosen)]
     settings["items"] = _digest(item.id for group in groups for item in group)
+    settings["annotations"] = _contents(*(arguments.join or [arguments.root]))
     out.mkdir(parents=True, exist_ok=True)
     if _begun(out, settings):
         print(f"{out} is done already", file=sys.stderr)
@@ -190,10 +191,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise WrongUse(
             f"--no-target: {arguments.source} does not say what an image has none of; {' and '.join(NEGATIVES)} do"
         )
-    if arguments.source in ("coco", "lvis", "lisa++") and arguments.images is None:
-        raise WrongUse(f"--source {arguments.source} needs --images DIR")
-    if arguments.images is not None and not arguments.images.is_dir():
-        raise WrongUse(f"there is no folder {arguments.images}")
+    check_images(arguments.source, arguments.images)
     for name, least in (("square", 28), ("shard", 1), ("workers", 1), ("page", 0), ("no_target", 0), ("count", 1)):
         if getattr(arguments, name) < least:
             raise WrongUse(f"--{name.replace('_', '-')} must be at least {least}")
@@ -201,6 +199,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise WrongUse("--limit must be at least 1")
     if arguments.group == "image" and arguments.form != "list":
         raise WrongUse("--group image needs --form list")
+
+
+def check_images(source: str, images: Path | None) -> None:
+    """Raises WrongUse where a format does not say where its images are, and nobody else does."""
+    if source in ("coco", "lvis", "lisa++") and images is None:
+        raise WrongUse(f"{source} needs --images DIR")
+    if images is not None and not images.is_dir():
+        raise WrongUse(f"there is no folder {images}")
 
 
 def open_source(a: argparse.Namespace) -> Source:
@@ -374,6 +380,19 @@ def _digest(ids: Iterator[str]) -> str:
     return whole.hexdigest()[:16]
 
 
+def _contents(*roots: str) -> str:
+    """A digest of what is annotated: of a file, or of the files of a folder that are no images. So what was mended is
+    prepared again, and not taken for done."""
+    whole = hashlib.sha256()
+    for root in map(Path, roots):
+        files = sorted(f for f in root.rglob("*") if f.suffix in (".json", ".p")) if root.is_dir() else [root]
+        for file in files:
+            if file.is_file():
+                with file.open("rb") as opened:
+                    whole.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
 def _begun(out: Path, settings: dict[str, str]) -> bool:
     """Whether the set is there already. Raises WrongUse where OUT holds something else."""
     path = out / "settings.json"
@@ -385,7 +404,10 @@ def _begun(out: Path, settings: dict[str, str]) -> bool:
     before = json.loads(path.read_text())
     differ = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
     if differ:
-        changes = ", ".join(f"{k} {before.get(k)} -> {settings.get(k)}" for k in differ)
+        changes = ", ".join(
+            "the annotations themselves" if k == "annotations" else f"{k} {before.get(k)} -> {settings.get(k)}"
+            for k in differ
+        )
         raise WrongUse(f"{out} was begun with other settings or data ({changes}): take another --out or remove it")
     return (out / "summary.json").exists()
 
@@ -468,7 +490,8 @@ def report(summary: dict[str, Any], out: Path, as_json: bool) -> int:
         if summary["rows"]:
             print(f"  look at {out / 'page.png'}")
     if not summary["rows"]:
-        print("segzero-train prepare: no row is good", file=sys.stderr)
+        why = "no row is good" if summary["bad"] or summary["left_out"] else "nothing is annotated"
+        print(f"segzero-train prepare: {why}", file=sys.stderr)
         return 1
     return 0
 

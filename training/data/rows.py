@@ -92,7 +92,7 @@ def write_solution(targets: Sequence[Target], form: str) -> str:
     if form != "single":
         raise ValueError(f'form {form!r}: "list" or "single"')
     if len(targets) != 1 or len(targets[0].points) < 2:
-        raise ValueError(f"{len(targets)} objects, and the form holds one with two points")
+        raise ValueError(f"{len(targets)} objects, and the form single holds one with two points; --form list holds any number")
     (x1, y1, x2, y2), ((px, py), (qx, qy), *_) = targets[0].box, targets[0].points
     return f"<box>({x1},{y1}),({x2},{y2})</box><points>({px},{py}),({qx},{qy})</points>"
 
@@ -144,6 +144,8 @@ def row(
     square: side in pixels; the form "mask" keeps the source's size. pixels: the sample's, where they are read already.
     Raises ValueError for a sample that cannot be such a row.
     """
+    if "<|" in sample.text:
+        raise ValueError("the text holds a special token's beginning, <|")
     pixels = sample.pixels() if pixels is None else pixels
     height, width = pixels.shape[:2]
     for mask in (*sample.masks, *(() if sample.ignore is None else (sample.ignore,))):

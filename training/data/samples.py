@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +159,10 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+# COCO's own numbers are the same in 2014 and 2017, whatever stands before them; any other name is taken as it is.
+_OF_COCO = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12}\.\w+)")
+
+
 def find_image(folder: Path, name: str) -> Path:
     """An image by its annotated name. COCO's images are found under the names of 2014 and of 2017.
 
@@ -166,7 +171,8 @@ def find_image(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"the image name {name!r} leads out of {folder}")
-    for candidate in (path, folder / Path(name).name, folder / Path(name).name.rpartition("_")[2]):
+    number = _OF_COCO.fullmatch(path.name)
+    for candidate in (path, *((folder / path.name, folder / number[1]) if number else ())):
         if candidate.exists():
             return candidate
     raise ValueError(f"the image {path} is missing")

@@ -298,14 +298,15 @@ def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: 
             image = image.resize((TILE, TILE), Image.Resampling.BICUBIC)
             boxes = ImageDraw.Draw(image)
             drawn = (
-                (true[sample["id"]], TRUE, 5),
-                (sample["boxes_before"], BEFORE, 3),
+                (true[sample["id"]], TRUE, 3),
+                (sample["boxes_before"], BEFORE, 2),
                 (sample["boxes_after"], AFTER, 2),
             )
             for some_boxes, shade, width in drawn:
                 for box in some_boxes:
                     x1, y1, x2, y2 = (v * factor for v in box)
-                    corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+                    out = width if shade is TRUE else 0  # around the object, that it is seen
+                    corners = (min(x1, x2) - out, min(y1, y2) - out, max(x1, x2) + out, max(y1, y2) + out)
                     boxes.rectangle(corners, outline=shade, width=width)
             sheet.paste(image, (x, y + head))
             lines = [sample["instruction"], f"IoU {sample['iou_before']:.2f} -> {sample['iou_after']:.2f}"]

@@ -123,10 +123,13 @@ def load(path: str) -> Callable[[str, str], float]:
     if spec is None or spec.loader is None:
         raise ValueError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise ValueError(f"{file} has no {name}")
-    function: Callable[[str, str], float] = getattr(module, name)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{file} cannot be run: {error!r}") from error
+    function: Callable[[str, str], float] | None = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{file} has no function {name}")
     return function
 
 
@@ -195,13 +198,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.n < 1 or arguments.workers < 1 or arguments.seed < 0:
         parser.error("--n and --workers must be at least 1, --seed at least 0")
+    if PROFILES[arguments.profile].needs_masks:
+        print(f"{arguments.profile}: texts alone are compared, without what masks win", file=sys.stderr)
     try:
         load(arguments.other)
-    except ValueError as error:
+        found, values = differences(
+            arguments.profile, arguments.other, arguments.n, arguments.seed, workers=arguments.workers, silent=False
+        )
+    except (ValueError, RuntimeError) as error:
         parser.error(str(error))
-    found, values = differences(
-        arguments.profile, arguments.other, arguments.n, arguments.seed, workers=arguments.workers, silent=False
-    )
     for case in found[:5]:
         print(json.dumps(case)[:600], file=sys.stderr)
     print(json.dumps({"n": arguments.n, "differences": len(found), "different_sums": values}))

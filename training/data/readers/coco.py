@@ -36,6 +36,7 @@ def read_coco(path: Path, images: Path, *, no_target: int = 0, seed: int = 0) ->
 def texts_of(index: Instances, annotation: Record) -> tuple[str, ...]:
     """The texts of an annotation: `text`, else `caption`; none where neither says more than its category's name."""
     given = annotation.get("text") or annotation.get("caption") or ()
+    given = str(given) if isinstance(given, (int, float)) else given  # "7" may be a name
     every = [given] if isinstance(given, str) else list(given) if isinstance(given, (list, tuple)) else []
     category = annotation.get("category_id")
     known = index.categories.get(category) if isinstance(category, (int, str)) else None
