@@ -33,6 +33,7 @@ LABELS = {
     "sft_thought_compute": "SFT, template thoughts, equal compute",
     "grpo_thought_long": "GRPO, 300 updates",
     "grpo_thought_cool": "GRPO, temperature 0.5",
+    "grpo_thought_slow": "GRPO, learning rate 3e-5",
     "thought_kept": "thought kept",
     "thought_emptied": "thought emptied",
     "thought_swapped": "another item's thought",
@@ -55,6 +56,7 @@ COLORS = {
     "sft_thought_compute": "#9c8a00",
     "grpo_thought_long": "#053d2a",
     "grpo_thought_cool": "#4fd0c0",
+    "grpo_thought_slow": "#97c95a",
 }
 PANELS = (
     ("reward", "reward of training (every profile its own scale)"),
