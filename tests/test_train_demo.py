@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.demo import by_reward, polish, segmenter
+from training.demo import by_reward, polish, segmenter, train_reasoner
 from training.rewards import PROFILES
 from training.tabletop.store import Scenes, render_shard
 
@@ -49,6 +49,23 @@ def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
         torch.testing.assert_close(weights, halfway.to(torch.bfloat16))
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed and not any("visual" in name for name in changed)
+
+    # Or gone on with, the vision tower too.
+    settings = train_reasoner.Settings(
+        data=str(tmp_path / "tabletop"),
+        out=str(tmp_path / "more"),
+        init=str(tmp_path / "reasoner" / "model"),
+        vision_steps=0,
+        joint_steps=2,
+        images=2,
+        settle=1,
+        workers=1,
+        smoke=True,
+        compile=False,
+    )
+    more = load_file(train_reasoner.train(settings) / "model.safetensors")
+    changed = [name for name in before if not torch.equal(before[name], more[name])]
+    assert any("visual" in name for name in changed) and any("language_model" in name for name in changed)
 
 
 def test_what_the_reward_run_asks_is_won_by_the_right_answer(data: Path, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def train(
             joint_steps=steps,
             images=2 if smoke else IMAGES // workers,
             lr=RATE,
+            lr_vision_joint=0,
             workers=workers,
             seed=seed + 1,  # not the batches that it has seen
             smoke=smoke,

@@ -49,7 +49,8 @@ class Settings:
     smoke: bool = False
     course: str = "instructions"  # or "experiment": what training/experiments pre-trains on
     tower: str = ""  # a checkpoint whose vision tower is taken and kept as it is; empty: trained from nothing
-    init: str = ""  # a checkpoint to go on from, without the heads that are thrown away; empty: from nothing
+    init: str = ""  # a checkpoint to go on from; what image tokens know in the language model is not asked then
+    settle: int = 0  # steps in which the heads over a tower that is gone on with are learnt, before it learns from them
     think: float = 0.5  # share of the course "experiment" that is answered with a thought
     limit: int = 0  # scenes of the training split that are used; 0 = all
     export_every: int = 0  # keep the model of every so many steps too; 0 = only the last
@@ -314,7 +315,7 @@ def run_worker(settings: Settings, rank: int) -> None:
         more, found = language_loss(text, hidden, scores, b, look=0.1 + 0.9 * grown)
         if not learns:
             return more, found
-        loss, seen = vision_loss(tokens, b)
+        loss, seen = vision_loss(tokens.detach() if step < settings.settle else tokens, b)
         return more + 0.5 * loss, seen | found
 
     @torch.no_grad()
@@ -332,7 +333,7 @@ def run_worker(settings: Settings, rank: int) -> None:
                 sums[name] = sums.get(name, 0.0) + float(x) / len(parts)
         return {name: round(x, 4) for name, x in sums.items()}
 
-    half, learns = _half_is_faster(), not (settings.tower or settings.init)
+    half, learns = _half_is_faster(), not settings.tower and settings.lr_vision_joint > 0
     log = (out / "log.jsonl").open("a") if rank == 0 else None
 
     def note(record: dict[str, Any]) -> None:
@@ -452,7 +453,23 @@ def main() -> None:
     parser.add_argument("--out", default="build/reasoner")
     parser.add_argument("--course", choices=("instructions", "experiment"), default="instructions")
     parser.add_argument("--tower", default="", help="checkpoint whose vision tower is kept; with --vision-steps 0")
-    for name in ("vision_steps", "joint_steps", "images", "workers", "seed", "length", "limit", "export_every"):
+    parser.add_argument("--init", default="", help="checkpoint to go on from; with --vision-steps 0")
+    for name in ("lr", "lr_vision_joint"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(Settings, name))
+    parser.add_argument(
+        "--kinds", nargs="+", default=KINDS, choices=KINDS, help="asked; one given twice twice as often"
+    )
+    for name in (
+        "vision_steps",
+        "joint_steps",
+        "images",
+        "workers",
+        "seed",
+        "length",
+        "limit",
+        "export_every",
+        "settle",
+    ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Settings, name))
     parser.add_argument("--smoke", action="store_true")
     arguments = vars(parser.parse_args())
