@@ -27,6 +27,27 @@ class Executor(rclpy.executors.Executor):
         super().__init__(context=context)
         self._threads = ThreadPoolExecutor(threads, "segzero-callback")
         self._failed: list[BaseException] = []
+        self._spins = threading.RLock()  # held as long as it spins; a callback may end it
+
+    def spin(self) -> None:
+        with self._spins:
+            super().spin()
+
+    def shutdown(self, timeout_sec: float | None = None) -> bool:
+        """Ends the spinning, and then frees what it waits with: rclpy's frees it under the spinning thread's hands.
+
+        False where callbacks have not ended in time; None or a negative time waits for them.
+        """
+        with self._shutdown_lock:
+            if not self._is_shutdown:
+                self._is_shutdown = True
+                self._guard.trigger()
+        if not self._spins.acquire(timeout=-1 if timeout_sec is None or timeout_sec < 0 else timeout_sec):
+            return False
+        try:
+            return bool(super().shutdown(timeout_sec))
+        finally:
+            self._spins.release()
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """One callback. Raises what a callback raised, at the latest one call later."""

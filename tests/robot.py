@@ -12,7 +12,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from segzero_msgs.msg import Segmentation, State
@@ -20,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from segzero_ros.convert import image_to_msg
+from segzero_ros.executor import Executor
 
 LATCHED = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE = 60.0  # seconds; only a failing test waits so long
@@ -33,7 +33,7 @@ class Robot:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("robot", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor = Executor(1, context=self.context)
         self.executor.add_node(self.node)
         self.seen: dict[str, list[Any]] = {}
         self.news = threading.Condition()

@@ -110,6 +110,40 @@ def test_a_callback_without_a_thread_waits_quietly(bench: Bench) -> None:
     until(lambda: all(a.done() for a in answers))
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["waiting", "in a callback"])
+def test_shutdown_returns_when_the_spinning_has_ended(busy: bool) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("ending", context=context)
+    begun, inside = threading.Event(), threading.Event()
+
+    class Watched(Executor):
+        def spin_once(self, timeout_sec: float | None = None) -> None:
+            inside.set()
+            begun.set()
+            super().spin_once(timeout_sec)
+            inside.clear()
+
+    executor = Watched(1, context=context)
+    executor.add_node(node)
+    held = threading.Event()
+    if busy:
+        executor.create_task(held.wait)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    assert begun.wait(PATIENCE)
+    if busy:
+        assert not executor.shutdown(timeout_sec=0), "a callback is running"
+        held.set()
+    assert executor.shutdown(timeout_sec=PATIENCE)
+    assert not inside.is_set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert executor.shutdown(), "twice is once"
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
 def test_what_a_callback_raises_ends_the_spinning() -> None:
     context = rclpy.Context()
     rclpy.init(context=context)
