@@ -32,6 +32,7 @@ class FrameStore:
         self._frame: Frame | None = None
         self._infos: OrderedDict[int, Any] = OrderedDict()
         self.count = 0
+        self.info_count = 0  # that came
 
     def put(self, image: Any, stamp: int, now: int) -> None:
         with self._condition:
@@ -45,6 +46,7 @@ class FrameStore:
 
     def put_info(self, info: Any, stamp: int) -> None:
         with self._condition:
+            self.info_count += 1
             self._infos.pop(stamp, None)
             self._infos[stamp] = info
             while len(self._infos) > self.INFOS:

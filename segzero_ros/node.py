@@ -458,7 +458,8 @@ class SegzeroNode(LifecycleNode):
         if self.active and self.frames.count == 0 and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f"no image on {[s.topic_name for s in self._inputs[:1]]}"
         facts = {"state": report.state.value, "model": self.model, "frames": self.frames.count,
-                 "instruction": report.instruction, "enabled": self.enabled, **self.loaded}  # fmt: skip
+                 "camera_infos": self.frames.info_count, "instruction": report.instruction,
+                 "enabled": self.enabled, **self.loaded}  # fmt: skip
         status = DiagnosticStatus(
             level=level, name=self.get_fully_qualified_name(), message=message, hardware_id="segzero"
         )

@@ -91,13 +91,13 @@ class Robot:
 
     # -- what tests say most
 
-    def arrived(self, count: int) -> None:
-        """Waits until the node says by /diagnostics that so many frames have come."""
+    def arrived(self, count: int, what: str = "frames") -> None:
+        """Waits until the node says by /diagnostics that so many frames, or "camera_infos", have come."""
 
-        def frames(message: DiagnosticArray) -> int:
-            return int(next(v.value for v in message.status[0].values if v.key == "frames"))
+        def came(message: DiagnosticArray) -> int:
+            return int(next(v.value for v in message.status[0].values if v.key == what))
 
-        self.wait("/diagnostics", lambda m: frames(m) >= count)
+        self.wait("/diagnostics", lambda m: came(m) >= count)
 
     def ready(self) -> None:
         self.wait(f"{self.space}/segzero/state", lambda m: m.state == State.READY)

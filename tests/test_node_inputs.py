@@ -154,6 +154,7 @@ def test_camera_info_carries_the_images_header_also_when_it_came_with_another(ro
     header = Header(stamp=Time(sec=-3, nanosec=5), frame_id="camera")  # before 1970: odd, and no reason to die
     robot.send(image_to_msg(np.zeros((120, 160, 3), np.uint8), "rgb8", header))
     robot.arrived(1)
+    robot.arrived(1, "camera_infos")
     robot.tell("the red mug")
     assert robot.answer("the red mug").camera_info.header == header
     assert robot.wait("/segzero/camera_info", lambda m: True).header == header
