@@ -215,7 +215,8 @@ def parts(c: Configuration) -> tuple[Any, Any, Any, Any]:
 
 
 def check_count(c: Configuration, rows: int) -> None:
-    if rows < c.batch.prompts:
+    """TRL draws whole updates of different prompts, and nothing from fewer; supervised training takes any number."""
+    if c.method == "grpo" and rows < c.batch.prompts:
         raise ConfigurationError(
             f"{c.name}: {c.data.train} has {rows} rows, and an update takes {c.batch.prompts} (batch.prompts)"
         )
