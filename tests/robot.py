@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from segzero_msgs.msg import Segmentation, State
@@ -19,7 +20,6 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from segzero_ros.convert import image_to_msg
-from segzero_ros.executor import Executor
 
 LATCHED = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE = 60.0  # seconds; only a failing test waits so long
@@ -33,7 +33,8 @@ class Robot:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("robot", context=self.context)
-        self.executor = Executor(1, context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.left = False
         self.executor.add_node(self.node)
         self.seen: dict[str, list[Any]] = {}
         self.news = threading.Condition()
@@ -43,8 +44,15 @@ class Robot:
         self.listen(State, f"{namespace}/segzero/state")
         self.listen(Segmentation, f"{namespace}/segzero/result")
         self.listen(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
-        self.thread = threading.Thread(target=self.executor.spin, daemon=True)
+        self.thread = threading.Thread(target=self._spin, daemon=True)
         self.thread.start()
+
+    def _spin(self) -> None:
+        while not self.left:
+            self.executor.spin_once()
+
+    def _leave(self) -> None:
+        self.left = True
 
     def listen(self, kind: type, topic: str, qos: QoSProfile = LATCHED) -> None:
         self.seen[topic] = []
@@ -84,8 +92,10 @@ class Robot:
         return future.result()
 
     def close(self) -> None:
-        self.executor.shutdown()
+        # Told from within: rclpy's shutdown frees what a spinning thread waits with.
+        self.executor.create_task(self._leave)
         self.thread.join()
+        self.executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
 

@@ -189,9 +189,14 @@ def test_a_remapped_image_brings_its_camera_info_and_qos_comes_from_a_file(
     robot.matched(image)
     (end,) = robot.node.get_subscriptions_info_by_topic("/left/color/image_raw")
     assert end.qos_profile.reliability == ReliabilityPolicy.RELIABLE
-    header = stamped(5)
-    info.publish(CameraInfo(header=header, width=160, height=120, k=[100.0, 0, 80, 0, 100, 60, 0, 0, 1]))
-    image.publish(image_to_msg(np.zeros((120, 160, 3), np.uint8), "rgb8", header))
-    robot.arrived(1)
-    robot.tell("the red mug")
-    assert robot.answer("the red mug").camera_info.header == header
+    # camera_info is best effort: one that is lost is no fault of the names, so it is sent again.
+    for count, text in enumerate(("the red mug", "the blue mug", "the white mug"), 1):
+        header = stamped(4 + count)
+        info.publish(CameraInfo(header=header, width=160, height=120, k=[100.0, 0, 80, 0, 100, 60, 0, 0, 1]))
+        image.publish(image_to_msg(np.zeros((120, 160, 3), np.uint8), "rgb8", header))
+        robot.arrived(count)
+        robot.tell(text)
+        found = robot.answer(text).camera_info
+        if found.width:
+            break
+    assert found.header == header and found.width == 160
