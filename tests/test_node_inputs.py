@@ -200,3 +200,4 @@ def test_a_remapped_image_brings_its_camera_info_and_qos_comes_from_a_file(
         if found.width:
             break
     assert found.header == header and found.width == 160
+    robot.arrived(1, "camera_infos")
