@@ -99,6 +99,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "max_completion_length": 2000,
         "reward_weights": [1.0] * 3,
     },
+    "star_stage_2": SEG_ZERO
+    | {
+        "num_train_epochs": 10,
+        "learning_rate": 5e-6,
+        "weight_decay": 1e-3,
+        "beta": 0.0,
+        "entropy_coef": 0.0,
+        "num_generations": 64,
+        "max_completion_length": 2000,
+        "reward_weights": [1.0] * 3,
+        "per_device_train_batch_size": 4,  # answered; 1 is learnt from
+    },
     "table1_without_thought": SEG_ZERO | {"reward_weights": [1.0, 0.0, 1.0, 1.0, 1.0]},
 }
 

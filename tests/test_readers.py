@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Sequence, Value, load_from_disk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ from training.data.readers.lvis import read_lvis
 from training.data.readers.published import load_rows, read_rows
 from training.data.readers.reasonseg import paint, read_reasonseg
 from training.data.readers.refer import load_pickle, read_refer
-from training.data.rows import features
+from training.data.rows import features, masks_of
 from training.data.samples import Problem, Sample, Source
 
 HEIGHT, WIDTH = 48, 64
@@ -538,6 +538,26 @@ def test_published_training_rows_are_read_checked_and_written_unchanged(tmp_path
         assert back[0][name] == given[0][name]
     assert np.array_equal(np.asarray(back[0]["image"]), np.asarray(given[0]["image"]))
     assert {a for a, _ in store.overlap(tmp_path / "hub", tmp_path / "again")} == {f"refcocog_{n}" for n in range(7)}
+
+
+def test_stars_training_rows_bring_their_masks(tmp_path: Path) -> None:
+    whole = np.zeros((840, 840), bool)
+    whole[20:40, 10:30] = True
+    solution = '[{"bbox_2d": [10, 20, 30, 40], "point_2d": [20, 30]}]'
+    plain = training_rows([solution] * 3)
+    shapes = [[whole.tolist()], [whole[:40].tolist()], [whole.tolist()] * 2]
+    column = Sequence(Sequence(Sequence(Value("bool"))))
+    given = Dataset.from_list(
+        [{**row, "solution_mask": m} for row, m in zip(plain, shapes, strict=True)],
+        features=Features({**plain.features, "solution_mask": column}),
+    )
+    DatasetDict({"train": given}).save_to_disk(str(tmp_path / "hub"))
+    reasons = list(problems(read_rows(tmp_path / "hub")).values())
+    assert reasons == ["a mask is of 840 x 40, the image of 840 x 840", "it has 2 masks and 1 boxes"]
+    call = ["--source", "rows", "--root", str(tmp_path / "hub"), "--masks", "--out", str(tmp_path / "made")]
+    assert prepare.main(call) == 0
+    made = load_from_disk(str(tmp_path / "made"))["train"]
+    assert len(made) == 1 and np.array_equal(masks_of(made[0])[0], whole)
 
 
 def test_published_evaluation_rows_are_read_from_parquet(tmp_path: Path) -> None:

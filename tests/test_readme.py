@@ -13,6 +13,7 @@ import pytest
 from segzero_ros.profiles import load_profile
 from training import cli, configuration, evaluate, markdown, readme
 from training.data import prepare
+from training.rewards import PROFILES
 
 TEXT = readme.PAGE.read_text(encoding="utf-8")
 COMMANDS = re.findall(r"segzero-train [a-z]+[^\n`#]*", TEXT)
@@ -87,7 +88,9 @@ def test_a_folder_s_rows_have_the_form_and_masks_that_its_configurations_read(fo
     users = [c for c in users if folder in (c.data.train, c.data.validation)]
     for a in (a for a in PREPARED if str(a.out) == folder):
         assert {c.data.answer for c in users} <= {a.form}
-        assert a.masks == folder.startswith(("data/star", "data/parts/star"))
+        scored = [c for c in users if c.method == "grpo" or folder == c.data.validation]
+        needed = any(PROFILES[c.reward.profile].needs_masks for c in scored)
+        assert a.masks == (needed or folder.startswith("data/parts/star"))
         assert a.square == (224 if "tabletop" in folder else 840)
 
 

@@ -208,3 +208,96 @@ class TestAnswersInParts:
     def test_the_shared_prefix_has_no_parts(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="engine: stock"):
             grpo.build(load("tabletop_grpo", ["batch.rollout=8", "engine=shared_prefix"]))
+
+
+class TestBestAndWorst:
+    @given(
+        st.integers(1, 5).flatmap(
+            lambda half: st.lists(
+                st.lists(st.integers(0, 4), min_size=4 * half, max_size=4 * half), min_size=1, max_size=3
+            ).map(lambda won: (2 * half, won))
+        )
+    )
+    def test_half_of_them_are_the_best_and_half_the_worst_and_none_is_taken_twice(self, drawn: Any) -> None:
+        keep, won = drawn[0], torch.tensor(drawn[1], dtype=torch.float)
+        advantages, rows = grpo.best_and_worst(won, keep, scaled=True)
+        n = won.shape[1]
+        assert len(set(rows.tolist())) == len(won) * keep, "none twice, even where all won alike"
+        for group, chosen in enumerate(rows.view(-1, keep)):
+            assert all(group * n <= row < (group + 1) * n for row in chosen)
+            got = won.flatten()[chosen].sort().values
+            ordered = won[group].sort().values
+            assert torch.equal(got, torch.cat([ordered[: keep // 2], ordered[n - keep // 2 :]]))
+            expected = (won.flatten()[chosen] - got.mean()) / (got.std() + 1e-4)
+            assert torch.allclose(advantages.view(-1, keep)[group], expected)
+
+    def test_advantages_are_not_scaled_where_trl_is_told_not_to(self) -> None:
+        advantages, rows = grpo.best_and_worst(torch.tensor([[1.0, 5.0, 2.0, 3.0]]), 2, scaled=False)
+        assert advantages.tolist() == [2.0, -2.0] and rows.tolist() == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (["batch.keep=3"], "even number that divides num_generations 8"),
+            (["batch.keep=6"], "even number that divides num_generations 8"),
+            (["batch.keep=4", "engine=shared_prefix"], "batch.keep is for `engine: stock`"),
+            (["batch.keep=4", "grpo.scale_rewards=batch"], "batch.keep knows no other scale_rewards"),
+        ],
+    )
+    def test_what_it_cannot_is_refused(self, settings: list[str], said: str) -> None:
+        with pytest.raises(ConfigurationError, match=said):
+            load("tabletop_grpo", ["engine=stock", *settings])
+
+    def test_a_prompts_answers_are_on_one_gpu(self) -> None:
+        c = load("star_stage_2")
+        assert c.accumulation(8) == 32  # 2 prompts of 16 answers, one at a time
+        with pytest.raises(ConfigurationError, match="16 prompts do not divide into 32 processes"):
+            c.accumulation(32)
+
+    @pytest.mark.long
+    def test_an_update_learns_from_the_kept_ones_as_trl_would_from_them_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Answers are scored by their place in the group, so that it is known which are kept."""
+        worth = [0.0, 3.0, 1.0, 2.0] * 2
+
+        def place(texts: Any, solutions: Any, **_: Any) -> list[float]:
+            return worth[: len(texts)]
+
+        monkeypatch.setitem(PROFILES, "place", Profile("place", "a test", 3.0, {"place": place}))
+        settings = [
+            "engine=stock",
+            "pictures=false",
+            "watch.spread_prompts=0",
+            "watch.format_term=",
+            "data.validation=",
+        ]
+        c, _ = shrunk(load("tabletop_grpo", settings), tmp_path)
+        c = replace(
+            c,
+            data=replace(c.data, validation=""),
+            reward=Reward("place"),
+            batch=replace(c.batch, keep=2),
+            grpo={**c.grpo, "num_generations": 4},
+            trl={**c.trl, "max_steps": 1},
+        )
+        trainer = grpo.build(c)
+        score, seen = trainer._generate_and_score_completions, []
+
+        def scored(inputs: Any) -> Any:
+            found = score(inputs)
+            seen.append((len(inputs), found))
+            return found
+
+        trainer._generate_and_score_completions = scored
+        trainer.train()
+        ((answered, found),) = seen
+        assert answered == 8 and len(found["completion_ids"]) == 4
+        scale = (9 / 2) ** 0.5 + 1e-4  # of 3 and 0, around 1.5
+        assert found["advantages"].tolist() == pytest.approx([1.5 / scale, -1.5 / scale] * 2)
+        assert int(found["num_items_in_batch"]) == int(found["completion_mask"].sum())
+        assert len(found["image_grid_thw"]) == len(found["num_images"]) == 4
+        assert len(found["pixel_values"]) == int(found["image_grid_thw"].prod(-1).sum())
+        assert {len(found[k]) for k in ("prompt_ids", "prompt_mask", "completion_mask", "ref_per_token_logps")} == {4}
+        losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
+        assert len(losses) == 1 and losses[0] == losses[0]

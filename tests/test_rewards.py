@@ -196,9 +196,36 @@ class TestStar:
             assert with_masks - without == pytest.approx(tier)
             assert without >= more
 
+    def test_the_second_stage_pays_masks_alone(self) -> None:
+        masks = np.zeros((2, 840, 840), bool)
+        masks[0, 100:200, 100:200] = True
+        masks[1, 400:500, 400:500] = True
+        given = {"masks": [masks], "images": [self.IMAGE], "segmenter": FilledBoxes()}
+
+        def item(*box: Any, point: Any = (1, 1)) -> dict[str, Any]:
+            return {"bbox_2d": list(box), "point_2d": list(point), "label": "mug"}
+
+        def won(*items: dict[str, Any]) -> float:
+            return parts("star-stage-2", text(list(items)), "not read", **given)["accuracy"]
+
+        one, half, two = item(100, 100, 200, 200), item(100, 100, 160, 200), item(400, 400, 500, 500)
+        assert won(one, two) == won(two, one) == 10
+        assert won(one) == won(one, one) == 5, "too few, or one twice"
+        assert won(half, two) == 2 + 5, "tier 2 for an IoU of .6"
+        assert won(one, two, item(0, 0, 9, 9)) == pytest.approx(20 / 3)
+        assert won() == 0
+        for wrong in (
+            item("100", "100", "200", "200"),
+            item(1, 2, 3),
+            item(1, 2, 3, math.nan),
+            item(1, 2, 3, 4, point=(1,)),
+        ):
+            assert won(wrong) == won(wrong, one) == 0
+        assert parts("star-stage-2", text([one]), "not read")["accuracy"] == 0, "without masks"
+
     def test_a_segmenter_that_fails_is_no_fault_of_the_texts(self) -> None:
         given = {"masks": [np.zeros((1, 840, 840), bool)], "images": [self.IMAGE], "segmenter": Failing()}
-        for profile in ("star", "star-code", "segzero-mask"):
+        for profile in ("star", "star-code", "star-stage-2", "segzero-mask"):
             with pytest.raises(RuntimeError, match="no memory"):
                 parts(profile, text([{**ONE, "label": "mug"}]), [ONE], **given)
         unread = parts("star", "no idea", [ONE], **given)

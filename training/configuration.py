@@ -61,6 +61,9 @@ DERIVED = frozenset(
 # Those of TRL's that are read here too, or that it would trip over late.
 _NUMBERS = ("num_generations", "max_completion_length", "beta", "learning_rate", "max_steps", "num_train_epochs")
 
+# What batch.keep takes advantages by; the first one is TRL's default.
+_KEEP = {"scale_rewards": ("group", "none", True, False), "multi_objective_aggregation": ("sum_then_normalize",)}
+
 _SWITCHES = ("bf16", "fp16", "gradient_checkpointing", "use_cpu")
 
 
@@ -134,12 +137,14 @@ class Reward:
 class Batch:
     """prompts: per update, over all GPUs. micro: sequences that go forward and backward at once on one GPU.
     evaluation: sequences that answer at once in validation (recorded: padding changes answers a little). rollout:
-    sequences that one GPU answers at once where transformers answers; 0: all of an update, as TRL does."""
+    sequences that one GPU answers at once where transformers answers; 0: all of an update, as TRL does. keep: answers
+    of a prompt that are learnt from, the best and the worst, half of each (StAR); 0: all."""
 
     prompts: int = Field(default=16, ge=1)
     micro: int = Field(default=1, ge=1)
     evaluation: int = Field(default=8, ge=1)
     rollout: int = Field(default=0, ge=0)
+    keep: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -211,6 +216,16 @@ class Configuration:
         return self.batch.prompts * self.generations
 
     @property
+    def kept(self) -> int:
+        """Answers per prompt that are learnt from."""
+        return self.batch.keep or self.generations
+
+    @property
+    def learnt(self) -> int:
+        """Sequences per update that go forward and backward."""
+        return self.batch.prompts * self.kept
+
+    @property
     def completion(self) -> int:
         """Tokens of an answer, at most; in supervised training, of an answer in validation."""
         return int(self.grpo.get("max_completion_length", 512))
@@ -218,12 +233,17 @@ class Configuration:
     def accumulation(self, processes: int) -> int:
         """Micro-batches of one process per update. Raises ConfigurationError where they do not come out even."""
         each = self.batch.micro * max(1, processes)
-        if self.samples % each:
+        if self.learnt % each:
             raise ConfigurationError(
-                f"{self.name}: {self.samples} sequences per update do not divide into {processes} processes x micro "
+                f"{self.name}: {self.learnt} sequences per update do not divide into {processes} processes x micro "
                 f"{self.batch.micro}"
             )
-        return self.samples // each
+        if self.batch.keep and self.batch.prompts % max(1, processes):
+            raise ConfigurationError(
+                f"{self.name}: batch.keep chooses among all answers of a prompt, and {self.batch.prompts} prompts do "
+                f"not divide into {processes} processes"
+            )
+        return self.learnt // each
 
 
 class _Loader(yaml.SafeLoader):
@@ -350,6 +370,13 @@ def _check(c: Configuration) -> None:
         wrong.append(f"data.prompt {c.data.prompt!r} has no {{question}}; templates: {', '.join(TEMPLATES)}")
     if c.method == "grpo" and c.generations < 2:
         wrong.append(f"num_generations is {c.generations}; a group has at least 2")
+    if (keep := c.batch.keep) and c.method == "grpo":
+        if keep < 2 or keep % 2 or c.generations % keep:
+            wrong.append(f"batch.keep is {keep}; expected an even number that divides num_generations {c.generations}")
+        if c.engine == "shared_prefix":
+            wrong.append("batch.keep is for `engine: stock`")
+        if unknown := [k for k, known in _KEEP.items() if c.grpo.get(k, known[0]) not in known]:
+            wrong.append(f"batch.keep knows no other {', '.join(unknown)}")
     if int(c.arguments.get("max_steps", -1)) <= 0 and not float(c.arguments.get("num_train_epochs", 3)) > 0:
         wrong.append("neither max_steps nor num_train_epochs is above 0")
     if texts := [k for k in _SWITCHES if not isinstance(c.arguments.get(k, False), bool)]:
@@ -364,8 +391,8 @@ def _check(c: Configuration) -> None:
         wrong.append("model.freeze: with LoRA everything else is frozen")
     if c.model.dtype == "bfloat16" and c.model.lora is None:
         wrong.append("model.dtype: a learning rate of 1e-6 is mostly rounded away in bfloat16 weights; take float32")
-    if c.model.lora and float(c.arguments.get("learning_rate", 1e-6)) < 1e-5:
-        wrong.append("learning_rate: LoRA needs 1e-5 or more")
+    if c.model.lora and float(c.arguments.get("learning_rate", 1e-6)) < 5e-6:
+        wrong.append("learning_rate: LoRA needs 1e-5 or more, and 5e-6 to go on (StAR)")
     if derived := sorted(DERIVED & {*c.trl, *c.grpo, *c.sft}):
         wrong.append(f"{', '.join(derived)} come from other settings")
     if c.engine == "shared_prefix" and c.rollout != "transformers":

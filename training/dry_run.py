@@ -38,6 +38,7 @@ SAM_SHARE, SAM_SCRATCH = 0.5, 1.5  # of the authors' frames a second, not compil
 TRAINING_SHARE, DECODING_SHARE = 0.2, 0.4  # of the peak arithmetic, of the peak bandwidth
 FIXED = 2.0  # GB of CUDA context, buffers and fragments
 NF4 = 0.516  # bytes per weight with doubly quantised scales (arXiv 2305.14314)
+IMAGES = "images of an update, once per answer"  # TRL keeps them on the GPU until the next update's are there
 SAM = "SAM in the reward, bf16 (estimate)"
 CHUNK = 256  # positions whose logits TRL holds at once
 
@@ -138,6 +139,7 @@ def memory(c: Configuration, s: Sizes, config: Any, tokens: int) -> tuple[dict[s
     # Supervised too: TRL's fused head tiles the logits.
     gpu["logits, tiled (estimate)"] = 3 * CHUNK * text.vocab_size * 4 / GB
     if c.method == "grpo":
+        gpu[IMAGES] = c.samples / gpus * pixel_bytes(config, tokens) / GB
         gpu |= rollout_memory(c, config, tokens)
     if c.hardware.gpus and (found := segmenter(c)):
         gpu[SAM] = found[0] * 2 / GB + SAM_SCRATCH  # bf16, beside the model, in every process
@@ -209,14 +211,19 @@ def prompt_bytes(c: Configuration, config: Any, tokens: int, size: int) -> float
     language model. Outside of autocast float32 adapters compute in float32."""
     text, vision = config.get_text_config(), config.vision_config
     patches = tokens * vision.spatial_merge_size**2
-    pixels = patches * 3 * vision.temporal_patch_size * vision.patch_size**2 * 4
     width = getattr(vision, "embed_dim", None) or vision.hidden_size
     inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
     tower = patches * size * (6 * width + 3 * inner)
     layer = (tokens + PROMPT) * size * (6 * text.hidden_size + 3 * text.intermediate_size)
     if c.model.lora:
         layer += (tokens + PROMPT) * 8 * text.intermediate_size  # an adapter's output, and its sum with the layer's
-    return float(pixels + max(tower, layer))
+    return float(pixel_bytes(config, tokens) + max(tower, layer))
+
+
+def pixel_bytes(config: Any, tokens: int) -> int:
+    """Of one image as the model takes it, float32."""
+    vision = config.vision_config
+    return int(tokens * vision.spatial_merge_size**2 * 3 * vision.temporal_patch_size * vision.patch_size**2 * 4)
 
 
 def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) -> dict[str, float]:
@@ -230,7 +237,7 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
     checkpointed = bool(c.arguments.get("gradient_checkpointing", True))
     # Weights' gradients only where they are trained; the error still goes back through all.
     backward = (2 if not c.model.lora else 1) + (1 if checkpointed else 0)
-    parts = {"forward and backward": c.samples * forward * (1 + backward) / speed * updates}
+    parts = {"forward and backward": c.learnt * forward * (1 + backward) / speed * updates}
     if c.method == "grpo":
         if float(c.grpo.get("beta", 0.0)):
             parts["reference"] = c.samples * forward / speed * updates
@@ -270,24 +277,20 @@ def check(c: Configuration) -> None:
 
 
 def rows_of(c: Configuration) -> int:
-    """Rows of the data: counted where they are, else by the number in the folder's name (2k, 9k, 7k), else 0."""
+    """Rows of the data: counted where they are, else by the number in the folder's name (2k, 9k, 7k), else by
+    data.rows, else 0."""
     folder = Path(c.data.train)
-    if folder.is_dir():
-        count = len(rows_in(str(folder)))
-        return min(count, c.data.rows) if c.data.rows else count
-    for part in folder.name.split("_"):
-        if part.endswith("k") and part[:-1].isdigit():
-            return 1000 * int(part[:-1])
-    return 0
+    numbers = [1000 * int(p[:-1]) for p in folder.name.split("_") if p.endswith("k") and p[:-1].isdigit()]
+    count = len(rows_in(str(folder))) if folder.is_dir() else (numbers or [c.data.rows])[0]
+    return min(count, c.data.rows) if c.data.rows else count
 
 
 def together(c: Configuration, gpu: dict[str, float]) -> dict[str, float]:
     """GB of one GPU, by phase: all of it and, where vLLM sleeps in the meantime, what is there while it answers."""
     found = {"together (estimate)": sum(gpu.values())}
     if c.method == "grpo" and c.rollout == "vllm-colocate" and c.grpo.get("vllm_enable_sleep_mode"):
-        awake = sum(gpu[k] for k in ("weights", "optimiser (AdamW)", SAM, "fixed (estimate)") if k in gpu) + vllm_share(
-            c
-        )
+        there = ("weights", "optimiser (AdamW)", IMAGES, SAM, "fixed (estimate)")
+        awake = sum(gpu[k] for k in there if k in gpu) + vllm_share(c)
         found["together while vLLM is awake (estimate)"] = awake
     return found
 
@@ -317,12 +320,13 @@ def report(c: Configuration) -> str:
     length = tokens + PROMPT + (c.completion if c.method == "grpo" else answer_tokens(c))
     there = "" if Path(c.data.train).is_dir() else " (not there yet)"
     many = f"{updates * c.samples * length / 1e6:,.0f} M tokens"
+    answers = f"{c.samples} sequences" + (f" ({c.kept} of each learnt from)" if c.batch.keep else "")
     lines = [
         f"{c.name}: {c.method.upper()}, for {c.answers}",
         f"model       {c.model.path}: {s.all:,} parameters ({s.vision:,} vision), {s.trained:,} trained"
         + (", count as published" if c.model.architecture in PARAMETERS else ""),
         f"image       {c.data.square} pixels: {tokens} tokens",
-        f"update      {c.batch.prompts} prompts x {c.generations} = {c.samples} sequences = {max(1, c.hardware.gpus)} "
+        f"update      {c.batch.prompts} prompts x {c.generations} = {answers} = {max(1, c.hardware.gpus)} "
         f"process{'es' * (c.hardware.gpus > 1)} x micro {c.batch.micro} x accumulation {accumulation}",
         f"data        {rows or 'unknown number of'} rows{there}, {updates} updates, "
         + (f"at most {many}" if c.method == "grpo" else f"some {many} (estimate)"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from training import conversations
 from training import model as models
@@ -55,7 +55,7 @@ def shared(c: Configuration) -> dict[str, Any]:
         "output_dir": c.out,
         "run_name": c.name,
         "seed": c.seed,
-        "per_device_train_batch_size": c.batch.micro,
+        "per_device_train_batch_size": c.batch.micro * (c.generations // c.kept),  # of what is answered
         "per_device_eval_batch_size": c.batch.evaluation,
         "remove_unused_columns": False,
         "report_to": ["tensorboard", *(["wandb"] if c.wandb else [])],
@@ -177,6 +177,50 @@ class InParts:
         return answers, None
 
 
+class BestAndWorst:
+    """Before TRL's trainer: of a prompt's answers the best and the worst are learnt from, `keep` in all, their
+    advantages taken among themselves (StAR's second stage; verl/trainer/ray_trainer.py). 0: all.
+
+    Where many won alike, StAR's code may take one answer for the best and the worst; here none is taken twice.
+    """
+
+    keep = 0
+
+    def _calculate_rewards(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._won = super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]
+        return self._won
+
+    def _generate_and_score_completions(self: Any, inputs: Any) -> Any:
+        scored = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        if not self.keep or not self.model.training:
+            return scored
+        rows, groups = len(inputs), self.num_generations
+        first = self.accelerator.process_index * rows
+        won = (self._won * self.reward_weights.to(self._won.device)).nansum(1)[first : first + rows]
+        advantages, chosen = best_and_worst(won.view(-1, groups), self.keep, self.scale_rewards != "none")
+        found: dict[str, Any] = dict(split_pixel_values_by_grid(scored))
+        for key, value in found.items():
+            if isinstance(value, torch.Tensor):
+                found[key] = value[chosen.to(value.device)] if value.ndim else value
+            elif value is not None:  # a list of the rows
+                found[key] = [value[n] for n in chosen.tolist()]
+        found["advantages"] = advantages.to(found["advantages"].dtype)
+        found["num_items_in_batch"] = self.accelerator.gather(found["completion_mask"].sum()).sum()
+        return unsplit_pixel_values_by_grid(found)
+
+
+def best_and_worst(won: torch.Tensor, keep: int, scaled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of rewards (G, n): the advantages (G * keep,) of those kept, and which rows of G * n they are."""
+    order = won.sort(dim=1, descending=True, stable=True).indices
+    chosen = torch.cat([order[:, : keep // 2], order[:, won.shape[1] - keep // 2 :]], 1)
+    kept = won.gather(1, chosen)
+    advantages = kept - kept.mean(1, keepdim=True)
+    if scaled:
+        advantages = advantages / (kept.std(1, keepdim=True) + 1e-4)
+    rows = chosen + torch.arange(len(won), device=won.device)[:, None] * won.shape[1]
+    return advantages.flatten(), rows.flatten()
+
+
 def trainer_class(engine: str) -> Any:
     base: Any = GRPOTrainer
     if engine == "shared_prefix":
@@ -184,7 +228,7 @@ def trainer_class(engine: str) -> Any:
 
         base = SharedPrefixGRPOTrainer
 
-    class Trainer(GreedyValidation, models.Resumable, Timed, InParts, base):
+    class Trainer(GreedyValidation, models.Resumable, Timed, BestAndWorst, InParts, base):
         def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
             args = self.args
             return EpochSampler(
@@ -260,7 +304,7 @@ def build(c: Configuration) -> Any:
         processing_class=processor,
         peft_config=models.adapters(c.model),
     )
-    trainer.samples_at_once = c.batch.rollout
+    trainer.samples_at_once, trainer.keep = c.batch.rollout, c.batch.keep
     if c.rollout == "vllm-colocate":
         one_token_per_image(trainer)
     if c.model.quantise != "none":

@@ -76,8 +76,13 @@ PARTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ),
     (
         "segmenter in the loop",
-        ((_REWARDS + "star.py", "PAPER"), (_REWARDS + "star.py", "CODE")),
+        ((_REWARDS + "star.py", "PAPER"), (_REWARDS + "star.py", "CODE"), (_REWARDS + "star.py", "STAGE_2")),
         "StAR's scripts have five tiers and a point for the number of objects, its paper three and none",
+    ),
+    (
+        "many answers, few learnt from",
+        (("training/grpo.py", "best_and_worst"),),
+        "StAR's scripts sample 256 and keep 16, its paper samples 64; where many won alike one may be kept twice",
     ),
     (
         "GRPO",

@@ -31,13 +31,14 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
     data = replace(
         c.data, train=str(folder / "rows"), validation=str(folder / "rows"), square=square, rows=0, validation_rows=2
     )
+    keep = min(GENERATIONS, c.batch.keep)  # then of twice as many
     needs_masks = PROFILES[c.reward.profile].needs_masks
     small = replace(
         c,
         model=replace(model, quantise="none"),
         reward=replace(c.reward, segmenter="embedded") if needs_masks else c.reward,
         data=data,
-        batch=Batch(prompts=PROMPTS, micro=2, evaluation=2, rollout=min(2, c.batch.rollout)),
+        batch=Batch(prompts=PROMPTS, micro=2, evaluation=2, rollout=min(2, c.batch.rollout), keep=keep),
         rollout="transformers",
         watch=replace(c.watch, spread_prompts=min(c.watch.spread_prompts, 1)),
         out=str(folder / "run"),
@@ -45,7 +46,7 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
         samples_every=1,
         wandb=False,
         trl=trl,
-        grpo={**c.grpo, "num_generations": GENERATIONS, "max_completion_length": TOKENS},
+        grpo={**c.grpo, "num_generations": GENERATIONS + keep, "max_completion_length": TOKENS},
     )
     return small, told(c, small)
 

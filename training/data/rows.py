@@ -2,7 +2,8 @@
 
 Two kinds, as published (huggingface.co/Ricky06662):
 * training rows (refCOCOg_2k_840, VisionReasoner_multi_object_7k_840): COLUMNS; the image is the square, `solution`
-  is in its pixels, img_height and img_width are the source's;
+  is in its pixels, img_height and img_width are the source's. StAR's (huggingface.co/sj9909) have STAR_MASKS besides,
+  a mask per object, which is read here and not written;
 * evaluation rows (ReasonSeg_val, refcoco_testA, ...): MASK_COLUMNS; image and mask at the source's size.
 
 Beside these, where asked for, `masks` (one per object) and `ignore`, as COCO's run lengths at the image column's size;
@@ -27,6 +28,7 @@ from training.data.samples import Box, Sample, Target
 
 COLUMNS = ("id", "problem", "solution", "image", "img_height", "img_width")
 MASK_COLUMNS = ("image", "text", "mask", "image_id", "ann_id", "img_height", "img_width")
+STAR_MASKS = "solution_mask"
 FORMS = ("list", "single", "mask")
 _SINGLE = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box><points>\((\d+),(\d+)\),\((\d+),(\d+)\)</points>")
 
@@ -189,7 +191,8 @@ def image_id(sample: Sample) -> str:
 
 
 def masks_of(row: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """(M, H, W) of a row's objects: from `masks` where it is, else from `mask` (one, or none where it is empty).
+    """(M, H, W) of a row's objects: from `masks` where it is, else from StAR's column or from `mask` (one, or none where
+    it is empty).
 
     H, W: of the row's image. Raises ValueError where there is neither.
     """
@@ -197,6 +200,12 @@ def masks_of(row: Mapping[str, Any]) -> NDArray[np.bool_]:
         height, width = _size(row)
         found = [runs.decode(dict(rle), height, width) for rle in row["masks"]]
         return np.stack(found) if found else np.zeros((0, height, width), bool)
+    if row.get(STAR_MASKS) is not None:
+        size = _size(row)
+        every = [mask_array(mask) for mask in row[STAR_MASKS]]
+        if wrong := [mask.shape for mask in every if mask.shape != size]:
+            raise ValueError(f"a mask is of {wrong[0][1]} x {wrong[0][0]}, the image of {size[1]} x {size[0]}")
+        return np.stack(every) if every else np.zeros((0, *size), bool)
     if row.get("mask") is None:
         raise ValueError("the row has no masks: prepare it with --masks")
     mask = mask_array(row["mask"])

@@ -96,6 +96,7 @@ PROFILES: dict[str, Profile] = {
         ),
         _list("star", "ysj9909/StAR, verl/utils/reward_score/z_star.py, and the paper", 11.0, star.PAPER, True),
         _list("star-code", "ysj9909/StAR, verl/workers/sam_worker.py, stage 1", 13.0, star.CODE, True),
+        Profile("star-stage-2", "the same, stage 2", 14.0, star.STAGE_2, needs_masks=True),
         _list("segzero", "ours", 4.0, segzero.TERMS),
         Profile("segzero-soft", "ours, for the ablation of hard thresholds", 4.0, segzero.SOFT_TERMS),
         _list("segzero-answer", "ours, for a policy that is not to think", 4.0, segzero.ANSWER_TERMS),

@@ -2,7 +2,8 @@
 
 ysj9909/StAR (Apache-2.0). The paper, and verl/utils/reward_score/z_star.py: tiers 2, 3, 4 above IoU .5, .7, .8; 11 at
 most. What its scripts train with, verl/workers/sam_worker.py: tiers 1 to 5 above .3, .5, .7, .8, .9, a point for the
-right number of objects, and labels asked for in the format; 13 at most. Its second stage is not here.
+right number of objects, and labels asked for in the format; 13 at most. Their second stage: twice those tiers in place
+of boxes, points and number; 14 at most.
 """
 
 from __future__ import annotations
@@ -83,8 +84,23 @@ def _accuracy(
     return one
 
 
-def _term(tiers: Sequence[tuple[float, float]], count: float, doc: str) -> Callable[..., list[float]]:
-    one = _accuracy(tiers, count)
+def _masks_alone(text: str, solution: str, mask: Any, image: Any, segmenter: Segmenter | None, square: int) -> float:
+    try:
+        boxes, points = boxes_and_points(items_of(text))
+    except Exception:  # whatever the text made it raise, as published
+        return 0.0
+    if mask is None or image is None or segmenter is None or not len(boxes) or not len(mask):
+        return 0.0
+    for values, size in ((boxes, 4), (points, 2)):  # others SAM does not read, and the published masks are empty
+        if values.shape[1:] != (size,) or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            return 0.0
+    true = np.asarray(mask, bool)[:MAX_OBJECTS]
+    won = _tiers(mask_ious(predicted_masks(segmenter, image, boxes, points, square), true), CODE_TIERS)
+    rows, columns = linear_sum_assignment(-won)
+    return float(2 * won[rows, columns].sum() / max(len(boxes), len(true)))
+
+
+def _term(one: Callable[..., float], doc: str) -> Callable[..., list[float]]:
 
     def accuracy(
         texts: Sequence[str],
@@ -103,8 +119,13 @@ def _term(tiers: Sequence[tuple[float, float]], count: float, doc: str) -> Calla
     return accuracy
 
 
-accuracy_paper = _term(PAPER_TIERS, 0.0, "0 to 7: box, L1, point and mask tiers of the best assignment (z_star.py).")
-accuracy_code = _term(CODE_TIERS, 1.0, "0 to 9: the same with finer tiers, and 1 for the right number (sam_worker.py).")
+accuracy_paper = _term(
+    _accuracy(PAPER_TIERS, 0.0), "0 to 7: box, L1, point and mask tiers of the best assignment (z_star.py)."
+)
+accuracy_code = _term(
+    _accuracy(CODE_TIERS, 1.0), "0 to 9: the same with finer tiers, and 1 for the right number (sam_worker.py)."
+)
+accuracy_masks = _term(_masks_alone, "0 to 10: twice the finer tiers of the best assignment (sam_worker.py, stage 2).")
 
 
 @each
@@ -129,3 +150,4 @@ def form_with_label(text: str, solution: str) -> float:
 
 PAPER = {"format": vision_reasoner.form, "accuracy": accuracy_paper, "non_repeat": vision_reasoner.non_repeat}
 CODE = {"format": form_with_label, "accuracy": accuracy_code, "non_repeat": vision_reasoner.non_repeat}
+STAGE_2 = {**CODE, "accuracy": accuracy_masks}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data.rows import COLUMNS, MASK_COLUMNS, ignore_of, mask_array, masks_of, read_solution
+from training.data.rows import COLUMNS, MASK_COLUMNS, STAR_MASKS, ignore_of, mask_array, masks_of, read_solution
 from training.data.samples import Item, Sample, Source
 
 
@@ -98,7 +98,7 @@ def _training(row: dict[str, Any], name: str) -> Sample:
         for x, y in target.points:
             if not (x1 <= x <= x2 and y1 <= y <= y2):
                 raise ValueError(f"the point {[x, y]} is outside of its box {list(target.box)}")
-    masks = tuple(masks_of(row)) if row.get("masks") is not None else ()
+    masks = tuple(masks_of(row)) if any(row.get(k) is not None for k in ("masks", STAR_MASKS)) else ()
     if masks and len(masks) != len(targets):
         raise ValueError(f"it has {len(masks)} masks and {len(targets)} boxes")
     size = (row["img_height"], row["img_width"])
