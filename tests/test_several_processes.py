@@ -38,8 +38,9 @@ def launch(c: Configuration, *more: str) -> None:
     assert ended.returncode == 0, ended.stderr[-4000:]
 
 
-def small(name: str, folder: Path, rate: float) -> Configuration:
-    c, _ = shrunk(load(name, ["pictures=false", "watch.spread_prompts=1", f"trl.learning_rate={rate}"]), folder)
+def small(name: str, folder: Path, rate: float, *more: str) -> Configuration:
+    settings = ["pictures=false", "watch.spread_prompts=1", f"trl.learning_rate={rate}", *more]
+    c, _ = shrunk(load(name, settings), folder)
     watch = replace(c.watch, zero_spread=None, kl=None, truncated=None, length=None, format_rate=None)
     # Three rows do not divide by two processes: one of them is answered twice and counted once.
     return replace(c, watch=watch, batch=replace(c.batch, micro=1), data=replace(c.data, validation_rows=3))
@@ -51,9 +52,9 @@ def validated(c: Configuration) -> list[dict[str, Any]]:
     return [{key: pytest.approx(r[key]) for key in keys} for r in records if "eval_reward" in r]
 
 
-@pytest.mark.parametrize("name", ["seg_zero_3b", "seg_zero_3b_sft"])
-def test_two_processes_validate_as_one_does_and_write_once(name: str, tmp_path: Path) -> None:
-    c = small(name, tmp_path, rate=0.0)  # weights stay, so that answers do
+@pytest.mark.parametrize("call", [["seg_zero_3b"], ["seg_zero_3b", "batch.keep=2"], ["seg_zero_3b_sft"]], ids=" ".join)
+def test_two_processes_validate_as_one_does_and_write_once(call: list[str], tmp_path: Path) -> None:
+    c = small(call[0], tmp_path, 0.0, *call[1:])  # weights stay, so that answers do
     one, two = (replace(c, out=str(tmp_path / name)) for name in ("one", "two"))
     assert train.run(one) == 0
     launch(two)
