@@ -472,6 +472,8 @@ def test_the_report_has_its_tables_claims_pictures_and_runs(written: Path) -> No
         assert f"### {heading}" in text
     assert "## What this can and cannot mean for 3B and 7B" in text and "$" not in text
     assert "greedy ID accuracy after GRPO with thought rose over the start" in text
+    other = text.partition("The same in the arms that vary it: GRPO, without thought ")[2].partition(" (n = 3).")[0]
+    assert other and f"({other}) |" in text, "as in its row of the table"
     assert (
         "* run: grpo_thought-4; why: the machine was switched off" in text and "| GRPO, with thought | 51.2 |" in text
     )

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from training.experiments import boxes, pictures, sets
 from training.experiments import findings as f
-from training.experiments.arms import ARMS, Plan
+from training.experiments.arms import ABLATIONS, AFTERWARDS, ARMS, MAIN, Plan
 from training.experiments.ask import judge
 from training.experiments.controls import of_eight
 from training.experiments.pictures import NAMES, label
@@ -128,6 +128,7 @@ def render(found: Mapping[str, Any]) -> str:
     parts = {
         "state": _state(found),
         "asked_for": _asked_for(found),
+        "other_grpo": _other_grpo(found),
         "resamples": n["resamples"],
         "enough": n["enough_seeds"],
         "margin": _share(n["margin"]),
@@ -215,6 +216,18 @@ def _asked_for(found: Mapping[str, Any]) -> str:
         f"The outcome asked for: greedy ID accuracy after GRPO with thought {said}: {_points(c['estimate'])} points; "
         f"{'over seeds ' if c['t'] else ''}{_range(c['t'])} (n = {len(c['seeds'])}), over items {_range(c['items'])}."
     )
+
+
+def _other_grpo(found: Mapping[str, Any]) -> str:
+    """ID of the arms that vary GRPO, so that one rate or form is not taken for all of it."""
+    varied = [a.name for a in (*MAIN, *ABLATIONS, *AFTERWARDS) if a.method == "grpo" and a.name != "grpo_thought"]
+    changes = {n: c.get("change") for n in varied if (c := found["arms"][n]["sets"].get("id", {}).get("right"))}
+    parts = [
+        f"{label(name)} {_points(c['estimate'])} {_over(c, 't')} (n = {len(found['arms'][name]['seeds'])})"
+        for name, c in changes.items()
+        if c
+    ]
+    return f"The same in the arms that vary it: {'; '.join(parts)}." if parts else ""
 
 
 def _overlaps(counted: Mapping[str, int] | None) -> str:
