@@ -216,7 +216,7 @@ def _strict(text: str, profile: Profile) -> Answer:
     """The published parsers, which raise on most bad texts: that is PARSE_ERROR here."""
     think = _plain_thinking(text)
     try:
-        if profile.prompt == "star":
+        if profile.prompt in ("star", "star-stage-1", "star-stage-2"):
             candidates = _strict_star(text)
         else:
             candidates = _strict_single(text) if profile.schema == "single" else _strict_list(text)

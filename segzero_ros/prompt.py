@@ -47,6 +47,15 @@ STAR = (
     '{"label": "train track", "bbox_2d": [225,296,706,786], "point_2d": [302,410]}]</answer>'
 )
 
+# The same, verl/utils/rl_dataset.py: what its two stages are trained with; neither says what to do without a match.
+STAR_STAGE_2 = STAR.replace("if there are no matches, return an empty list (<answer>[]</answer>). ", "")
+_FIRST, _RETURN = (STAR_STAGE_2.index(words) for words in ("First, understand", "Return ALL"))
+STAR_STAGE_1 = (
+    STAR_STAGE_2[:_FIRST]
+    + "Compare the difference between object(s) and find the most closely matched object(s). "
+    + STAR_STAGE_2[_RETURN:]
+)
+
 # Ours, for stock models.
 SEGZERO = (
     'Look for every object in the image that answers this request: "{question}". '
@@ -73,12 +82,15 @@ TEMPLATES = {
     "vision-reasoner": VISION_REASONER,
     "vision-reasoner-without-thought": _without_thought(VISION_REASONER),
     "star": STAR,
+    "star-stage-1": STAR_STAGE_1,
+    "star-stage-2": STAR_STAGE_2,
     "segzero": SEGZERO,
     "plain": "{question}",
 }
 # What the published code strips from both ends of a question, after lower-casing.
 _STRIPPED = {
     **dict.fromkeys(("seg-zero", "seg-zero-without-example", "seg-zero-without-thought"), "."),
+    **dict.fromkeys(("star-stage-1", "star-stage-2"), "."),
     **dict.fromkeys(("vision-reasoner", "vision-reasoner-without-thought", "star"), '."?!'),
     "plain": '."?! ',
 }

@@ -484,6 +484,23 @@ def test_the_report_has_its_tables_claims_pictures_and_runs(written: Path) -> No
         assert f"| {run} |" in text
 
 
+def test_another_rate_is_named_as_a_cause_where_it_was_run(written: Path) -> None:
+    found = numbers_of(written)
+    assert report._rate(found) == "", "it was not run"
+    for part in ("arms", "denials"):
+        found[part]["grpo_thought_slow"] = found[part]["grpo_thought"]
+    found["runs"].append({"run": "grpo_thought_slow-1", "learning_rate": 3e-5})
+    row = next(
+        x for x in (written / "tabletop.md").read_text().splitlines() if x.startswith("| GRPO, with thought | 3 |")
+    )
+    change = row.partition("(")[2].partition(")")[0]
+    sign, interval = change.split(" ", 1)
+    said = (
+        f"at 3e-05 in place of 0.0001, which short trials had chosen, ID changes by {sign} points {interval} instead of"
+    )
+    assert f"{said} {change}, and where the start had answered by " in report._rate(found)
+
+
 def test_a_cell_is_the_mean_and_the_paired_change(written: Path, runs_folder: Path) -> None:
     summaries = [
         json.loads((runs_folder / f"grpo_thought-{s}.json").read_text())["sets"]["id"]["right"] for s in (1, 2, 3)

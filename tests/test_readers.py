@@ -558,6 +558,13 @@ def test_stars_training_rows_bring_their_masks(tmp_path: Path) -> None:
     assert prepare.main(call) == 0
     made = load_from_disk(str(tmp_path / "made"))["train"]
     assert len(made) == 1 and np.array_equal(masks_of(made[0])[0], whole)
+    bare = given.select([0]).select_columns(["problem", "image", "solution_mask"])  # all that a stage of masks reads
+    DatasetDict({"train": bare}).save_to_disk(str(tmp_path / "bare"))
+    (only,) = samples(read_rows(tmp_path / "bare"))
+    assert only.id == "bare_0" and only.targets is None and np.array_equal(only.masks[0], whole)
+    assert prepare.main([*call[:3], str(tmp_path / "bare"), "--masks", "--out", str(tmp_path / "boxes")]) == 0
+    (row,) = load_from_disk(str(tmp_path / "boxes"))["train"]
+    assert json.loads(row["solution"])[0]["bbox_2d"] == [10, 20, 29, 39] and row["img_height"] == 840
 
 
 def test_published_evaluation_rows_are_read_from_parquet(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.quantizers.quantizers_utils import should_convert_module
+from trl import GRPOTrainer
 
 from training import configuration, dry_run, grpo, logs, sft, train
 from training import model as models
@@ -248,14 +249,18 @@ class TestBestAndWorst:
         with pytest.raises(ConfigurationError, match=said):
             load("tabletop_grpo", ["engine=stock", *settings])
 
+    def test_supervised_training_keeps_its_one_answer(self) -> None:
+        c = load("star_lora_7b_sft", ["batch.keep=16"])
+        assert (c.kept, c.learnt, c.accumulation(8)) == (1, 16, 1)
+
     def test_a_prompts_answers_are_on_one_gpu(self) -> None:
         c = load("star_stage_2")
-        assert c.accumulation(8) == 32  # 2 prompts of 16 answers, one at a time
+        assert c.accumulation(8) == 16  # 2 prompts of 16 answers, two at a time
         with pytest.raises(ConfigurationError, match="16 prompts do not divide into 32 processes"):
             c.accumulation(32)
 
     @pytest.mark.long
-    def test_an_update_learns_from_the_kept_ones_as_trl_would_from_them_alone(
+    def test_an_update_learns_from_the_kept_ones_alone_and_each_keeps_what_is_its_own(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Answers are scored by their place in the group, so that it is known which are kept."""
@@ -282,22 +287,36 @@ class TestBestAndWorst:
             trl={**c.trl, "max_steps": 1},
         )
         trainer = grpo.build(c)
-        score, seen = trainer._generate_and_score_completions, []
+        score, seen, losses = trainer._generate_and_score_completions, [], []
+        of_trl, of_loss = GRPOTrainer._generate_and_score_completions, trainer._compute_loss
+
+        def all_rows(self: Any, inputs: Any) -> Any:
+            found = of_trl(self, inputs)
+            seen.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in found.items()})
+            return found
 
         def scored(inputs: Any) -> Any:
             found = score(inputs)
-            seen.append((len(inputs), found))
+            seen.append(found)
             return found
 
-        trainer._generate_and_score_completions = scored
+        def loss(model: Any, inputs: Any) -> Any:
+            losses.append(len(inputs["completion_ids"]))
+            return of_loss(model, inputs)
+
+        monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", all_rows)
+        trainer._generate_and_score_completions, trainer._compute_loss = scored, loss
         trainer.train()
-        ((answered, found),) = seen
-        assert answered == 8 and len(found["completion_ids"]) == 4
+        whole, found = seen
+        assert len(whole["completion_ids"]) == 8 and len(found["completion_ids"]) == 4 and losses == [2, 2]
+        own = [1, 0, 5, 4]  # of each group the answer that won 3 and the one that won 0
+        for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "ref_per_token_logps"):
+            assert torch.equal(found[key], whole[key][own]), key
+        patches = whole["image_grid_thw"].prod(-1).tolist()
+        pixels = whole["pixel_values"].split(patches)
+        assert torch.equal(found["pixel_values"], torch.cat([pixels[n] for n in own]))
+        assert torch.equal(found["image_grid_thw"], whole["image_grid_thw"][own])
         scale = (9 / 2) ** 0.5 + 1e-4  # of 3 and 0, around 1.5
         assert found["advantages"].tolist() == pytest.approx([1.5 / scale, -1.5 / scale] * 2)
         assert int(found["num_items_in_batch"]) == int(found["completion_mask"].sum())
         assert len(found["image_grid_thw"]) == len(found["num_images"]) == 4
-        assert len(found["pixel_values"]) == int(found["image_grid_thw"].prod(-1).sum())
-        assert {len(found[k]) for k in ("prompt_ids", "prompt_mask", "completion_mask", "ref_per_token_logps")} == {4}
-        losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
-        assert len(losses) == 1 and losses[0] == losses[0]

@@ -223,6 +223,23 @@ class TestStar:
             assert won(wrong) == won(wrong, one) == 0
         assert parts("star-stage-2", text([one]), "not read")["accuracy"] == 0, "without masks"
 
+    @pytest.mark.parametrize("profile", ["star", "star-code", "star-stage-2", "segzero-mask"])
+    def test_an_image_is_encoded_once_for_all_answers_over_it(self, profile: str) -> None:
+        class Counting(FilledBoxes):
+            encoded = 0
+
+            def encode(self, image: Any) -> Any:
+                self.encoded += 1
+                return super().encode(image)
+
+        mask = np.zeros((1, 840, 840), bool)
+        mask[0, 100:200, 100:200] = True
+        images = [self.IMAGE] * 3 + [self.IMAGE + 1] * 2
+        answers, counting = [text([{**ONE, "label": "mug"}])] * 5, Counting()
+        given = {"masks": [mask] * 5, "images": images, "segmenter": counting}
+        won = PROFILES[profile].score(answers, [json.dumps([ONE])] * 5, **given)
+        assert counting.encoded == 2 and won == [pytest.approx(PROFILES[profile].maximum)] * 5
+
     def test_a_segmenter_that_fails_is_no_fault_of_the_texts(self) -> None:
         given = {"masks": [np.zeros((1, 840, 840), bool)], "images": [self.IMAGE], "segmenter": Failing()}
         for profile in ("star", "star-code", "star-stage-2", "segzero-mask"):

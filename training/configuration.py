@@ -218,7 +218,7 @@ class Configuration:
     @property
     def kept(self) -> int:
         """Answers per prompt that are learnt from."""
-        return self.batch.keep or self.generations
+        return (self.method == "grpo" and self.batch.keep) or self.generations
 
     @property
     def learnt(self) -> int:
@@ -238,7 +238,7 @@ class Configuration:
                 f"{self.name}: {self.learnt} sequences per update do not divide into {processes} processes x micro "
                 f"{self.batch.micro}"
             )
-        if self.batch.keep and self.batch.prompts % max(1, processes):
+        if self.kept < self.generations and self.batch.prompts % max(1, processes):
             raise ConfigurationError(
                 f"{self.name}: batch.keep chooses among all answers of a prompt, and {self.batch.prompts} prompts do "
                 f"not divide into {processes} processes"

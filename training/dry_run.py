@@ -39,6 +39,7 @@ TRAINING_SHARE, DECODING_SHARE = 0.2, 0.4  # of the peak arithmetic, of the peak
 FIXED = 2.0  # GB of CUDA context, buffers and fragments
 NF4 = 0.516  # bytes per weight with doubly quantised scales (arXiv 2305.14314)
 IMAGES = "images of an update, once per answer"  # TRL keeps them on the GPU until the next update's are there
+VALIDATION = "validation, apart (estimate)"  # while nothing else is answered or learnt from
 SAM = "SAM in the reward, bf16 (estimate)"
 CHUNK = 256  # positions whose logits TRL holds at once
 
@@ -141,6 +142,9 @@ def memory(c: Configuration, s: Sizes, config: Any, tokens: int) -> tuple[dict[s
     if c.method == "grpo":
         gpu[IMAGES] = c.samples / gpus * pixel_bytes(config, tokens) / GB
         gpu |= rollout_memory(c, config, tokens)
+    size = 2 if c.arguments.get("bf16", True) else 4
+    if c.data.validation or (c.method == "grpo" and c.watch.spread_prompts):
+        gpu[VALIDATION] = c.batch.evaluation * answering_bytes(c, config, tokens, size) / GB
     if c.hardware.gpus and (found := segmenter(c)):
         gpu[SAM] = found[0] * 2 / GB + SAM_SCRATCH  # bf16, beside the model, in every process
     gpu["fixed (estimate)"] = FIXED if c.hardware.gpus else 0.3
@@ -204,6 +208,11 @@ def answers_at_once(c: Configuration) -> float:
     """Of one GPU, where transformers answers: all of an update, as TRL does, or fewer."""
     all_of_them = c.samples / max(1, c.hardware.gpus)
     return min(all_of_them, c.batch.rollout) if c.batch.rollout else all_of_them
+
+
+def answering_bytes(c: Configuration, config: Any, tokens: int, size: int) -> float:
+    """Of one answer by transformers: its image and prompt going in, and its keys and values."""
+    return prompt_bytes(c, config, tokens, size) + (tokens + PROMPT + c.completion) * kv_bytes(config, size)
 
 
 def prompt_bytes(c: Configuration, config: Any, tokens: int, size: int) -> float:
@@ -287,7 +296,15 @@ def rows_of(c: Configuration) -> int:
 
 def together(c: Configuration, gpu: dict[str, float]) -> dict[str, float]:
     """GB of one GPU, by phase: all of it and, where vLLM sleeps in the meantime, what is there while it answers."""
-    found = {"together (estimate)": sum(gpu.values())}
+    validation = gpu.get(VALIDATION, 0.0)
+    learning = sum(gpu.values()) - validation
+    found = {"together (estimate)": learning}
+    if validation:
+        learning_alone = ("activations (estimate)", "logits, tiled (estimate)", "gradients")
+        answers = sum(size for name, size in gpu.items() if name.startswith(("KV cache", "their images")))
+        found["together while it validates (estimate)"] = (
+            learning + validation - answers - sum(gpu[k] for k in learning_alone)
+        )
     if c.method == "grpo" and c.rollout == "vllm-colocate" and c.grpo.get("vllm_enable_sleep_mode"):
         there = ("weights", "optimiser (AdamW)", IMAGES, SAM, "fixed (estimate)")
         awake = sum(gpu[k] for k in there if k in gpu) + vllm_share(c)
@@ -320,7 +337,7 @@ def report(c: Configuration) -> str:
     length = tokens + PROMPT + (c.completion if c.method == "grpo" else answer_tokens(c))
     there = "" if Path(c.data.train).is_dir() else " (not there yet)"
     many = f"{updates * c.samples * length / 1e6:,.0f} M tokens"
-    answers = f"{c.samples} sequences" + (f" ({c.kept} of each learnt from)" if c.batch.keep else "")
+    answers = f"{c.samples} sequences" + (f" ({c.kept} of each learnt from)" if c.kept < c.generations else "")
     lines = [
         f"{c.name}: {c.method.upper()}, for {c.answers}",
         f"model       {c.model.path}: {s.all:,} parameters ({s.vision:,} vision), {s.trained:,} trained"

@@ -82,7 +82,7 @@ PARTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     (
         "many answers, few learnt from",
         (("training/grpo.py", "best_and_worst"),),
-        "StAR's scripts sample 256 and keep 16, its paper samples 64; where many won alike one may be kept twice",
+        "StAR's scripts sample 256 (7B), 128 (32B) or 64 (8B) and keep 16; where many won alike one may be kept twice",
     ),
     (
         "GRPO",

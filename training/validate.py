@@ -71,35 +71,41 @@ def weights(c: Configuration) -> list[float]:
 def answer(
     model: Any, processor: Any, rows: Sequence[dict[str, Any]], *, tokens: int, batch: int, sampled: int = 0
 ) -> list[list[Said]]:
-    """One greedy answer per row, or `sampled` ones at temperature 1. Prompts are padded on the left."""
+    """One greedy answer per row, or `sampled` ones at temperature 1; `batch` answers at once. Prompts are padded on the
+    left."""
     ends = model.generation_config.eos_token_id
     ends = {processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     said: list[list[Said]] = []
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(rows), batch), desc="answers", leave=False, disable=not main_process()):
-        part = [rows[n] for n in range(start, min(start + batch, len(rows)))]
+    each = max(1, sampled)
+    at_once = max(1, batch // each)  # rows
+    for start in tqdm(range(0, len(rows), at_once), desc="answers", leave=False, disable=not main_process()):
+        part = [rows[n] for n in range(start, min(start + at_once, len(rows)))]
         texts = processor.apply_chat_template(
             [with_image_part(row["prompt"]) for row in part], add_generation_prompt=True, tokenize=False
         )
         inputs = processor(images=[[row["image"]] for row in part], text=texts, padding=True, return_tensors="pt")
         inputs = {key: value.to(model.device) for key, value in inputs.items()}
-        out = model.generate(
-            **inputs,
-            max_new_tokens=tokens,
-            do_sample=bool(sampled),
-            num_return_sequences=max(1, sampled),
-            temperature=1.0 if sampled else None,
-            top_p=1.0 if sampled else None,
-            top_k=0 if sampled else None,
-            repetition_penalty=1.0,
-            eos_token_id=sorted(ends),
-            pad_token_id=processor.tokenizer.pad_token_id,
-            suppress_tokens=[processor.image_token_id],  # as TRL: a sampled image token has no features
-        )[:, inputs["input_ids"].shape[1] :].tolist()
-        for n in range(len(part)):
-            group = out[n * max(1, sampled) : (n + 1) * max(1, sampled)]
-            said.append([_said(ids, ends, processor.tokenizer) for ids in group])
+        groups: list[list[Said]] = [[] for _ in part]
+        while len(groups[0]) < each:
+            count = min(batch, each - len(groups[0]))
+            out = model.generate(
+                **inputs,
+                max_new_tokens=tokens,
+                do_sample=bool(sampled),
+                num_return_sequences=count,
+                temperature=1.0 if sampled else None,
+                top_p=1.0 if sampled else None,
+                top_k=0 if sampled else None,
+                repetition_penalty=1.0,
+                eos_token_id=sorted(ends),
+                pad_token_id=processor.tokenizer.pad_token_id,
+                suppress_tokens=[processor.image_token_id],  # as TRL: a sampled image token has no features
+            )[:, inputs["input_ids"].shape[1] :].tolist()
+            for n, group in enumerate(groups):
+                group += [_said(ids, ends, processor.tokenizer) for ids in out[n * count : (n + 1) * count]]
+        said += groups
     model.train(was_training)
     return said
 

@@ -15,6 +15,7 @@ from training.rewards import spread
 from training.validate import answer, answering, profile_of, with_image_part
 
 STOPPED = "stopped.json"
+SAMPLES = 16  # of a prompt before a run, at most
 
 
 def check_inputs(c: Configuration, processor: Any, tokens: int, rows: Any) -> int:
@@ -53,8 +54,8 @@ def describe_spread(trainer: Any, c: Configuration, rows: Any, needs: dict[str, 
             trainer.processing_class,
             part,
             tokens=c.completion,
-            batch=max(1, c.batch.evaluation // max(2, c.generations)),
-            sampled=max(2, c.generations),
+            batch=c.batch.evaluation,
+            sampled=min(SAMPLES, max(2, c.generations)),
         )
     columns: dict[str, Any] = dict(needs)
     if "masks" in part[0]:

@@ -3,7 +3,7 @@
 Two kinds, as published (huggingface.co/Ricky06662):
 * training rows (refCOCOg_2k_840, VisionReasoner_multi_object_7k_840): COLUMNS; the image is the square, `solution`
   is in its pixels, img_height and img_width are the source's. StAR's (huggingface.co/sj9909) have STAR_MASKS besides,
-  a mask per object, which is read here and not written;
+  a mask per object, which is read here and not written; they need no other column but `problem` and `image`;
 * evaluation rows (ReasonSeg_val, refcoco_testA, ...): MASK_COLUMNS; image and mask at the source's size.
 
 Beside these, where asked for, `masks` (one per object) and `ignore`, as COCO's run lengths at the image column's size;

@@ -46,7 +46,7 @@ CAPTIONS = {
     "items.png": "Wins and failures: the same items before and after.",
 }
 WHY = """The one outcome that was asked for is not established. What the records say of it is under [Denials and
-boxes](#denials-and-boxes). Other causes that the tables speak for or against: no signal (share of groups without
+boxes](#denials-and-boxes).{rate} Other causes that the tables speak for or against: no signal (share of groups without
 spread); a reward that rises while greedy validation does not; answers cut off or not parsed; an entropy that collapses
 or grows; a policy that did not move (KL); nothing left to learn (the start's best of 8)."""
 
@@ -153,7 +153,7 @@ def render(found: Mapping[str, Any]) -> str:
         "contrasts": _contrasts(found),
         "claims": _claims(found),
         "forgetting": _forgetting(found),
-        "why": "" if found["claims"][0]["verdict"] == "held" else WHY,
+        "why": "" if found["claims"][0]["verdict"] == "held" else WHY.format(rate=_rate(found)),
         "training": _training(found["training"]),
         "seconds": _seconds(found["training"]),
         "samples": _samples(found["samples"]) + "\n\n" + _picture(found, "items.png"),
@@ -215,6 +215,27 @@ def _asked_for(found: Mapping[str, Any]) -> str:
     return (
         f"The outcome asked for: greedy ID accuracy after GRPO with thought {said}: {_points(c['estimate'])} points; "
         f"{'over seeds ' if c['t'] else ''}{_range(c['t'])} (n = {len(c['seeds'])}), over items {_range(c['items'])}."
+    )
+
+
+def _rate(found: Mapping[str, Any]) -> str:
+    """What the arm at another learning rate says of the cause, thought of afterwards; "" without it."""
+    rates = {r["run"].rpartition("-")[0]: r.get("learning_rate") for r in found["runs"]}
+
+    def cells(name: str) -> tuple[Any, Any]:
+        """ID's change, of all items and where the start had answered."""
+        all_of_them = found["arms"][name]["sets"].get("id", {}).get("right") or {}
+        return all_of_them.get("change"), found["denials"].get(name, {}).get("id", {}).get("others")
+
+    (change, answered), (other, others) = cells("grpo_thought"), cells("grpo_thought_slow")
+    if not (change and answered and other and others):
+        return ""
+    return (
+        f" The learning rate, thought of when seeds had come out and not planned: at {rates['grpo_thought_slow']:g} in "
+        f"place of {rates['grpo_thought']:g}, which short trials had chosen, ID changes by "
+        f"{_points(other['estimate'])} points {_over(other)} instead of {_points(change['estimate'])} {_over(change)}, and where the start had "
+        f"answered by {_points(others['mean'])} {_range(others['t'])} instead of "
+        f"{_points(answered['mean'])} {_range(answered['t'])}."
     )
 
 

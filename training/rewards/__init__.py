@@ -40,9 +40,12 @@ class Profile:
 
     def score(self, texts: Sequence[str], solutions: Sequence[str], **given: Any) -> list[float]:
         """The sums. given: `square` (pixels, 840), and what a term of this profile needs."""
-        parts = self.parts(texts, solutions, **given)
+        return self.total(self.parts(texts, solutions, **given))
+
+    def total(self, parts: Mapping[str, Sequence[float]]) -> list[float]:
+        """The sums of what `parts` gave."""
         # Summed in the order of the terms: floats are compared bit by bit with the published code.
-        sums = [0.0] * len(texts)
+        sums = [0.0] * len(next(iter(parts.values())))
         for name, values in parts.items():
             weight = self.weights.get(name, 1.0)
             sums = [s + weight * v for s, v in zip(sums, values, strict=True)]

@@ -16,14 +16,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from segzero_ros.geometry import boxes_iou_matrix
-from training.rewards.star import Segmenter, mask_ious, predicted_masks
+from training.rewards.star import OneLook, Segmenter, mask_ious, predicted_masks
 from training.rewards.texts import SQUARE, each, scaled
 
 MAX_CHARS = 20_000  # of a completion; a longer one is not read
@@ -185,7 +185,7 @@ def masks(
     """
     if masks is None or images is None or segmenter is None:
         raise ValueError("the mask reward needs masks, images and a segmenter")
-    values = []
+    values, look = [], cast(Segmenter, OneLook(segmenter))
     for text, solution, true, image in zip(texts, solutions, masks, images, strict=True):
         found = read(text, square)
         count = len(json.loads(solution))
@@ -194,7 +194,7 @@ def masks(
         elif not count:
             values.append(1.0)
         else:
-            ious = mask_ious(predicted_masks(segmenter, image, found[1], found[2], square), np.asarray(true, bool))
+            ious = mask_ious(predicted_masks(look, image, found[1], found[2], square), np.asarray(true, bool))
             rows, columns = linear_sum_assignment(-ious)
             values.append(float(ious[rows, columns].sum() / max(len(found[1]), count)))
     return values

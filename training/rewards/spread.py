@@ -51,7 +51,7 @@ def spreads(
     given = {k: spread_out(v) for k, v in columns.items()}
     repeated = spread_out(list(solutions))
     values = profile.parts(texts, repeated, **given)
-    values["sum"] = profile.score(texts, repeated, **given)
+    values["sum"] = profile.total(values)
     cuts = np.cumsum(sizes)[:-1]
     found = []
     for name, numbers in values.items():

@@ -25,6 +25,23 @@ PAPER_TIERS = ((0.5, 2.0), (0.7, 3.0), (0.8, 4.0))
 CODE_TIERS = ((0.3, 1.0), (0.5, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0))
 
 
+class OneLook:
+    """A segmenter that encodes an image once for all answers over it that follow each other."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter, self.info = segmenter, getattr(segmenter, "info", None)
+        self._image: Any = None
+        self._features: Any = None
+
+    def encode(self, image: Any) -> Any:
+        if self._image is None or not np.array_equal(self._image, image):
+            self._image, self._features = image, self.segmenter.encode(image)
+        return self._features
+
+    def segment(self, features: Any, boxes: Any, points: Any) -> Any:
+        return self.segmenter.segment(features, boxes, points)
+
+
 def predicted_masks(
     segmenter: Segmenter, image: Any, boxes: NDArray[np.float64], points: NDArray[np.float64], square: int
 ) -> NDArray[np.bool_]:
@@ -112,8 +129,9 @@ def _term(one: Callable[..., float], doc: str) -> Callable[..., list[float]]:
         square: int = SQUARE,
     ) -> list[float]:
         none: list[Any] = [None] * len(texts)
+        look: Any = None if segmenter is None else OneLook(segmenter)
         rows = zip(texts, solutions, masks or none, images or none, strict=True)
-        return [one(text, solution, mask, image, segmenter, square) for text, solution, mask, image in rows]
+        return [one(text, solution, mask, image, look, square) for text, solution, mask, image in rows]
 
     accuracy.__doc__ = doc
     return accuracy

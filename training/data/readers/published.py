@@ -56,11 +56,13 @@ def read_rows(where: Path | str, split: str | None = None) -> Source:
     columns = set(data.column_names)
     if set(COLUMNS) <= columns:
         kind, ids, image, read = "rows", list(data["id"]), "id", _training
+    elif {"problem", "image", STAR_MASKS} <= columns:
+        kind, ids, image, read = "rows", [f"{Path(where).name}_{n}" for n in range(len(data))], "", _training
     elif set(MASK_COLUMNS) <= columns:
         kind, ids, image, read = "mask rows", list(data["ann_id"]), "image_id", _evaluation
     else:
         raise ValueError(f"{where} has the columns {sorted(columns)}; needed are {COLUMNS} or {MASK_COLUMNS}")
-    names = [str(v) for v in data[image]]
+    names = [str(v) for v in data[image]] if image else list(ids)
     items = []
     for n, i in enumerate(ids):
         items.append(Item(f"row {n} ({i})", names[n], partial(_at, read, data, n, str(i))))
@@ -90,8 +92,8 @@ def _training(row: dict[str, Any], name: str) -> Sample:
     if not row["problem"]:
         raise ValueError("it has no problem")
     height, width = pixels.shape[:2]
-    targets = read_solution(row["solution"] or "")
-    for target in targets:
+    targets = read_solution(row["solution"] or "") if "solution" in row else None  # None: made of the masks
+    for target in targets or ():
         x1, y1, x2, y2 = target.box
         if not (0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height):
             raise ValueError(f"the box {list(target.box)} is outside of the image of {width} x {height}")
@@ -99,9 +101,9 @@ def _training(row: dict[str, Any], name: str) -> Sample:
             if not (x1 <= x <= x2 and y1 <= y <= y2):
                 raise ValueError(f"the point {[x, y]} is outside of its box {list(target.box)}")
     masks = tuple(masks_of(row)) if any(row.get(k) is not None for k in ("masks", STAR_MASKS)) else ()
-    if masks and len(masks) != len(targets):
+    if masks and targets is not None and len(masks) != len(targets):
         raise ValueError(f"it has {len(masks)} masks and {len(targets)} boxes")
-    size = (row["img_height"], row["img_width"])
+    size = (row.get("img_height") or height, row.get("img_width") or width)
     return Sample(name, row["problem"], pixels, masks, ignore_of(row), targets=targets, source_size=size)
 
 
