@@ -48,8 +48,8 @@ class TestDryRun:
         gpu, spent = self.counted("star_lora_7b")
         assert "estimate" in dry_run.SAM
         assert gpu[dry_run.SAM] == pytest.approx(2 * 0.2244 + dry_run.SAM_SCRATCH)
-        # 437 updates of 256 answers on 8 GPUs, each at half of 39.5 pictures a second.
-        assert spent["reward"] == pytest.approx(437 * 256 / 8 / (39.5 / 2) / 3600)
+        # 312 updates of 16 images and 256 answers on 8 GPUs, each at half of 39.5 pictures a second.
+        assert spent["reward"] == pytest.approx(312 * (16 + 256 * dry_run.SAM_ANSWER) / 8 / (39.5 / 2) / 3600)
         assert "reward" in dry_run.report(load("star_lora_7b")).splitlines()[-1]
         small, _ = self.counted("star_lora_7b", "reward.segmenter=facebook/sam2.1-hiera-tiny")
         assert small[dry_run.SAM] < gpu[dry_run.SAM]
@@ -79,10 +79,25 @@ class TestDryRun:
 
         going_in = "their images and prompts, going in (estimate)"
         assert parts()[going_in] == pytest.approx(parts("batch.rollout=0")[going_in] / 8)  # 16 of 128
-        assert sum(parts().values()) < 24 < sum(parts("batch.rollout=0").values())
+        small, large = (
+            max(dry_run.together(load("lora_3b_24gb", ["rollout=transformers", *m]), parts(*m)).values())
+            for m in ((), ("batch.rollout=0",))
+        )
+        assert small < 24 < large
         _, quick = self.counted("lora_3b_24gb", "rollout=transformers", "batch.rollout=0")
         _, slow = self.counted("lora_3b_24gb", "rollout=transformers")
         assert slow["answers"] > quick["answers"], "every part reads the weights again"
+
+    def test_counts_the_images_that_are_kept_and_validation_apart(self) -> None:
+        c, (gpu, _) = load("lora_3b_24gb"), self.counted("lora_3b_24gb")
+        image = 900 * 4 * 3 * 2 * 14 * 14 * 4 / dry_run.GB  # patches of two frames, float32
+        assert gpu[dry_run.IMAGES] == pytest.approx(128 * image)
+        assert sum(dry_run.together(c, gpu).values()) > 2 * (gpu[dry_run.IMAGES] + gpu["weights"])
+        assert gpu[dry_run.VALIDATION] > 8 * image  # 8 answers at once: prompts, keys and values too
+        phases = dry_run.together(c, gpu)
+        assert phases["together (estimate)"] == pytest.approx(sum(gpu.values()) - gpu[dry_run.VALIDATION])
+        plain, _ = self.counted("lora_3b_24gb", "data.validation=", "watch.spread_prompts=0")
+        assert dry_run.VALIDATION not in plain
 
     def test_counts_what_fsdp_gathers_reads_and_writes(self) -> None:
         c = load("seg_zero_7b")

@@ -34,6 +34,7 @@ SEGMENTERS = {
 # Assumed for the estimates.
 ANSWER, PROMPT = 200, 250  # tokens: published thoughts have 62 to 71 words; words of a prompt, without the image
 TAUGHT = 60  # tokens of a supervised answer without a thought: coordinates, a digit each
+SAM_ANSWER = 0.2  # an answer's masks, in images
 SAM_SHARE, SAM_SCRATCH = 0.5, 1.5  # of the authors' frames a second, not compiled; GB of one image's features and masks
 TRAINING_SHARE, DECODING_SHARE = 0.2, 0.4  # of the peak arithmetic, of the peak bandwidth
 FIXED = 2.0  # GB of CUDA context, buffers and fragments
@@ -259,8 +260,9 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
         if c.rollout == "transformers":  # each reads all weights again
             calls = -(-c.samples // gpus // answers_at_once(c))
         parts["answers"] = ((calls * reading + cache) / bandwidth * slow + c.samples * forward / speed / 3) * updates
-        if found := segmenter(c):  # reads its image anew for every answer
-            parts["reward"] = c.samples / gpus / (found[1] * SAM_SHARE * c.hardware.tflops / 312) * updates
+        if found := segmenter(c):
+            images = c.batch.prompts + SAM_ANSWER * c.samples  # read once per prompt, asked for every answer
+            parts["reward"] = images / gpus / (found[1] * SAM_SHARE * c.hardware.tflops / 312) * updates
     if rows := c.data.validation_rows if c.data.validation else 0:
         # By the library's loop, whatever answers in training; sharded weights are gathered for every token.
         calls = -(-rows // (gpus * c.batch.evaluation)) * (updates // c.save_every)

@@ -230,12 +230,13 @@ def _rate(found: Mapping[str, Any]) -> str:
     (change, answered), (other, others) = cells("grpo_thought"), cells("grpo_thought_slow")
     if not (change and answered and other and others):
         return ""
+    ours, all_of_them, some = rates["grpo_thought"], _points(change["estimate"]), _points(answered["mean"])
     return (
-        f" The learning rate, thought of when seeds had come out and not planned: at {rates['grpo_thought_slow']:g} in "
-        f"place of {rates['grpo_thought']:g}, which short trials had chosen, ID changes by "
-        f"{_points(other['estimate'])} points {_over(other)} instead of {_points(change['estimate'])} {_over(change)}, and where the start had "
-        f"answered by {_points(others['mean'])} {_range(others['t'])} instead of "
-        f"{_points(answered['mean'])} {_range(answered['t'])}."
+        " The learning rate, thought of when seeds had come out and not planned: at "
+        f"{rates['grpo_thought_slow']:g} in place of {ours:g}, which short trials had chosen, ID changes by "
+        f"{_points(other['estimate'])} points {_over(other)} instead of {all_of_them} {_over(change)}, and where the "
+        f"start had answered by {_points(others['mean'])} {_range(others['t'])} instead of {some} "
+        f"{_range(answered['t'])}."
     )
 
 
