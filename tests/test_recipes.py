@@ -249,6 +249,34 @@ class TestBestAndWorst:
         with pytest.raises(ConfigurationError, match=said):
             load("tabletop_grpo", ["engine=stock", *settings])
 
+    @pytest.mark.parametrize(("process", "own", "signs"), [(0, [2, 1], [1, -1]), (1, [0, 3], [1, -1])])
+    def test_every_process_chooses_among_its_own_rows(self, process: int, own: list[int], signs: list[int]) -> None:
+        class Trl:
+            """Rewards of all processes, answers of this one."""
+
+            def _calculate_rewards(self) -> torch.Tensor:
+                return torch.tensor([[1.0, 5.0], [0.0, 5.0], [3.0, 5.0], [1.0, 5.0], [9.0, 0], [4, 0], [5, 0], [2, 0]])
+
+            def _generate_and_score_completions(self, inputs: list[int]) -> dict[str, Any]:
+                self._calculate_rewards()
+                rows = torch.tensor(inputs)
+                return {
+                    "completion_ids": rows,
+                    "completion_mask": rows > 0,
+                    "advantages": torch.zeros(4),
+                    "text": inputs,
+                }
+
+        class Trainer(grpo.BestAndWorst, Trl):  # type: ignore[misc]
+            keep, num_generations, scale_rewards = 2, 4, "none"
+            reward_weights = torch.tensor([1.0, 0.0])
+            model = SimpleNamespace(training=True)
+            accelerator = SimpleNamespace(process_index=process, gather=lambda x: x[None])
+
+        found = Trainer()._generate_and_score_completions([10, 11, 12, 13])
+        assert found["text"] == found["completion_ids"].tolist() == [10 + n for n in own]
+        assert found["advantages"].sign().tolist() == signs and int(found["num_items_in_batch"]) == 2
+
     def test_supervised_training_keeps_its_one_answer(self) -> None:
         c = load("star_lora_7b_sft", ["batch.keep=16"])
         assert (c.kept, c.learnt, c.accumulation(8)) == (1, 16, 1)
