@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -103,20 +104,33 @@ class Robot:
 
     def arrived(self, count: int, what: str = "frames") -> None:
         """Waits until the node says by /diagnostics that so many frames, or "camera_infos", have come."""
+        self.wait("/diagnostics", lambda m: self._came(m, what) >= count)
 
-        def came(message: DiagnosticArray) -> int:
-            return int(next(v.value for v in message.status[0].values if v.key == what))
+    @staticmethod
+    def _came(message: DiagnosticArray, what: str) -> int:
+        return int(next(v.value for v in message.status[0].values if v.key == what))
 
-        self.wait("/diagnostics", lambda m: came(m) >= count)
+    def stream(self, publisher: Any, message: Any, what: str = "frames") -> None:
+        """Sends a message again and again until the node says that one has come, as a camera does: the node may know a
+        new publisher later than it is known itself, and best effort loses what comes before."""
+        self._until(lambda: any(self._came(m, what) for m in self.seen["/diagnostics"]), publisher.publish, message)
+
+    def _until(self, reached: Callable[[], Any], *call: Any) -> None:
+        """Calls again and again until something is reached that nobody tells."""
+        end = time.monotonic() + PATIENCE
+        with self.news:
+            while not reached():
+                assert time.monotonic() < end, "it was not reached"
+                if call:
+                    call[0](*call[1:])
+                self.news.wait(0.1 if call else 0.02)
 
     def ready(self) -> None:
         self.wait(f"{self.space}/segzero/state", lambda m: m.state == State.READY)
 
     def matched(self, publisher: Any) -> Any:
         """The publisher once the node has found it."""
-        with self.news:
-            found = publisher.get_subscription_count
-            assert self.news.wait_for(lambda: found() or self.news.wait(0.02), PATIENCE)
+        self._until(publisher.get_subscription_count)
         return publisher
 
     def tell(self, text: str) -> None:

@@ -83,7 +83,6 @@ ABLATIONS = (
 AFTERWARDS = (
     Arm("grpo_thought_slow", "grpo", True, "the learning rate of grpo_answer"),
     Arm("grpo_thought_cool", "grpo", True, "sampled at temperature 0.5", changes={"grpo": {"temperature": 0.5}}),
-    Arm("grpo_thought_long", "grpo", True, "three times the updates", updates=3.0),
 )
 ARMS = {a.name: a for a in (*MAIN, *CONTROLS, *ABLATIONS, *AFTERWARDS)}
 

@@ -31,7 +31,6 @@ LABELS = {
     "n_4": "GRPO, n = 4",
     "sft_answer_compute": "SFT, answers, equal compute",
     "sft_thought_compute": "SFT, template thoughts, equal compute",
-    "grpo_thought_long": "GRPO, 300 updates",
     "grpo_thought_cool": "GRPO, temperature 0.5",
     "grpo_thought_slow": "GRPO, learning rate 3e-5",
     "thought_kept": "thought kept",
@@ -54,7 +53,6 @@ COLORS = {
     "n_4": "#7fae1e",
     "sft_answer_compute": "#b0301c",
     "sft_thought_compute": "#9c8a00",
-    "grpo_thought_long": "#053d2a",
     "grpo_thought_cool": "#4fd0c0",
     "grpo_thought_slow": "#97c95a",
 }
