@@ -114,7 +114,9 @@ def _save(figure: Any, path: Path) -> bool:
 
 
 def plane(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """What was forgotten against what was gained and against KL; a point is a run, a large one an arm's mean."""
+    """What was forgotten against what was gained and against KL; a point is a run, a large one an arm's mean.
+
+    The panels hold all arms but controls, which may be far off: of one whose mean is outside it is said where."""
     if not points:
         return False
     figure = _figure(12.5, 8.4)
@@ -136,6 +138,7 @@ def plane(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
                 axes.plot(*xy.T, markersize=5, alpha=0.55, markeredgewidth=0, **style)
                 axes.plot(*xy.mean(0), markersize=10, markeredgecolor="black", label=label(name), **style)
             axes.plot([0], [0], marker="*", color="black", markersize=15, linestyle="", label="start", zorder=5)
+            _close_in(axes, points, against, on)
             axes.set_ylabel(f"{NAMES[on]}: change from the start, points")
             axes.grid(alpha=0.25)
     grid[-1][0].set_xlabel("ID: gain over the start, points")
@@ -144,6 +147,27 @@ def plane(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
     figure.suptitle("What was forgotten against what was gained, and against how far the policy went", fontsize=11)
     return _save(figure, path)
+
+
+def _close_in(axes: Any, points: Sequence[Mapping[str, Any]], against: str, on: str) -> None:
+    """Limits from what is no control."""
+    places = {p["arm"]: [_place(q, against, on) for q in points if q["arm"] == p["arm"]] for p in points}
+    inside = np.array([(0.0, 0.0), *(xy for n, many in places.items() if n not in GROUPS["controls"] for xy in many)])
+    inside = inside[~np.isnan(inside).any(1)]
+    if len(inside) < 2:
+        return
+    low, high = inside.min(0), inside.max(0)
+    margin = 0.08 * np.maximum(high - low, 1e-3)
+    low, high = low - margin, high + margin
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+    far = [(n, np.nanmean(np.array(places[n], float), 0)) for n in GROUPS["controls"] if n in places]
+    said = [
+        f"{label(n)}: outside, at ({x:.3g}, {y:.3g})"
+        for n, (x, y) in far
+        if ((x, y) < low).any() or ((x, y) > high).any()
+    ]
+    axes.text(0.02, 0.02, "\n".join(said), transform=axes.transAxes, fontsize=8, color="#666666")
 
 
 def _place(point: Mapping[str, Any], against: str, on: str) -> tuple[float, float]:
