@@ -419,3 +419,11 @@ def test_every_kind_of_run_goes_on_to_the_same_weights(name: str, tmp_path: Path
     again, first = load_file(out / "checkpoint-4" / file), load_file(out / "checkpoint-3" / file)
     assert all(torch.equal(again[key], whole[key]) for key in whole)
     assert not all(torch.equal(again[key], first[key]) for key in whole)
+
+
+def test_a_machine_without_the_training_packages_is_told_what_installs_them(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['trl'] = None; from training.cli import main; sys.exit(main(sys.argv[1:]))"
+    call = [sys.executable, "-c", code, "train", "tabletop_grpo", "--out", str(tmp_path / "run")]
+    ended = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "segzero-train: train needs trl; `make setup` installs what training needs"

@@ -29,7 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"segzero-train: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return int(importlib.import_module(COMMANDS[name][0]).main(rest) or 0)
+    try:
+        return int(importlib.import_module(COMMANDS[name][0]).main(rest) or 0)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "training", "segzero_ros"):
+            raise  # a fault of ours
+        print(f"segzero-train: {name} needs {error.name}; `make setup` installs what training needs", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

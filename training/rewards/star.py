@@ -29,7 +29,7 @@ class OneLook:
     """A segmenter that encodes an image once for all answers over it that follow each other."""
 
     def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter, self.info = segmenter, getattr(segmenter, "info", None)
+        self.segmenter = segmenter
         self._image: Any = None
         self._features: Any = None
 
