@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -424,6 +425,40 @@ class TestWrongConfigurations:
         make_rows(load("lora_3b_24gb"), tmp_path, 840)
         assert train.main(["lora_3b_24gb", "--set", setting.format(rows=tmp_path), "--dry-run"]) == 2
         assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("name", "settings", "message"),
+        [
+            # Prepared rows teach no thought, which the reward segzero wants.
+            ("tabletop_sft", ("reward.profile=segzero",), "pays nothing for the right answer of row made-up-0"),
+            ("star_lora_7b", ("batch.prompts=4",), "lacks the columns masks"),
+            (
+                "star_lora_7b",
+                ("batch.prompts=4", "data.train=nowhere", "data.validation={rows}"),
+                "lacks the columns masks",
+            ),
+        ],
+    )
+    def test_a_reward_that_cannot_judge_the_rows_is_told_by_a_dry_run(
+        self, name: str, settings: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        c = load(name)
+        make_rows(c, tmp_path / "whole", c.data.square)
+        whole = datasets.load_from_disk(str(tmp_path / "whole"))
+        kept = [n for n in whole.column_names if n not in ("masks", "thought", "completion")]
+        whole.select_columns(kept).save_to_disk(str(tmp_path / "rows"))
+        given = [f"data.train={tmp_path / 'rows'}", *(s.format(rows=tmp_path / "rows") for s in settings)]
+        call = [x for s in given for x in ("--set", s)]
+        assert train.main([name, *call, "--dry-run"]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_prepared_rows_of_the_tabletop_are_taught_as_configured(self, tmp_path: Path) -> None:
+        c = load("tabletop_sft", [f"data.train={tmp_path / 'rows'}", f"data.validation={tmp_path / 'rows'}"])
+        make_rows(c, tmp_path / "rows", c.data.square)
+        assert "completion" not in datasets.load_from_disk(str(tmp_path / "rows")).column_names, (
+            "as prepare leaves them"
+        )
+        dry_run.check(c)
 
     def test_numbers_are_those_of_yaml_1_2(self, tmp_path: Path) -> None:
         file = tmp_path / "c.yaml"

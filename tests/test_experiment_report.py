@@ -388,6 +388,13 @@ def test_what_became_of_the_starts_denials_is_counted_apart(runs_folder: Path, f
     assert found["id"]["others"]["mean"] == pytest.approx(np.mean(lost), abs=1e-5)
     assert found["id"]["denied"]["t"] == pytest.approx(over_seeds(gained), abs=1e-5)
     assert found["id"]["answered"]["start"] == 1.0, "where it did not deny it was right"
+    shares = []
+    for r in tuned:
+        boxed = [x["right"] for x in r.records() if x["set"] == "id" and x["boxes"]]
+        shares.append(np.mean(boxed))
+    unread = sum((r.values["parsed"]["id"] == 0).sum() for r in tuned)
+    assert unread, "some cannot be parsed, and are no answer with a box"
+    assert found["id"]["answered"]["mean"] == pytest.approx(np.mean(shares), abs=1e-5)
     change = contrast(runs, "grpo_thought", "start_think", "id")
     assert change and sum(gained + lost) / 3 == pytest.approx(change.estimate, abs=1e-5)
 

@@ -397,6 +397,8 @@ def _check(c: Configuration) -> None:
         wrong.append(f"{', '.join(derived)} come from other settings")
     if c.engine == "shared_prefix" and c.rollout != "transformers":
         wrong.append("engine: shared_prefix answers by itself; rollout must be transformers")
+    if c.engine == "shared_prefix" and c.batch.rollout:
+        wrong.append("batch.rollout is for `engine: stock`; a shared prefix takes little memory")
     if wrong:
         raise ConfigurationError(f"{c.name}: " + "; ".join(wrong))
 

@@ -275,16 +275,17 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
 def check(c: Configuration) -> None:
     """What training would refuse that needs no GPU and no weights: TRL's names and values, and rows that are there.
     Raises ValueError."""
-    from training import conversations, grpo, sft
+    from training import grpo, sft
 
     there = {k: v for k, v in c.trl.items() if k not in ("bf16", "tf32", "deepspeed", "fsdp")}
     here = replace(c, rollout="transformers", trl={**there, "use_cpu": True, "bf16": False})
     (grpo.arguments if c.method == "grpo" else sft.arguments)(here)
-    for folder, limit in ((c.data.train, c.data.rows), (c.data.validation, c.data.validation_rows)):
-        if folder and Path(folder).is_dir():
-            rows = conversations.load(c.data, c.method, folder, limit, masks=False)
-            if folder == c.data.train:
-                grpo.check_count(c, len(rows))
+    if Path(c.data.train).is_dir():
+        rows = grpo.load_rows(c)
+        if c.method == "sft":
+            sft.check_taught(c, rows)
+    if c.data.validation and Path(c.data.validation).is_dir():
+        grpo.load_rows(c, validation=True)
 
 
 def rows_of(c: Configuration) -> int:

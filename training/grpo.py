@@ -247,23 +247,27 @@ def trainer_class(engine: str) -> Any:
 def parts(c: Configuration) -> tuple[Any, Any, Any, Any]:
     """Of both methods: rows, rows to validate on or None, policy, processor. Rows first: they need no weights, which a
     hub's name may take hours to fetch."""
-    masks = PROFILES[c.reward.profile].needs_masks
-    rows = conversations.load(c.data, c.method, c.data.train, c.data.rows, masks and c.method == "grpo")
-    validation = None
-    if c.data.validation:
-        validation = conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
-    check_count(c, len(rows))
+    rows = load_rows(c)
+    validation = load_rows(c, validation=True) if c.data.validation else None
     folder = models.folder_of(c.model)
     policy = models.load_model(c.model, folder)
     return rows, validation, policy, models.load_processor(folder, policy.config)
 
 
-def check_count(c: Configuration, rows: int) -> None:
-    """TRL draws whole updates of different prompts, and nothing from fewer; supervised training takes any number."""
-    if c.method == "grpo" and rows < c.batch.prompts:
+def load_rows(c: Configuration, validation: bool = False) -> Any:
+    """Rows to train or to validate on, with masks where a reward that is asked needs them. Raises ConfigurationError.
+
+    TRL draws whole updates of different prompts, and nothing from fewer; supervised training takes any number.
+    """
+    masks = PROFILES[c.reward.profile].needs_masks
+    if validation:
+        return conversations.load(c.data, c.method, c.data.validation, c.data.validation_rows, masks)
+    rows = conversations.load(c.data, c.method, c.data.train, c.data.rows, masks and c.method == "grpo")
+    if c.method == "grpo" and len(rows) < c.batch.prompts:
         raise ConfigurationError(
-            f"{c.name}: {c.data.train} has {rows} rows, and an update takes {c.batch.prompts} (batch.prompts)"
+            f"{c.name}: {c.data.train} has {len(rows)} rows, and an update takes {c.batch.prompts} (batch.prompts)"
         )
+    return rows
 
 
 def one_token_per_image(trainer: Any) -> None:
@@ -286,8 +290,6 @@ def build(c: Configuration) -> Any:
             f"{c.name}: rollout {c.rollout} needs vLLM, an environment of its own (requirements/vllm.txt); without it, "
             "--set rollout=transformers"
         )
-    if c.batch.rollout and c.engine == "shared_prefix":
-        raise ConfigurationError(f"{c.name}: batch.rollout is for `engine: stock`; a shared prefix takes little memory")
     args = arguments(c)  # first: a name that TRL does not have is told before anything is loaded
     rows, validation, policy, processor = parts(c)
     check_inputs(c, processor, models.image_tokens(c, policy.config), rows)

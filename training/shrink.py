@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.configuration import Batch, Configuration, architecture_file, differences, plain
+from training.prepared import rows_in
 from training.rewards import PROFILES
 
 ROWS, PROMPTS, GENERATIONS, TOKENS = 4, 2, 2, 6
@@ -135,8 +136,8 @@ def tiny(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 
 def make_rows(c: Configuration, folder: Path, square: int) -> None:
-    """Squares with a rectangle each, by the code that makes rows of real images, and a thought beside each; where rows
-    hold the whole prompt, as the tabletop's, the text to be taught as well."""
+    """Squares with a rectangle each, by the code that makes rows of real images, and a thought beside each; where the
+    real rows are there and hold the text to be taught, that as well."""
     import datasets
     import numpy as np
 
@@ -155,7 +156,7 @@ def make_rows(c: Configuration, folder: Path, square: int) -> None:
     datasets.disable_progress_bars()
     found = datasets.Dataset.from_list(rows, features=features(c.data.answer, extra=True))
     found = found.add_column("thought", [THOUGHT] * ROWS)
-    if c.data.prompt == "{question}":
+    if Path(c.data.train).is_dir() and "completion" in rows_in(c.data.train).column_names:
         texts = [answer_text(r["solution"], c.data.answer, THOUGHT) for r in rows]
         found = found.add_column("completion", texts)
     found.save_to_disk(str(folder))

@@ -79,9 +79,18 @@ ABLATIONS = (
     Arm("sft_answer_compute", "sft", False, "supervised, answers, at equal compute", updates=3.0),
     Arm("sft_thought_compute", "sft", True, "supervised, thoughts, at equal compute", rows="thoughts", updates=3.0),
 )
-# Thought of after the first results, to find out why ID stays where it is; no claim is decided by them.
+# Thought of after the first results, to find out why ID stays where it is; no claim is decided by them. The slow ones
+# have the learning rate of grpo_answer, sft_answer and sft_own, so that arms can be compared at one rate.
 AFTERWARDS = (
     Arm("grpo_thought_slow", "grpo", True, "the learning rate of grpo_answer"),
+    Arm("sft_thought_slow", "sft", True, "the learning rate of sft_answer", rows="thoughts"),
+    Arm(
+        "grpo_random_slow",
+        "grpo",
+        True,
+        "control: rewards by chance, at the learning rate of grpo_answer",
+        profile="random",
+    ),
     Arm("grpo_thought_cool", "grpo", True, "sampled at temperature 0.5", changes={"grpo": {"temperature": 0.5}}),
 )
 ARMS = {a.name: a for a in (*MAIN, *CONTROLS, *ABLATIONS, *AFTERWARDS)}

@@ -35,6 +35,10 @@ ERRORS = ("denied", "elsewhere", "rough", "several", "unreadable")
 STARTS = ("start_think", "start_answer")
 VOTES = ("start_majority_of_8", "start_best_of_8")
 UNDENIED = "start_undenied"
+# Pairs at one learning rate, 3e-5: in the planned ones it differs between arms.
+ONE_RATE = tuple(
+    ("grpo_thought_slow", b) for b in ("grpo_answer", "sft_answer", "sft_own", "sft_thought_slow", "grpo_random_slow")
+)
 UNTRAINED = (*STARTS, *VOTES, UNDENIED)
 THOUGHTS = ("thought_kept", "thought_emptied", "thought_swapped", "thought_without_coordinates")
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -485,9 +489,10 @@ def _cell(runs: Runs, name: str, which: str) -> dict[str, Any]:
 
 
 def _contrasts(runs: Runs) -> list[dict[str, Any]]:
-    """grpo_thought against every other arm and vote, grpo_answer against SFT on answers; as they are, and net."""
+    """grpo_thought against every other arm and vote, grpo_answer against SFT on answers, and ONE_RATE; as they are, and
+    net."""
     others = [name for name in (*ARMS, *VOTES, UNDENIED) if name != "grpo_thought"]
-    pairs = [("grpo_thought", name) for name in others] + [("grpo_answer", "sft_answer"), STARTS]
+    pairs = [*(("grpo_thought", name) for name in others), ("grpo_answer", "sft_answer"), STARTS, *ONE_RATE]
     found = []
     for a, b in pairs:
         for which in SETS:
@@ -551,7 +556,7 @@ def _denials(runs: Runs, name: str) -> dict[str, Any] | None:
     """Of the start's own denials on sets where there always is something, and of all else, what became.
 
     denied, others: points of the whole set gained among the items that the start denied, and among the others, over
-    seeds. answered: share right of what was answered at all. balanced: mean of NOVEL and no-target, so that answering
+    seeds. answered: share right of the answers with a box. balanced: mean of NOVEL and no-target, so that answering
     always, and denying always, win nothing.
     """
     begin, seeds = runs.get(start_of(name), {}).get(0), runs.get(name, {})
@@ -573,7 +578,7 @@ def _denials(runs: Runs, name: str) -> dict[str, Any] | None:
 
 
 def _answered(run: Run, which: str) -> float:
-    kept = run.values["right"][which][~run.denied[which]]
+    kept = run.values["right"][which][~run.denied[which] & (run.values["parsed"][which] > 0)]
     return float(kept.mean()) if len(kept) else 0.0
 
 

@@ -32,7 +32,9 @@ LABELS = {
     "sft_answer_compute": "SFT, answers, equal compute",
     "sft_thought_compute": "SFT, template thoughts, equal compute",
     "grpo_thought_cool": "GRPO, temperature 0.5",
-    "grpo_thought_slow": "GRPO, learning rate 3e-5",
+    "grpo_thought_slow": "GRPO, with thought, 3e-5",
+    "sft_thought_slow": "SFT, template thoughts, 3e-5",
+    "grpo_random_slow": "GRPO, random reward, 3e-5",
     "thought_kept": "thought kept",
     "thought_emptied": "thought emptied",
     "thought_swapped": "another item's thought",
@@ -55,6 +57,8 @@ COLORS = {
     "sft_thought_compute": "#9c8a00",
     "grpo_thought_cool": "#4fd0c0",
     "grpo_thought_slow": "#97c95a",
+    "sft_thought_slow": "#f2d16b",
+    "grpo_random_slow": "#c4c4c4",
 }
 PANELS = (
     ("reward", "reward of training (every profile its own scale)"),

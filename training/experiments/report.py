@@ -151,12 +151,16 @@ def render(found: Mapping[str, Any]) -> str:
         "scales": _picture(found, "boxes.png"),
         "denials_said": _denials_said(found),
         "contrasts": _contrasts(found),
+        "one_rate": _contrasts(found, one_rate=True),
+        "rates": _rates(found),
+        "control": _control(found),
         "claims": _claims(found),
         "forgetting": _forgetting(found),
         "why": "" if found["claims"][0]["verdict"] == "held" else WHY.format(rate=_rate(found)),
         "training": _training(found["training"]),
         "seconds": _seconds(found["training"]),
         "samples": _samples(found["samples"]) + "\n\n" + _picture(found, "items.png"),
+        "hours": _hours(found["runs"]),
         "runs": _runs(found["runs"]),
         "not_run": _not_run(found),
         "trials": _trials(found["trials"]),
@@ -237,6 +241,31 @@ def _rate(found: Mapping[str, Any]) -> str:
         f"{_points(other['estimate'])} points {_over(other)} instead of {all_of_them} {_over(change)}, and where the "
         f"start had answered by {_points(others['mean'])} {_range(others['t'])} instead of {some} "
         f"{_range(answered['t'])}."
+    )
+
+
+def _rates(found: Mapping[str, Any]) -> str:
+    """Which of the main arms ran at which learning rate."""
+    arms: dict[float, list[str]] = {}
+    for name, rate in {r["run"].rpartition("-")[0]: r.get("learning_rate") for r in found["runs"]}.items():
+        if rate is not None and name in f.GROUPS["main"]:
+            arms.setdefault(rate, []).append(label(name))
+    return "; ".join(f"{rate:g}: {' / '.join(sorted(names))}" for rate, names in sorted(arms.items()))
+
+
+def _control(found: Mapping[str, Any]) -> str:
+    """What random reward did, by seed: a control that fell apart shows little."""
+    cell = found["arms"]["grpo_random"]["sets"].get("id", {}).get("right")
+    start = found["arms"][f.STARTS[0]]["sets"].get("id", {}).get("right")
+    if not (cell and start and cell.get("change")):
+        return ""
+    by_seed = ", ".join(map(_share, cell["by_seed"]))
+    said = f"Random reward had ID at {by_seed} per cent by seed, the start at {_share(start['mean'])}."
+    if cell["change"]["estimate"] > -0.1:
+        return said
+    return (
+        f"{said} It did not stay where it was, it fell apart: whatever does not fall apart gains more than it, so that "
+        "the second claim of the control says little at this learning rate."
     )
 
 
@@ -376,15 +405,16 @@ def _kl(kl: Mapping[str, Any] | None) -> str:
     return "–" if kl is None else f"{kl['mean']:.3f} {_range(kl['t'], lambda x: f'{x:.3f}')}"
 
 
-def _contrasts(found: Mapping[str, Any]) -> str:
+def _contrasts(found: Mapping[str, Any], one_rate: bool = False) -> str:
+    """A row per pair of arms and set; one_rate: only those that are compared at one learning rate, or all others."""
     by_key = {(c["a"], c["b"], c["on"], c["net"]): c for c in found["contrasts"] if c["measure"] == "right"}
     rows = []
     for (a, b, on, net), c in by_key.items():
-        if not net:
+        if not net and ((a, b) in f.ONE_RATE) == one_rate:
             values = (_points(c["estimate"]), _over(c), _over(c, "items"), _beside(by_key.get((a, b, on, True))))
             rows.append((f"{label(a)} – {label(b)}", NAMES[on], str(_n(c)), *values))
     if not rows:
-        return "No two arms have a seed in common yet."
+        return "Not run." if one_rate else "No two arms have a seed in common yet."
     return _table(("contrast", "set", "n", "points", "over seeds", "over items", "net, over seeds"), rows)
 
 
@@ -432,7 +462,7 @@ def _forgetting(found: Mapping[str, Any]) -> str:
     return (
         f"Rank correlation (Spearman) of the change, over {some[0]['runs']} trained runs: {'; '.join(said)}. Runs of "
         "an arm are no independent points. RL's Razor (arXiv 2509.04259) expects forgetting to grow with KL. KL is "
-        "exact at every token of one sampled answer per item."
+        "exact at every token of one sampled answer for each of the first 256 items of ID."
     )
 
 
@@ -493,6 +523,17 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> str:
         rows.append((r["run"], *shape, *times, *hashes, sets_))
     head = ("arm-seed", "learning rate", "updates", "prompts", "n", "rows", "train, min", "ask, min")
     return _table((*head, "start", "records", "sets"), rows)
+
+
+def _hours(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Of one process on one core; a run that took several sittings has no training time."""
+    trained, asked = ([r[k] for r in runs if k in r] for k in ("train_seconds", "ask_seconds"))
+    unknown = sum("learning_rate" in r and "train_seconds" not in r for r in runs)
+    return (
+        f"Hours of one process with one thread, mostly two at once: {sum(trained) / 3600:.1f} of training "
+        f"({len(trained)} runs; {unknown} others went on after an interruption and are not timed), "
+        f"{sum(asked) / 3600:.1f} of asking ({len(asked)} runs)."
+    )
 
 
 def _not_run(found: Mapping[str, Any]) -> str:
