@@ -363,6 +363,19 @@ class TestWrongConfigurations:
             ("grpo.num_generations=0", "a group has at least 2"),
             ("trl.num_train_epochs=-1", "neither max_steps nor num_train_epochs is above 0"),
             ("trl.bf16=maybe", "bf16: expected true or false"),
+            ("grpo.num_generations=null", "num_generations is None; expected a whole number"),
+            ("grpo.num_generations=[8]", "num_generations is .8.; expected a whole number"),
+            ("grpo.num_generations=.inf", "num_generations is inf; expected a whole number"),
+            ("trl.max_steps=1.5", "max_steps is 1.5; expected a whole number"),
+            ("trl.learning_rate=.nan", "learning_rate is nan; expected a number"),
+            ("trl.learning_rate=-1", "learning_rate is -1; expected at least 0"),
+            ("grpo.max_completion_length=-5", "expected at least 1"),
+            ("grpo.top_p=7", "expected at least 1e-06, at most 1"),
+            ("grpo.beta=null", "beta is None"),
+            ("grpo.loss_type=foo", "loss_type 'foo'; known: grpo, "),
+            ("seed=-1", "seed"),
+            ("seed=2020-99-99", "--set seed=2020-99-99: 2020-99-99 is not readable YAML"),
+            ("hardware.memory=-1", "hardware.memory"),
             ("model.path=Qwen/Qwen2.5-VL-7B-Instruct", "set qwen2_5_vl_7b"),
         ],
     )
@@ -392,6 +405,12 @@ class TestWrongConfigurations:
             load(str(a))
         a.write_text("[1")
         with pytest.raises(ConfigurationError, match="not readable YAML"):
+            load(str(a))
+        a.write_text("x: " + 3000 * "[")
+        with pytest.raises(ConfigurationError, match="not readable YAML"):
+            load(str(a))
+        a.write_text("base: gone.yaml\n")
+        with pytest.raises(ConfigurationError, match=r"a.yaml: there is no .*gone.yaml"):
             load(str(a))
         assert train.main(["nothing", "--dry-run"]) == 2
         assert "there is no configuration 'nothing'; known: demo_grpo, lora_3b_24gb" in capsys.readouterr().err

@@ -456,6 +456,11 @@ def test_without_a_good_row_the_command_fails_and_says_so(tmp_path: Path, capsys
         (["--filter-segmenter", "nobody"], "there is no profile 'nobody'"),
         (["--not-in", "/gone/rows"], "is not there"),
         (["--group", "image", "--form", "single"], "--group image needs --form list"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        *(
+            (["--split", name], f"--split {name!r}")
+            for name in ("..", ".", "", "a/b", "../keep", "/tmp", "shards", "page.png")
+        ),
     ],
 )
 def test_wrong_use_is_one_sentence_and_exit_code_2(
@@ -465,6 +470,51 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(
     assert prepare.main(call(path, photos, tmp_path / "rows", *change)) == 2
     shown = capsys.readouterr().err.strip().splitlines()
     assert said in shown[-1] and shown[-1].startswith("segzero-train prepare: ")
+
+
+def test_a_split_never_reaches_out_of_its_folder(tmp_path: Path) -> None:
+    path, photos = own_data(tmp_path, 1)
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    (keep / "photo.png").write_bytes(b"mine")
+    for split in (str(keep), "../keep", ".."):
+        assert prepare.main(call(path, photos, tmp_path / "rows", "--split", split)) == 2
+    assert (keep / "photo.png").read_bytes() == b"mine" and path.exists()
+
+
+def test_half_a_character_and_a_book_are_bad_rows(tmp_path: Path) -> None:
+    path, photos = own_data(tmp_path, 2)
+    data = json.loads(path.read_text())
+    data["annotations"][0]["text"], data["annotations"][1]["text"] = "red \ud83d cup", "cup " * 10_000
+    path.write_text(json.dumps(data))
+    assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
+    assert len(load_from_disk(str(tmp_path / "rows"))["train"]) == 2
+    half, book = (p.reason for p in problems(tmp_path / "rows"))
+    assert half == r"'red \ud83d cup' holds half a character (a lone surrogate)"
+    assert book == "the text has 39999 characters, more than 20000"
+
+
+def test_an_annotation_that_is_there_twice_costs_no_row(tmp_path: Path) -> None:
+    path, photos = own_data(tmp_path, 1)
+    data = json.loads(path.read_text())
+    data["annotations"].append(data["annotations"][0])
+    path.write_text(json.dumps(data))
+    assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
+    assert len(load_from_disk(str(tmp_path / "rows"))["train"]) == 2
+    assert [p.reason for p in problems(tmp_path / "rows")] == ["its id is given twice; the first one is kept"]
+
+
+def test_what_a_broken_disk_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, photos = own_data(tmp_path, 1)
+    out = tmp_path / "rows"
+    assert prepare.main(call(path, photos, out)) == 0
+    (out / "settings.json").write_text('{"split": ')
+    assert prepare.main(call(path, photos, out)) == 2
+    assert "settings.json cannot be read" in capsys.readouterr().err
+    shards = store.Shards(tmp_path / "begun", "list")
+    (shards.folder / "00000.arrow").write_bytes(b"nothing")
+    with pytest.raises(OSError, match=r"00000.arrow is damaged .*: remove it and 00000.json"):
+        shards.dataset()
 
 
 def test_a_line_separator_in_a_name_breaks_no_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

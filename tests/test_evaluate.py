@@ -245,6 +245,13 @@ class TestWhatCannotBeRead:
         files = [TestComparison.save(tmp_path / "a.jsonl", run(self.source(KeyError("counts"))))] * 2
         assert compare_runs.main([str(f) for f in files]) == 0
         assert "read in both runs: 2 of 3 items; the other 1 are in no figure" in capsys.readouterr().out
+        for wrong in (["--seed", "-1"], ["--resamples", "0"], ["--plot", "p.xyz"]):
+            with pytest.raises(SystemExit, match="2"):
+                compare_runs.main([*map(str, files), *wrong])
+        assert compare_runs.main([str(tmp_path), str(files[0])]) == 2, "a folder"
+        files[0].write_bytes(b"\xff\xfe")
+        assert compare_runs.main([*map(str, files)]) == 2
+        assert "segzero-train compare: " in capsys.readouterr().err
 
 
 def raising(error: Exception) -> Any:
@@ -358,7 +365,27 @@ class TestShardsAndResuming:
         with pytest.raises(RecordsError, match=r"r.jsonl was made with other settings: batch was 3, is 4; .*--restart"):
             RecordFile(path, self.SETTINGS | {"batch": 4})
         assert RecordFile(path, self.SETTINGS | {"batch": 4}, restart=True).done == {}
-        assert len((tmp_path / "r.jsonl.old").read_text().splitlines()) == len(SAMPLES)
+        write(path, self.SETTINGS | {"batch": 4}, run())
+        assert RecordFile(path, self.SETTINGS | {"batch": 5}, restart=True).done == {}
+        for number, batch in ((1, 3), (2, 4)):
+            set_aside, records = load([tmp_path / f"r.old-{number}.jsonl"])
+            assert set_aside["batch"] == batch and len(records) == len(SAMPLES)
+
+    def test_names_that_differ_after_a_dot_do_not_share_settings(self, tmp_path: Path) -> None:
+        for batch, name in ((3, "run.v1"), (4, "run.v2")):
+            write(tmp_path / name, self.SETTINGS | {"batch": batch}, run())
+        assert [load([tmp_path / name])[0]["batch"] for name in ("run.v1", "run.v2")] == [3, 4]
+
+    def test_records_of_another_command_and_a_torn_line_are_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, asked = tmp_path / "r.jsonl", {"index": 0, "id": "a", "status": "OK", "score": 1.0, "kind": ""}
+        write(path, {"items": 1}, [asked])
+        assert evaluate.main(["--from-records", str(path)]) == 2
+        assert "item 0 (a) has no absent: another command's" in capsys.readouterr().err
+        path.write_text(json.dumps(asked) + '\n{"index": 1, ')
+        with pytest.raises(RecordsError, match=r"line 2 is no record .*; it was not written to its end"):
+            load([path])
 
     def test_shards_that_do_not_go_together(self, tmp_path: Path) -> None:
         a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"

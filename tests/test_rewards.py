@@ -450,6 +450,8 @@ class TestCompare:
             ("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"),
             ("def f(:", "cannot be run: SyntaxError"),
             ("f = 3", "has no function f"),
+            ("import sys; sys.exit(0)", "cannot be run: SystemExit"),
+            ("import sys\ndef f(text, solution): sys.exit(0)", "the other raised SystemExit"),
             ("def f(text): return 0.0", "the other raised TypeError"),
         ],
     )

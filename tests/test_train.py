@@ -288,6 +288,15 @@ class TestLogs:
         assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+HOLDS = """
+import pathlib, sys
+from training import train
+with train.alone(pathlib.Path(sys.argv[1])):
+    print("in", flush=True)
+    input()
+"""
+
+
 class TestAnotherRunInTheSameFolder:
     def test_is_refused_unless_it_is_the_same_and_goes_on(self, tmp_path: Path) -> None:
         c = replace(load("seg_zero_3b"), out=str(tmp_path))
@@ -302,6 +311,49 @@ class TestAnotherRunInTheSameFolder:
                 (tmp_path / f"checkpoint-{step}" / train.WHOLE).touch()
         assert train.start(c, resume=True) == tmp_path / "checkpoint-10"
         assert not (tmp_path / "checkpoint-12").exists(), "half written"
+
+    def test_is_refused_over_other_rows(self, tmp_path: Path) -> None:
+        import datasets
+
+        c = small("tabletop_grpo", tmp_path)
+        train.start(c, resume=False)
+        train.start(c, resume=True)
+        rows = datasets.load_from_disk(c.data.train)
+        rows.map(lambda r: {"problem": r["problem"] + "s"}).save_to_disk(str(tmp_path / "others"))
+        (tmp_path / "rows").rename(tmp_path / "before")
+        (tmp_path / "others").rename(c.data.train)
+        with pytest.raises(ConfigurationError, match=r"other rows: data\.train, data\.validation has changed since"):
+            train.start(c, resume=True)
+
+    def test_is_refused_while_another_process_is_at_it(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "run"
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLDS, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout and other.stdout.readline() == "in\n"
+            assert train.main(["tabletop_grpo", "--out", str(out), "--resume"]) == 2
+            assert f"another process is at the run in {out}" in capsys.readouterr().err
+            other.kill()
+        with train.alone(out):
+            pass  # a killed process holds nothing
+
+    def test_a_small_run_does_not_overwrite_what_is_there(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "configuration.yaml").write_text("mine")
+        assert train.main(["tabletop_sft", "--shrink", "--out", str(tmp_path)]) == 2
+        assert "is there already" in capsys.readouterr().err
+        assert (tmp_path / "configuration.yaml").read_text() == "mine"
+
+    @pytest.mark.parametrize("out", ["{file}", "{file}/x", "/proc/segzero"])
+    def test_a_place_where_none_can_be_is_named(
+        self, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").touch()
+        assert train.main(["tabletop_sft", "--out", out.format(file=tmp_path / "file")]) == 2
+        assert "cannot be the folder of a run" in capsys.readouterr().err
 
     def test_that_there_is_nothing_to_go_on_with_is_said(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -398,6 +450,22 @@ def test_a_run_killed_while_it_saves_goes_on_to_the_same_weights_with_the_refere
     assert len(kl) == 6
     assert kl[0] == pytest.approx(0, abs=1e-6)
     assert kl[2] > 1e-3, "after the resumption, too, far from the start: a reference read from the checkpoint has none"
+
+
+@pytest.mark.long
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path: Path) -> None:
+    import yaml
+
+    c = small("tabletop_sft", tmp_path)
+    c = replace(c, trl={**c.trl, "max_steps": 100_000})
+    file = tmp_path / "endless.yaml"
+    file.write_text(yaml.safe_dump(configuration.plain(c)))
+    call = [sys.executable, "-u", "-m", "training.train", str(file)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout and any("'loss'" in line for line in run.stdout)
+        run.send_signal(signal.SIGINT)
+        last = run.communicate()[0].splitlines()[-1]
+    assert (run.returncode, last) == (130, "segzero-train: interrupted; --resume goes on at the last checkpoint")
 
 
 @pytest.mark.long

@@ -415,12 +415,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             p.error("--batch, --n and --scenes must be at least 1")
     try:
         if a.from_records:
-            print(json.dumps(summarise(load([a.from_records])[1])))
+            print(json.dumps(summarise(load([a.from_records], "score")[1])))
             return 0
         return _run(a)
     except (RecordsError, ProfileError, SegzeroError, ValueError, OSError) as error:
         print(f"segzero-train abilities: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("segzero-train abilities: interrupted; with --records the same call continues", file=sys.stderr)
+        return 130
 
 
 def _run(a: argparse.Namespace) -> int:

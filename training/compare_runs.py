@@ -216,12 +216,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--summary", type=Path, help="the same object into a file")
     p.add_argument("--plot", type=Path, help="PNG")
     arguments = p.parse_args(argv)
+    if arguments.seed < 0 or arguments.resamples < 1:
+        p.error("--seed must be at least 0, --resamples at least 1")
+    if arguments.plot and arguments.plot.suffix != ".png":
+        p.error(f"--plot {arguments.plot}: expected the name of a PNG")
     try:
-        (of_a, a), (of_b, b) = load([arguments.a]), load([arguments.b])
-        found = compare(a, b, arguments.seed, arguments.resamples)
-    except RecordsError as error:
+        return _run(arguments)
+    except (ValueError, OSError) as error:
         print(f"segzero-train compare: {error}", file=sys.stderr)
         return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    (of_a, a), (of_b, b) = load([arguments.a]), load([arguments.b])
+    found = compare(a, b, arguments.seed, arguments.resamples)
     if of_a.get("batch") != of_b.get("batch"):
         print(
             f"note: batches of {of_a.get('batch')} and of {of_b.get('batch')}, which can change texts", file=sys.stderr

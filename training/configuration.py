@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -59,11 +60,26 @@ DERIVED = frozenset(
 )
 
 # Those of TRL's that are read here too, or that it would trip over late.
-_NUMBERS = ("num_generations", "max_completion_length", "beta", "learning_rate", "max_steps", "num_train_epochs")
+# Of TRL's settings: the kind of number, and what it may be. TRL would refuse most of them only in training.
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "num_generations": (int, 0, math.inf),
+    "max_completion_length": (int, 1, math.inf),
+    "max_steps": (int, -1, math.inf),
+    "num_train_epochs": (float, -1, math.inf),
+    "learning_rate": (float, 0, math.inf),
+    "weight_decay": (float, 0, math.inf),
+    "max_grad_norm": (float, 0, math.inf),
+    "beta": (float, 0, math.inf),
+    "epsilon": (float, 0, math.inf),
+    "temperature": (float, 1e-6, math.inf),
+    "top_p": (float, 1e-6, 1),
+    "logging_steps": (float, 1e-6, math.inf),
+}
 
 # What batch.keep takes advantages by; the first one is TRL's default.
 _KEEP = {"scale_rewards": ("group", "none", True, False), "multi_objective_aggregation": ("sum_then_normalize",)}
 
+_LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "luspo", "sapo", "vespo")  # which TRL looks at in training only
 _SWITCHES = ("bf16", "fp16", "gradient_checkpointing", "use_cpu")
 
 
@@ -154,7 +170,7 @@ class Hardware:
     hours: estimate."""
 
     gpus: int = Field(default=8, ge=0)
-    memory: float = 80.0  # GB of one GPU (or of the host)
+    memory: float = Field(default=80.0, gt=0)  # GB of one GPU (or of the host)
     sharding: Literal["none", "ddp", "fsdp", "fsdp_offload", "zero3", "zero3_offload"] = "none"
     tflops: float = Field(default=312.0, gt=0)  # A100
     bandwidth: float = Field(default=1555.0, gt=0)
@@ -191,7 +207,7 @@ class Configuration:
     engine: Literal["stock", "shared_prefix"] = "stock"
     rollout: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
     out: str = ""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     save_every: int = Field(default=50, ge=1)  # updates; validated, then saved
     samples_every: int = Field(default=10, ge=1)  # updates; answers kept for the page
     pictures: bool = True  # curves.png
@@ -281,8 +297,14 @@ def read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     if path in above:
         raise ConfigurationError(f"{path.name}: base leads back to itself")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{above[-1].name if above else path.name}: there is no {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path.name} is not readable: {error}") from error
+    try:
+        data = yaml.load(text, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise ConfigurationError(f"{path.name} is not readable YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigurationError(f"{path.name}: expected a mapping of settings")
@@ -319,8 +341,8 @@ def load(name: str, settings: Sequence[str] = ()) -> Configuration:
                 raise ConfigurationError(f"--set {setting}: {section} is no section")
         try:
             place[last] = yaml.load(value, _Loader) if value.strip() else ""  # a SafeLoader
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"--set {setting}: {value} is not readable YAML") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"--set {setting[:200]}: {value[:200]} is not readable YAML: {error}") from error
     return build(data)
 
 
@@ -352,8 +374,8 @@ def build(data: dict[str, Any]) -> Configuration:
 
 def _check(c: Configuration) -> None:
     profile = PROFILES.get(c.reward.profile)
-    if texts := [f"{k} is {c.arguments[k]!r}" for k in _NUMBERS if isinstance(c.arguments.get(k), str)]:
-        raise ConfigurationError(f"{c.name}: {', '.join(texts)}; expected a number")
+    if told := [t for key in _NUMBERS if key in c.arguments and (t := _no_number(key, c.arguments[key]))]:
+        raise ConfigurationError(f"{c.name}: {'; '.join(told)}")
     wrong = []
     if profile is None:
         raise ConfigurationError(f"{c.name}: reward.profile {c.reward.profile!r}; known: {', '.join(PROFILES)}")
@@ -370,6 +392,8 @@ def _check(c: Configuration) -> None:
         wrong.append(f"data.prompt {c.data.prompt!r} has no {{question}}; templates: {', '.join(TEMPLATES)}")
     if c.method == "grpo" and c.generations < 2:
         wrong.append(f"num_generations is {c.generations}; a group has at least 2")
+    if c.method == "grpo" and (loss := c.grpo.get("loss_type", "grpo")) not in _LOSSES:
+        wrong.append(f"loss_type {loss!r}; known: {', '.join(_LOSSES)}")
     if (keep := c.batch.keep) and c.method == "grpo":
         if keep < 2 or keep % 2 or c.generations % keep:
             wrong.append(f"batch.keep is {keep}; expected an even number that divides num_generations {c.generations}")
@@ -401,6 +425,21 @@ def _check(c: Configuration) -> None:
         wrong.append("batch.rollout is for `engine: stock`; a shared prefix takes little memory")
     if wrong:
         raise ConfigurationError(f"{c.name}: " + "; ".join(wrong))
+
+
+def _no_number(key: str, value: Any) -> str:
+    """What is wrong with a setting that is a number; ""."""
+    kind, least, most = _NUMBERS[key]
+    whole = " whole" if kind is int else ""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int if kind is int else (int, float))
+        or not math.isfinite(value)
+    ):
+        return f"{key} is {value!r}; expected a{whole} number"
+    if not least <= value <= most:
+        return f"{key} is {value!r}; expected at least {least:g}" + (f", at most {most:g}" if most < math.inf else "")
+    return ""
 
 
 def _other_architecture(model: Model) -> str:

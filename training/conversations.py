@@ -15,7 +15,7 @@ import numpy as np
 from segzero_ros.profiles import Profile
 from segzero_ros.prompt import build_prompt
 from training.configuration import ConfigurationError, Data
-from training.data.rows import masks_of, read_solution, scaled, square_mask, square_of, write_solution
+from training.data.rows import LONGEST, masks_of, read_solution, scaled, square_mask, square_of, write_solution
 from training.data.samples import Target
 from training.prepared import rows_in
 
@@ -135,6 +135,8 @@ def _check(rows: Any, data: Data, folder: str) -> None:
                 raise ValueError("the problem is empty")
             if "<|" in row["problem"]:
                 raise ValueError("the problem holds a special token's beginning, <|")
+            if len(row["problem"]) > LONGEST:
+                raise ValueError(f"the problem has {len(row['problem'])} characters, more than {LONGEST}")
         except (ValueError, TypeError, AttributeError) as error:
             wrong.append(f"row {number} ({row['id']}): {error}")
     if wrong:

@@ -651,12 +651,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RecordsError, ProfileError, SegzeroError, ValueError, OSError) as error:
         print(f"segzero-train evaluate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("segzero-train evaluate: interrupted; with --records the same call continues", file=sys.stderr)
+        return 130
 
 
 def _run(arguments: argparse.Namespace) -> int:
     cases: list[Case] | None = None
     if arguments.from_records:
-        settings, records = load(arguments.from_records)
+        settings, records = load(arguments.from_records, "absent")
         if arguments.records:
             write(arguments.records, settings, records)
     else:

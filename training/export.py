@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = export(
             Path(args.run), Path(args.out), args.checkpoint, [Path(f) for f in args.figures], args.segmenter, args.dtype
         )
-    except (ValueError, SegzeroError) as error:
+    except (ValueError, SegzeroError, OSError) as error:
         print(f"segzero-train: {error}", file=sys.stderr)
         return 2
     print(f"{made}\nsegzero segment --profile {made / 'profile.yaml'} IMAGE INSTRUCTION")

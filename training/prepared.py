@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +25,13 @@ def rows_in(folder: str) -> Any:
             raise ConfigurationError(f"data: {folder} holds {', '.join(found)}; name one of its folders")
         found = next(iter(found.values()))
     return found
+
+
+def digest(folder: str) -> str:
+    """SHA-256 of the texts of a folder's rows; images are taken by their rows' ids. Raises ConfigurationError."""
+    rows = rows_in(folder)
+    named = [n for n in ("id", "problem", "solution", "thought", "completion") if n in rows.column_names]
+    whole = hashlib.sha256()
+    for row in rows.select_columns(named):
+        whole.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return whole.hexdigest()

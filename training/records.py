@@ -6,6 +6,7 @@ settings, and shards become one file only if theirs are equal but for the shard.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ class RecordsError(ValueError):
 
 
 def settings_path(path: Path) -> Path:
-    return path.with_suffix(".settings.json")
+    """Of F.jsonl F.settings.json, of another name all of it and .settings.json."""
+    if path.suffix == ".jsonl":
+        return path.with_suffix(".settings.json")
+    return path.with_name(path.name + ".settings.json")
 
 
 def shard_path(path: Path, shard: tuple[int, int]) -> Path:
@@ -32,14 +36,15 @@ def shard_path(path: Path, shard: tuple[int, int]) -> Path:
 class RecordFile:
     """Appends records. `done` are those found at the start, by "index".
 
-    Raises RecordsError where the file was made with other settings; restart: it is set aside as F.jsonl.old then.
+    Raises RecordsError where the file was made with other settings; restart: it is set aside as F.old-1.jsonl then,
+    with its settings, or with the next number that is free.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, restart: bool = False) -> None:
         self.path, self.done = path, dict[int, Record]()
         path.parent.mkdir(parents=True, exist_ok=True)
         if restart and path.exists():
-            path.replace(path.with_name(path.name + ".old"))
+            set_aside(path)
         if path.exists():
             before = _settings(path)
             differing = differences(before, json.loads(json.dumps(settings)))
@@ -62,9 +67,18 @@ class RecordFile:
             os.fsync(file.fileno())
 
 
-def load(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Record]]:
+def set_aside(path: Path) -> Path:
+    """Renames records and settings, which stay readable together; the new path of the records."""
+    aside = next(p for n in itertools.count(1) if not (p := path.with_stem(f"{path.stem}.old-{n}")).exists())
+    if settings_path(path).exists():
+        settings_path(path).replace(settings_path(aside))
+    return path.replace(aside)
+
+
+def load(paths: Sequence[Path], key: str = "") -> tuple[dict[str, Any], list[Record]]:
     """Settings and records in the order of the data, from one file or from all shards of a run, in any order.
 
+    key: what every record must have whose item was read, since other commands leave other records.
     Raises RecordsError for shards of different runs, items twice, or items missing, and where there is no record.
     """
     found: dict[int, Record] = {}
@@ -79,6 +93,8 @@ def load(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Record]]:
         for record in _parse(path, path.read_text()):
             if record["index"] in found:
                 raise RecordsError(f"{path}: item {record['index']} ({record['id']}) is there twice")
+            if key and key not in record and record["status"] != "UNREAD":
+                raise RecordsError(f"{path}: item {record['index']} ({record['id']}) has no {key}: another command's")
             found[record["index"]] = record
     if not found:
         raise RecordsError(f"{', '.join(map(str, paths))}: there are no records")
@@ -131,12 +147,15 @@ def _drop_torn(path: Path) -> str:
 
 def _parse(path: Path, text: str) -> list[Record]:
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             if not (isinstance(record["index"], int) and all(isinstance(record[k], str) for k in ("id", "status"))):
                 raise TypeError("index, id and status")
         except (ValueError, KeyError, TypeError) as error:
-            raise RecordsError(f"{path}, line {number} is no record ({error!r})") from error
+            torn = number == len(lines) and not text.endswith("\n")
+            again = "; it was not written to its end: call what wrote it again" if torn else ""
+            raise RecordsError(f"{path}, line {number} is no record ({error!r}){again}") from error
         found.append(record)
     return found

@@ -7,12 +7,14 @@ have reached. Of what a crash left half written nothing is kept.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import yaml
 from segzero_ros.types import SegzeroError
 from training import configuration
 from training.configuration import Configuration, ConfigurationError, main_process
+from training.prepared import digest
 
 WHOLE = "whole"  # a file in a checkpoint that says that all of it was written
 STOPPED_EARLY = 3
@@ -36,6 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="", help="where the run goes; runs/NAME otherwise")
     args = parser.parse_args(argv)
     try:
+        return _called(args)
+    except KeyboardInterrupt:
+        print("segzero-train: interrupted; --resume goes on at the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _called(args: argparse.Namespace) -> int:
+    try:
         c = configuration.load(args.config, [*args.set, *([f"out={args.out}"] if args.out else [])])
         if args.dry_run:
             from training.dry_run import report
@@ -44,11 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.shrink:
             return _shrunk(c, args.out)
-        trainer, checkpoint = ready(c, args.resume)
-    except (ValueError, SegzeroError) as error:  # ours all are, and say what is wrong
+    except (ValueError, SegzeroError, OSError) as error:  # ours all are, and say what is wrong
         return _say(error)
     try:
-        return finish(c, trainer, checkpoint)
+        with alone(Path(c.out)):
+            try:
+                trainer, checkpoint = ready(c, args.resume)
+            except (ValueError, SegzeroError, OSError) as error:
+                return _say(error)
+            if trainer is None and main_process():
+                print(f"segzero-train: {c.out} has come to its end, {checkpoint}", file=sys.stderr)
+            return finish(c, trainer, checkpoint)
     except (ConfigurationError, SegzeroError) as error:  # all else, hours later, keeps its trace
         return _say(error)
 
@@ -62,7 +79,27 @@ def _say(error: Exception) -> int:
 
 def run(c: Configuration, resume: bool = False) -> int:
     """0 when it came to its end, 3 when it was stopped early (stopped.json says why)."""
-    return finish(c, *ready(c, resume))
+    with alone(Path(c.out)):
+        return finish(c, *ready(c, resume))
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keeps other processes from the same run: two would delete each other's checkpoints. Raises ConfigurationError."""
+    if not main_process():  # one of a run's own
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / "lock").open("a+")
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be the folder of a run: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it with the process
+        except BlockingIOError as error:
+            raise ConfigurationError(f"another process is at the run in {out}") from error
+        yield
 
 
 def finish(c: Configuration, trainer: Any, checkpoint: Path | None) -> int:
@@ -94,7 +131,7 @@ def ready(c: Configuration, resume: bool) -> tuple[Any, Path | None]:
 
 def start(c: Configuration, resume: bool) -> Path | None:
     """The checkpoint to go on at, or None for a new run. Raises ConfigurationError if the folder says otherwise."""
-    out, file = Path(c.out), Path(c.out) / "configuration.yaml"
+    out, file, rows = Path(c.out), Path(c.out) / "configuration.yaml", Path(c.out) / "rows.json"
     checkpoint = last_checkpoint(out) if resume else None
     if resume and not file.is_file() and main_process():
         print(f"segzero-train: {out} holds no run to go on with; a new one begins", file=sys.stderr)
@@ -107,15 +144,27 @@ def start(c: Configuration, resume: bool) -> Path | None:
             raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
         if changed := configuration.differences(configuration.of_run(out), configuration.plain(c)):
             raise ConfigurationError(f"{out} holds a run with other settings: {', '.join(changed)}")
+        before = json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else {}
+        if changed := [name for name, now in digests(c).items() if before.get(name, now) != now]:
+            raise ConfigurationError(
+                f"{out} holds a run over other rows: data.{', data.'.join(changed)} has changed since"
+            )
         (out / "stopped.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     for broken in checkpoints(out):
         if not (broken / WHOLE).is_file():
             shutil.rmtree(broken)
+    rows.write_text(json.dumps(digests(c)), encoding="utf-8")
     part = file.with_suffix(".part")
     part.write_text(yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True), encoding="utf-8")
     part.replace(file)
     return checkpoint
+
+
+def digests(c: Configuration) -> dict[str, str]:
+    """Of the rows to train and to validate on, where they are there."""
+    there = {"train": c.data.train, "validation": c.data.validation}
+    return {name: digest(folder) for name, folder in there.items() if folder and Path(folder).is_dir()}
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -132,13 +181,15 @@ def last_checkpoint(out: Path) -> Path | None:
 def _shrunk(c: Configuration, out: str) -> int:
     from training.shrink import shrunk
 
+    if out and Path(out).exists() and not (Path(out).is_dir() and not any(Path(out).iterdir())):
+        raise ConfigurationError(f"{out} is there already; give another folder to what --shrink leaves")
     with tempfile.TemporaryDirectory() as folder:
         small, replaced = shrunk(c, Path(folder))
         for line in replaced:
             print(f"shrunk: {line}")
         code = run(small)
         if out:
-            shutil.copytree(small.out, out, dirs_exist_ok=True)
+            shutil.copytree(small.out, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
     return code
 
 

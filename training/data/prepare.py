@@ -45,6 +45,7 @@ SOURCES = (
     "rows",
     "tabletop",
 )
+SPLIT = re.compile(r"\w[\w+-]*")  # a folder of OUT's own, and a name that datasets takes
 NEGATIVES = ("coco", "lvis")  # where it is known what an image has none of
 SHOWN = 10  # problems on the terminal; all are in problems.jsonl
 
@@ -139,9 +140,11 @@ def run(arguments: argparse.Namespace) -> int:
     settings["annotations"] = _contents(*(arguments.join or [arguments.root]))
     out.mkdir(parents=True, exist_ok=True)
     if _begun(out, settings):
-        print(f"{out} is done already", file=sys.stderr)
+        summary = json.loads((out / "summary.json").read_text())
+        again = "; images that were mended since are not read again: remove it for that" if summary["bad"] else ""
+        print(f"{out} is done already{again}", file=sys.stderr)
         store.Shards(out, arguments.form).remove()  # where a kill came between the summary and this
-        return report(json.loads((out / "summary.json").read_text()), out, arguments.json)
+        return report(summary, out, arguments.json)
     recipe = Recipe(
         source.file,
         arguments.square,
@@ -192,7 +195,10 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--no-target: {arguments.source} does not say what an image has none of; {' and '.join(NEGATIVES)} do"
         )
     check_images(arguments.source, arguments.images)
-    for name, least in (("square", 28), ("shard", 1), ("workers", 1), ("page", 0), ("no_target", 0), ("count", 1)):
+    if not SPLIT.fullmatch(arguments.split) or arguments.split == "shards":
+        raise WrongUse(f"--split {arguments.split!r}: expected a name of letters, digits, _, + and -, other than shards")
+    least_of = {"square": 28, "shard": 1, "workers": 1, "page": 0, "no_target": 0, "count": 1, "seed": 0}
+    for name, least in least_of.items():
         if getattr(arguments, name) < least:
             raise WrongUse(f"--{name.replace('_', '-')} must be at least {least}")
     if arguments.limit is not None and arguments.limit < 1:
@@ -381,8 +387,8 @@ def _digest(ids: Iterator[str]) -> str:
 
 
 def _contents(*roots: str) -> str:
-    """A digest of what is annotated: of a file, or of the files of a folder that are no images. So what was mended is
-    prepared again, and not taken for done."""
+    """A digest of what is annotated: of a file, or of the files of a folder that are no images. So annotations that
+    were mended are not taken for done."""
     whole = hashlib.sha256()
     for root in map(Path, roots):
         files = sorted(f for f in root.rglob("*") if f.suffix in (".json", ".p")) if root.is_dir() else [root]
@@ -401,7 +407,10 @@ def _begun(out: Path, settings: dict[str, str]) -> bool:
             raise WrongUse(f"{out} is not empty, and nothing that prepare began")
         store.write_text(path, json.dumps(settings, indent=1))
         return False
-    before = json.loads(path.read_text())
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise WrongUse(f"{path} cannot be read ({error}): take another --out or remove it") from error
     differ = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
     if differ:
         changes = ", ".join(
@@ -487,7 +496,7 @@ def report(summary: dict[str, Any], out: Path, as_json: bool) -> int:
             print(f"  all of them: {out / 'problems.jsonl'}{more}")
         if lost := summary.get("ignored_pixels_left_out"):
             print(f"  {lost} rows lose their ignored pixels: --masks writes them, and --form mask always does")
-        if summary["rows"]:
+        if (out / "page.png").exists():
             print(f"  look at {out / 'page.png'}")
     if not summary["rows"]:
         why = "no row is good" if summary["bad"] or summary["left_out"] else "nothing is annotated"

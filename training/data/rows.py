@@ -26,6 +26,7 @@ from training.data import masks as runs
 from training.data.objects import Mask, Point, inclusive_box, two_points
 from training.data.samples import Box, Sample, Target
 
+LONGEST = 20_000  # characters of a text, those of all objects of an image joined: no prompt that one means
 COLUMNS = ("id", "problem", "solution", "image", "img_height", "img_width")
 MASK_COLUMNS = ("image", "text", "mask", "image_id", "ann_id", "img_height", "img_width")
 STAR_MASKS = "solution_mask"
@@ -148,6 +149,11 @@ def row(
     """
     if "<|" in sample.text:
         raise ValueError("the text holds a special token's beginning, <|")
+    if len(sample.text) > LONGEST:
+        raise ValueError(f"the text has {len(sample.text)} characters, more than {LONGEST}")
+    for text in (sample.text, sample.id):
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError(f"{text[:80]!a} holds half a character (a lone surrogate)")
     pixels = sample.pixels() if pixels is None else pixels
     height, width = pixels.shape[:2]
     for mask in (*sample.masks, *(() if sample.ignore is None else (sample.ignore,))):

@@ -76,8 +76,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def jsonl(records: Iterable[Any]) -> str:
-    """Dataclasses, one a line. To be read line by line: `splitlines` would also cut at separators in their texts."""
-    return "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in records)
+    """Dataclasses, one a line. To be read line by line: `splitlines` would also cut at separators in their texts. Half a
+    character, which UTF-8 cannot hold, is escaped."""
+    lines = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in records)
+    return "".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Shards:
@@ -113,8 +115,13 @@ class Shards:
         """A datasets.Dataset of all rows with all columns, memory-mapped; None where there is no row."""
         from datasets import Dataset, concatenate_datasets
 
-        files = sorted(self.folder.glob("*.arrow"))
-        return concatenate_datasets([Dataset.from_file(str(f)) for f in files]) if files else None
+        parts = []
+        for file in sorted(self.folder.glob("*.arrow")):
+            try:
+                parts.append(Dataset.from_file(str(file)))
+            except ValueError as error:  # pyarrow's
+                raise OSError(f"{file} is damaged ({error}): remove it and {file.stem}.json, and call again") from error
+        return concatenate_datasets(parts) if parts else None
 
     def finish(self, data: Any, split: str, extra: bool) -> None:
         """Makes OUT a DatasetDict of one split. extra: keeps `masks` and `ignore`; the form "mask" has `ignore` always,

@@ -125,7 +125,7 @@ def load(path: str) -> Callable[[str, str], float]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{file} cannot be run: {error!r}") from error
     function: Callable[[str, str], float] | None = getattr(module, name, None)
     if not callable(function):
@@ -178,7 +178,7 @@ def _chunk(given: tuple[str, int, list[int]]) -> tuple[list[dict[str, Any]], set
         try:
             with np.errstate(all="ignore"):
                 theirs = float(_other(text, solution))
-        except Exception as error:  # by its text: not every exception comes through a pipe
+        except (Exception, SystemExit) as error:  # by its text: not every exception comes through a pipe
             raise RuntimeError(f"the other raised {error!r} at {json.dumps([text, solution])[:600]}") from error
         values.add(repr(theirs + 0.0))  # -0 is 0
         if ours != theirs:

@@ -146,7 +146,8 @@ def read_instances(path: Path) -> Instances:
             wrong = f"there is no category {record['category_id']!r}"
         if wrong:
             bad("annotation", record, wrong)
-            if isinstance(record, dict) and _known(image_id, found.images):
+            # Where it is the same once more nothing is lost.
+            if isinstance(record, dict) and _known(image_id, found.images) and record not in found.by_image.get(image_id, ()):
                 found.lost.setdefault(image_id, []).append(record)
         else:
             found.annotations[record["id"]] = record
