@@ -154,11 +154,16 @@ def start(c: Configuration, resume: bool) -> Path | None:
     for broken in checkpoints(out):
         if not (broken / WHOLE).is_file():
             shutil.rmtree(broken)
-    rows.write_text(json.dumps(digests(c)), encoding="utf-8")
-    part = file.with_suffix(".part")
-    part.write_text(yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    part.replace(file)
+    _write(rows, json.dumps(digests(c)))
+    _write(file, yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True))
     return checkpoint
+
+
+def _write(file: Path, text: str) -> None:
+    """All of it or nothing."""
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 def digests(c: Configuration) -> dict[str, str]:
