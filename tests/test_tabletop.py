@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.demo.batch import segments
-from training.tabletop.instructions import KINDS, answer, mirror, write
+from training.tabletop.instructions import KINDS, answer, mirror, thought, write
 from training.tabletop.scene import HELD_OUT, World, random_camera, random_light
 from training.tabletop.store import Scenes, Thing, describe, render_shard
 
@@ -95,6 +95,31 @@ def test_all_the_mugs_are_all_the_mugs_from_left_to_right() -> None:
     rng = np.random.default_rng(0)
     items = [item for _ in range(50) if (item := write(rng, things, ["several"], 0.0)) and "mug" in item.text]
     assert items and all([t.id for t in item.targets] == [2, 1] for item in items)
+
+
+def test_a_negation_tries_its_candidates_one_by_one() -> None:
+    things = [_thing(1, "mug", "red", 150), _thing(2, "mug", "blue", 90), _thing(3, "mug", "red", 20)]
+    rng = np.random.default_rng(0)
+    items = [item for _ in range(50) if (item := write(rng, things, ["negation"], 0.0))]
+    assert {thought(item) for item in items} == {
+        "The target is the mug that is not red. The red mug at (35, 65) is red. The blue mug at (105, 65) is not red. "
+        "The red mug at (165, 65) is red. I see a blue mug at (105, 65)."
+    }
+    absent = [item for _ in range(50) if (item := write(rng, things[:1], ["negation"], 1.0))]
+    assert {thought(item) for item in absent} == {
+        "The target is the mug that is not red. The red mug at (165, 65) is red. There is none."
+    }
+
+
+def test_a_relation_tries_its_candidates_one_by_one() -> None:
+    things = [_thing(1, "duck", "blue", 20), _thing(2, "mug", "red", 90), _thing(3, "duck", "white", 150)]
+    rng = np.random.default_rng(0)
+    found = [item for _ in range(300) if (item := write(rng, things, ["spatial"], 0.0))]
+    assert {thought(item) for item in found if item.spec == "duck left of the mug"} == {
+        "The target is the duck left of the mug. The mug is at (105, 65). "
+        "The blue duck at (35, 65) is left of the mug. The white duck at (165, 65) is not left of the mug. "
+        "I see a blue duck at (35, 65)."
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

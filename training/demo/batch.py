@@ -79,6 +79,9 @@ def segments(item: Item) -> list[Piece]:
     head = f"The target is {item.article} {item.spec}."
     pieces = [("<think>" + head, NOBODY, 1.0)]
     pieces += [(f" The {instructions.name(t)} is at {instructions.at(t)}.", t.id, DECISION) for t in item.seen]
+    for t, true in item.candidates:
+        pieces.append((f" The {t.color} {instructions.name(t)} at {instructions.at(t)} is", t.id, DECISION))
+        pieces.append((f" {instructions.verdict(item.test, true)}.", NOBODY, DECISION))
     pieces += [(" " + instructions.sight(t), t.id, DECISION) for t in item.targets]
     if item.absent:
         pieces.append((" There is none.", NONE, DECISION))

@@ -72,7 +72,9 @@ RELATIONS = ("left of", "right of", "in front of", "behind")
 
 @dataclass(frozen=True)
 class Item:
-    """targets: as they stand in the answer, from left to right. seen: what the thought looks at first."""
+    """targets: as they stand in the answer, from left to right. seen: what the thought looks at first. candidates: what
+    it goes through then, from left to right, each with whether `test` is true of it: what one look cannot decide is
+    decided in words, one candidate at a time."""
 
     kind: str
     text: str
@@ -80,6 +82,8 @@ class Item:
     targets: tuple[Thing, ...]
     seen: tuple[Thing, ...] = ()
     article: str = "the"
+    candidates: tuple[tuple[Thing, bool], ...] = ()
+    test: str = ""
 
     @property
     def absent(self) -> bool:
@@ -112,6 +116,7 @@ def thought(item: Item) -> str:
     """The text inside <think>: what is meant, what is looked at on the way, what is found."""
     parts = [f"The target is {item.article} {item.spec}." if item.article else f"The target is {item.spec}."]
     parts += [f"The {name(t)} is at {at(t)}." for t in item.seen]
+    parts += [f"The {t.color} {name(t)} at {at(t)} is {verdict(item.test, true)}." for t, true in item.candidates]
     parts += [sight(t) for t in item.targets]
     if item.absent:
         parts.append("There is none.")
@@ -126,6 +131,10 @@ def answer(item: Item) -> str:
 
 def sight(t: Thing) -> str:
     return f"I see {'an' if t.color[0] in 'aeiou' else 'a'} {t.color} {name(t)} at {at(t)}."
+
+
+def verdict(test: str, true: bool) -> str:
+    return test if true else f"not {test}"
 
 
 def at(t: Thing) -> str:
@@ -233,6 +242,10 @@ def _related(relation: str, t: Thing, ref: Thing) -> float:
     return d if relation == "in front of" else -d
 
 
+def _tried(things: Sequence[Thing], passed: Sequence[Thing]) -> tuple[tuple[Thing, bool], ...]:
+    return tuple((t, t in passed) for t in sorted(things, key=lambda t: t.point))
+
+
 def _spatial(scene: _Scene, absent: bool) -> Item | None:
     if len(scene.clear) < 2 or len(scene.clear) < len(scene.things):
         return None
@@ -256,8 +269,11 @@ def _spatial(scene: _Scene, absent: bool) -> Item | None:
     found = [t for t, d in zip(pool, degrees, strict=True) if d > 1]
     if absent != (not found) or len(found) > 1:
         return None
-    spec = f"{noun} {relation} the {ref_name}"
-    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,))
+    test = f"{relation} the {ref_name}"
+    spec = f"{noun} {test}"
+    # Of all objects there would be too many to go through.
+    candidates = _tried(pool, found) if noun != "object" else ()
+    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,), candidates=candidates, test=test)
 
 
 _KEYS: dict[str, tuple[Callable[[Thing], float], float]] = {
@@ -335,7 +351,8 @@ def _negation(scene: _Scene, absent: bool) -> Item | None:
     if absent != (not found) or len(found) > 1 or any(o.area < MIN_AREA for o in group):
         return None
     spec = f"{t.category} that is not {color}"
-    return Item("negation", scene.say(spec), spec, tuple(found))
+    candidates = _tried(group, [o for o in group if o.color == color])
+    return Item("negation", scene.say(spec), spec, tuple(found), candidates=candidates, test=color)
 
 
 _WRITERS: dict[str, Callable[[_Scene, bool], Item | None]] = {
