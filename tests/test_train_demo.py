@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.demo import by_reward, polish, segmenter, train_reasoner
+from training.demo import by_reward, segmenter, train_reasoner
 from training.rewards import PROFILES
 from training.tabletop.store import Scenes, render_shard
 
@@ -39,18 +39,8 @@ def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
     assert (tmp_path / "reward" / "run" / "checkpoint-2" / "model.safetensors").exists()
     assert not (tmp_path / "reward" / "model").exists()
 
-    # What was trained is polished: the mean of the weights before and after, tied ones too, and what sees as it was.
-    polish.train(tmp_path / "tabletop", tmp_path / "reasoner" / "model", tmp_path / "polish", steps=2, smoke=True)
-    before, after, polished = (
-        load_file(tmp_path / folder / "model" / "model.safetensors") for folder in ("reasoner", "polish/run", "polish")
-    )
-    for name, weights in polished.items():
-        halfway = (before[name].float() + after[name].float()) / 2
-        torch.testing.assert_close(weights, halfway.to(torch.bfloat16))
-    changed = [name for name in before if not torch.equal(before[name], after[name])]
-    assert changed and not any("visual" in name for name in changed)
-
-    # Or gone on with, the vision tower too.
+    # What was trained is gone on with, the vision tower too.
+    before = load_file(tmp_path / "reasoner" / "model" / "model.safetensors")
     settings = train_reasoner.Settings(
         data=str(tmp_path / "tabletop"),
         out=str(tmp_path / "more"),
