@@ -523,7 +523,7 @@ def test_a_cell_is_the_mean_and_the_paired_change(written: Path, runs_folder: Pa
 def test_what_was_not_run_is_said_everywhere(written: Path) -> None:
     found, text = numbers_of(written), (written / "tabletop.md").read_text()
     assert {"soft_accuracy-1", "kl_x10-2", "thought_emptied-2"} <= set(found["not_run"])
-    trained = ("grpo_answer", "grpo_thought-", "grpo_random", "start", "sft_own")
+    trained = ("grpo_answer", "grpo_thought-", "grpo_random-", "start", "sft_own")
     assert not any(name.startswith(trained) for name in found["not_run"])
     assert "| GRPO, soft accuracy | **not run** | – |" in text
     assert "| thought emptied | 1, not run: 2 |" in text

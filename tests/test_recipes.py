@@ -89,7 +89,7 @@ class TestWhatIsTaught:
         make_rows(c, folder / "rows", 56)
         found = datasets.load_from_disk(str(folder / "rows"))
         if completion:
-            found = found.remove_columns("completion").add_column("completion", [completion] * len(found))
+            found = found.add_column("completion", [completion] * len(found))
         found.save_to_disk(str(folder / "made"))
         return load_rows(replace(c.data, square=56), "sft", str(folder / "made"))
 
@@ -97,13 +97,13 @@ class TestWhatIsTaught:
         c = load("tabletop_sft", ["data.square=56"])
         sft.check_taught(c, self.rows(tmp_path / "right"))
         wrong = self.rows(tmp_path / "wrong", "It is over there.")
-        with pytest.raises(ConfigurationError, match=r"the reward segzero, .* row made-up-0: 'It is over there\.'"):
+        with pytest.raises(ConfigurationError, match=r"segzero-answer, .* row made-up-0: 'It is over there\.'"):
             sft.check_taught(c, wrong)
         sft.check_taught(replace(c, data=replace(c.data, validation="")), wrong)  # nothing is chosen by it
 
     def test_weights_count(self, tmp_path: Path) -> None:
         c = load("tabletop_sft", ["data.square=56"])
-        nothing = Reward("segzero", dict.fromkeys(PROFILES["segzero"].terms, 0.0))
+        nothing = Reward("segzero-answer", dict.fromkeys(PROFILES["segzero-answer"].terms, 0.0))
         with pytest.raises(ConfigurationError, match="pays nothing"):
             sft.check_taught(replace(c, reward=nothing), self.rows(tmp_path))
 
