@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from segzero_ros.checkpoints import EMBEDDED
 from training import configuration, grpo
+from training.experiments.reproduce import START
 
 pytestmark = pytest.mark.long
 PROMPTS = ("the red mug", "something to drink from", "the small cube left of the duck")
@@ -41,7 +41,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trainer(rows: Path, out: Path, engine: str, **change: Any) -> Any:
     settings = {
-        "model.path": str(EMBEDDED / "reasoner"),
+        "model.path": str(
+            START
+        ),  # what the experiment trains by this engine; it stays, where the shipped weights change
         "data.train": str(rows),
         "data.validation": '""',
         "batch.prompts": 3,
