@@ -508,6 +508,25 @@ def test_another_rate_is_named_as_a_cause_where_it_was_run(written: Path) -> Non
     assert f"{said} {change}, and where the start had answered by " in report._rate(found)
 
 
+def test_a_control_that_fell_apart_is_called_so(written: Path) -> None:
+    found = numbers_of(written)
+    assert "the start at" in report._control(found) and "fell apart" not in report._control(found)
+    found["arms"]["grpo_random"]["sets"]["id"]["right"]["change"]["estimate"] = -0.4
+    assert "it fell apart" in report._control(found)
+
+
+def test_rates_and_hours_are_those_of_the_runs(written: Path) -> None:
+    found = numbers_of(written)
+    found["runs"] = [
+        {"run": "grpo_thought-1", "learning_rate": 1e-4, "train_seconds": 3600, "ask_seconds": 1800},
+        {"run": "sft_answer-1", "learning_rate": 3e-5, "ask_seconds": 1800},
+        {"run": "kl_x10-1", "learning_rate": 1e-4, "train_seconds": 3600},
+    ]
+    assert report._rates(found) == "3e-05: SFT, answers; 0.0001: GRPO, with thought"
+    hours = report._hours(found["runs"])
+    assert "2.0 of training (2 runs; 1 others" in hours and "1.0 of asking (2 runs)" in hours
+
+
 def test_a_cell_is_the_mean_and_the_paired_change(written: Path, runs_folder: Path) -> None:
     summaries = [
         json.loads((runs_folder / f"grpo_thought-{s}.json").read_text())["sets"]["id"]["right"] for s in (1, 2, 3)

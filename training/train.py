@@ -139,13 +139,14 @@ def start(c: Configuration, resume: bool) -> Path | None:
         return checkpoint  # the first process looks, and writes; the others would find what it has just written
     if checkpoints(out) and not file.is_file():
         raise ConfigurationError(f"{out} holds checkpoints of something else; give another folder")
+    now = digests(c)
     if file.is_file():
         if not resume:
             raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
         if changed := configuration.differences(configuration.of_run(out), configuration.plain(c)):
             raise ConfigurationError(f"{out} holds a run with other settings: {', '.join(changed)}")
         before = json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else {}
-        if changed := [name for name, now in digests(c).items() if before.get(name, now) != now]:
+        if changed := [name for name, one in now.items() if before.get(name, one) != one]:
             raise ConfigurationError(
                 f"{out} holds a run over other rows: data.{', data.'.join(changed)} has changed since"
             )
@@ -154,7 +155,7 @@ def start(c: Configuration, resume: bool) -> Path | None:
     for broken in checkpoints(out):
         if not (broken / WHOLE).is_file():
             shutil.rmtree(broken)
-    _write(rows, json.dumps(digests(c)))
+    _write(rows, json.dumps(now))
     _write(file, yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True))
     return checkpoint
 
