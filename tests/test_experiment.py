@@ -16,6 +16,7 @@ from training.experiments import controls, reproduce, sets
 from training.experiments.arms import ABLATIONS, ARMS, MAIN, Plan, configuration_of
 from training.experiments.ask import judge
 from training.experiments.questions import NAMING, QUESTIONS, RETAINED, UNTAUGHT, WORDS, Ask, instruct, pieces, question
+from training.logs import read_jsonl
 from training.rewards import PROFILES
 from training.tabletop.scene import HELD_OUT
 from training.tabletop.store import Scenes, render_split
@@ -169,13 +170,13 @@ class TestPlan:
 def test_a_smoke_run_leaves_results_that_a_second_call_takes_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One supervised arm and one by reward, trained and asked in processes of their own."""
+    """The start, one supervised arm and one by reward, trained and asked in processes of their own."""
     places = ["--root", str(tmp_path / "scenes"), "--work", str(tmp_path / "work"), "--results", str(tmp_path / "runs")]
-    only = ["--only", "sft_own", "grpo_answer"]
+    only = ["--only", "start_answer", "sft_own", "grpo_answer"]
     code = reproduce.main(["--smoke", *places, *only])
     logs = "\n".join(p.read_text(errors="replace")[-2000:] for p in (tmp_path / "work").glob("*.log"))
     assert code == 0, logs
-    for name in ("sft_own-1", "grpo_answer-1"):
+    for name in ("start_answer-0", "sft_own-1", "grpo_answer-1"):
         result: dict[str, Any] = json.loads((tmp_path / "runs" / f"{name}.json").read_text())
         with gzip.open(tmp_path / "runs" / f"{name}.jsonl.gz", "rt") as file:
             records = [json.loads(line) for line in file]
@@ -183,7 +184,11 @@ def test_a_smoke_run_leaves_results_that_a_second_call_takes_over(
             mine = [r["right"] for r in records if r["set"] == which]
             assert figures["right"] == pytest.approx(np.mean(mine), abs=1e-5)
             assert figures["n"] == len(mine)
-        assert (tmp_path / "runs" / f"{name}.log.jsonl").read_text().count('"loss"') >= 2
+        log = read_jsonl(tmp_path / "runs" / f"{name}.log.jsonl")
+        if name == "start_answer-0":
+            assert [(r["step"], "eval_reward" in r) for r in log] == [(0, True)]  # where the others' curves begin
+        else:
+            assert sum("loss" in r for r in log) >= 2
     capsys.readouterr()
     assert reproduce.main(["--smoke", *places, *only]) == 0
     assert "0 to go" in capsys.readouterr().out

@@ -147,7 +147,7 @@ def own_samples(start: Path, chosen: sets.Set, scenes: Any, seed: int, count: in
 
 def prepare(arm: Arm, plan: Plan, seed: int, root: Path, start: Path, folder: Path) -> tuple[Path, Path]:
     """Rows to train on and to validate on, written once."""
-    train, check = folder / "rows", folder / "check"
+    train = folder / "rows"
     scenes = sets.scenes_of(root, "tune", plan.share)
     # The same prompts for every arm of a seed; more of them only where an arm sees more.
     count = round(plan.updates * (arm.prompts or plan.prompts) * max(1.0, arm.updates))
@@ -158,12 +158,17 @@ def prepare(arm: Arm, plan: Plan, seed: int, root: Path, start: Path, folder: Pa
         if arm.rows == "own":
             chosen, completions = own_samples(start, chosen, scenes, seed)
         sets.write_rows(chosen, scenes, train, think=arm.think, completions=completions)
-    if not (check / "state.json").exists():
-        shutil.rmtree(check, ignore_errors=True)
+    return train, check_rows(plan, root, arm.think, folder / "check")
+
+
+def check_rows(plan: Plan, root: Path, think: bool, folder: Path) -> Path:
+    """Rows to validate on, the same for all arms of a form."""
+    if not (folder / "state.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
         val = sets.scenes_of(root, "val", plan.share)
         few = sets.build(val, "val", "check", sets.asked(sets.NAMING), max(4, round(64 * plan.share)), 0)
-        sets.write_rows(few, val, check, think=arm.think)
-    return train, check
+        sets.write_rows(few, val, folder, think=think)
+    return folder
 
 
 @torch.no_grad()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from training.experiments import sets
-from training.experiments.arms import ARMS, Plan, digest, trained, write_records
+from training.experiments.arms import ARMS, Plan, check_rows, configuration_of, digest, trained, write_records
 from training.experiments.ask import Speaker, ask_all, batches, judge, summary
 from training.metrics import matched
 
@@ -66,6 +68,18 @@ def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[l
     return best, most
 
 
+def validated(name: str, plan: Plan, root: Path, start: Path, results: Path) -> None:
+    """The start on the rows by which runs are validated: where their curves begin, update 0."""
+    from training import train
+
+    arm = ARMS["grpo_answer" if name == "start_answer" else "grpo_thought"]
+    with tempfile.TemporaryDirectory() as folder:
+        rows, out = check_rows(plan, root, arm.think, Path(folder) / "check"), Path(folder) / "run"
+        trainer, _ = train.ready(configuration_of(arm, plan, 0, start, rows, rows, out), resume=False)
+        trainer.evaluate()
+        shutil.copy(out / "log.jsonl", results / f"{name}-0.log.jsonl")
+
+
 def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> None:
     """start_think and start_answer greedily, start_undenied greedily without a denial's tokens; start_best_of_8 and
     start_majority_of_8 of the same samples."""
@@ -77,7 +91,11 @@ def starts(name: str, plan: Plan, root: Path, start: Path, results: Path) -> Non
         speaker.never += speaker.tokenizer.convert_tokens_to_ids(list(DENIALS))
     if name in ("start_think", "start_answer", "start_undenied"):
         records = [r for one in chosen.values() for r in ask_all(speaker, one, scenes[one.split], think=more["think"])]
-        keep(results, name, 0, records, chosen, **more, ask_seconds=round(time.monotonic() - began, 1))
+        seconds = round(time.monotonic() - began, 1)
+        if name != "start_undenied":
+            results.mkdir(parents=True, exist_ok=True)
+            validated(name, plan, root, start, results)
+        keep(results, name, 0, records, chosen, **more, ask_seconds=seconds)  # last: a job with a result is done
         return
     best: list[Any] = []
     most: list[Any] = []

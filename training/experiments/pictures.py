@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.experiments.arms import ABLATIONS, AFTERWARDS, ARMS, CONTROLS, MAIN
 from training.experiments.boxes import SCALES
-from training.experiments.findings import GROUPS, SETS, STARTS, VOTES, Runs
+from training.experiments.findings import GROUPS, SETS, STARTS, VOTES, Runs, start_of
 
 LABELS = {
     "start_think": "start, with thought",
@@ -72,6 +72,7 @@ PANELS = (
     ("grad_norm", "gradient norm"),
     ("loss", "loss"),
 )
+VALIDATED = ("segzero", "segzero-answer")  # reward profiles by which the start was validated too
 SMOOTH = 7  # updates of the running mean over the mean of seeds
 TILE, COLUMNS = 300, 4  # pixels of an image on the page of wins and failures; items of an outcome there
 TRUE, BEFORE, AFTER = (255, 255, 255), (240, 150, 30), (60, 210, 130)
@@ -228,7 +229,7 @@ def bars(arms: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
 
 def curves(runs: Runs, names: Sequence[str], path: Path) -> bool:
     """Over updates: every seed thin, the running mean of the mean over seeds thick."""
-    logs = {name: [run.log() for run in runs[name].values()] for name in names if name in runs}
+    logs = {name: [[*_before(runs, name), *run.log()] for run in runs[name].values()] for name in names if name in runs}
     panels = []
     for key, title in PANELS:
         lines = {name: [s for log in some if (s := _steps(log, key))] for name, some in logs.items()}
@@ -284,6 +285,13 @@ def box_scales(shares: Mapping[str, Sequence[float]], path: Path) -> bool:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return _save(figure, path)
+
+
+def _before(runs: Runs, name: str) -> list[dict[str, Any]]:
+    """What validation says of an arm's start, where the arm is validated by the reward that its start was."""
+    if ARMS[name].profile not in VALIDATED:
+        return []
+    return [record for run in runs.get(start_of(name), {}).values() for record in run.log()]
 
 
 def _steps(log: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
