@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where scenes are kept (default: OUT/tabletop)")
     parser.add_argument("--workers", type=int, default=2, help="training processes, one thread each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--joint-steps", type=int, help="the shipped weights have had 3900, and a second course")
+    parser.add_argument("--joint-steps", type=int, help="the shipped weights have had 3900, and two further courses")
     parser.add_argument("--smoke", action="store_true", help="two minutes: everything runs, nothing is learnt")
     arguments = parser.parse_args()
     size = SMOKE if arguments.smoke else FULL
