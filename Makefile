@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 TORCH_INDEX ?=
 HOURS ?= 8
+RESULTS ?= training/results
 VENV := .venv
 PY := $(VENV)/bin/python
 # Seen by every ROS 2 process that make starts: this machine only.
@@ -98,9 +99,9 @@ train-demo: $(TRAIN)  ## The embedded models from nothing: data, reasoner, segme
 train-demo-smoke: $(TRAIN)  ## The same in two minutes, for the sake of the code
 	$(PY) -m training.train_demo --smoke
 
-reproduce: $(TRAIN)  ## The experiment in small: every run that has no result yet (8 hours on two cores; HOURS=2 for a sitting)
-	$(PY) -m training.experiments.reproduce --hours $(HOURS)
-	$(PY) -m training.experiments.report --root build/tabletop
+reproduce: $(TRAIN)  ## The experiment in small: every run that has no result yet (8 hours on two cores; HOURS=2 for a sitting, RESULTS=DIR to begin anew)
+	$(PY) -m training.experiments.reproduce --hours $(HOURS) --results $(RESULTS)/tabletop/runs
+	$(PY) -m training.experiments.report --root build/tabletop --results $(RESULTS)/tabletop/runs --out $(RESULTS)
 
 reproduce-smoke: $(TRAIN)  ## The same with two updates and few items, in minutes
 	$(PY) -m training.experiments.reproduce --smoke --work build/reproduce-smoke --results build/reproduce-smoke/results
@@ -109,8 +110,8 @@ reproduce-smoke: $(TRAIN)  ## The same with two updates and few items, in minute
 report: $(TRAIN)  ## The experiment's report from its results
 	$(PY) -m training.experiments.report
 
-evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
-	$(PY) -m training.evaluate --profile demo --data tabletop:test --json
+evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON (ten minutes)
+	$(PY) -m training.evaluate --profile demo --data tabletop:test --n 2400 --json
 
 clean:  ## Everything that make has made, except training results
 	rm -rf $(VENV) build/workspace install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis

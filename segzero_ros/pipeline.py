@@ -44,11 +44,15 @@ from segzero_ros.types import (
 
 
 class Pipeline:
-    """Owns a reasoner and a segmenter; one request at a time. Failures are typed statuses, never exceptions."""
+    """Owns a reasoner and a segmenter; one request at a time. Failures are typed statuses, never exceptions.
+
+    With `strict` set, answers are read as the published scripts read them: for evaluation.
+    """
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter, profile: Profile) -> None:
         self.reasoner, self.segmenter, self.profile = reasoner, segmenter, profile
         self.max_instruction_chars = MAX_CHARS
+        self.strict = False
         self._encoded: tuple[str, object] | None = None
 
     @classmethod
@@ -203,7 +207,7 @@ class Pipeline:
     def _finish(self, image: Image, instruction: str, generation: Generation, timing: Timing, emit) -> Segmentation:  # type: ignore[no-untyped-def]
         """From a text to masks."""
         height, width = image.shape[:2]
-        read = parse_answer(generation.text, self.profile, truncated=generation.truncated)
+        read = parse_answer(generation.text, self.profile, strict=self.strict, truncated=generation.truncated)
         timing = replace(timing, prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
         result = Segmentation(
             read.status,

@@ -308,6 +308,8 @@ def test_an_image_is_read_upright_and_a_cut_one_is_refused(tmp_path: Path) -> No
         (tmp_path / name).write_bytes(buffer.getvalue()[: -len(buffer.getvalue()) // 3])
         with pytest.raises(ValueError, match="is cut short"):
             read_image(tmp_path / name)
+        (tmp_path / name).write_bytes(buffer.getvalue() + b"video" * 5000)  # a motion photo
+        assert read_image(tmp_path / name).shape == (60, 100, 3)
 
 
 # The segmenter's agreement

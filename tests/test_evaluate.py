@@ -23,7 +23,7 @@ from segzero_ros.profiles import load_profile
 from segzero_ros.types import Generation, LoadedModel, Sampling
 from training import compare_runs, evaluate, page
 from training.data import prepare
-from training.data.samples import BadRow, Item, Problem, Sample, Source, Target
+from training.data.samples import BadRow, Item, LeftOut, Problem, Sample, Source, Target
 from training.evaluate import Voting, sample_cases, summarise
 from training.records import RecordFile, RecordsError, load, write
 from training.tabletop.store import render_shard
@@ -264,8 +264,30 @@ def raising(error: Exception) -> Any:
 def run_with_problem(problem: Problem) -> list[dict[str, Any]]:
     source = Source("rows", "a.json", [Item(s.id, "image", lambda s=s: s) for s in SAMPLES], [problem])  # type: ignore[misc]
     records = run(source)
-    assert records[0]["message"] == "its image is missing"
+    assert records[-1]["message"] == "its image is missing"  # behind the items, which --n takes first
     return records
+
+
+def test_a_row_that_is_right_and_no_item_is_in_no_figure() -> None:
+    def crowd() -> Sample:
+        raise LeftOut(("annotation 3", '"mug" is but a crowd here, no object'))
+
+    items = [Item("crowd", "image", crowd), Item("mug", "image", lambda: SAMPLES[0])]
+    beside = Problem("instances.json", "annotation 7", "its box is empty")  # of a file that other rows use
+    records = run(Source("coco", "a.json", items, [beside]))
+    assert [r["status"] for r in records] == ["LEFT_OUT", "OK"]
+    found = summarise({"data": "coco:x", "batch": 3}, records)
+    assert (found["items"], found["read"], found["unread"], found["left_out"], found["box_acc"]) == (1, 1, 0, 1, 1.0)
+    assert "left out: 1 rows" in evaluate.table(found)
+
+
+def test_the_published_parser_refuses_what_the_node_takes() -> None:
+    quoted = said(MUG).replace('"', "'")  # as the published example has it
+    for strict, status in ((False, "OK"), (True, "PARSE_ERROR")):
+        asked = Pipeline(Scripted({"mug": [quoted]}), Boxes(), load_profile("demo"))
+        asked.strict = strict
+        (r,) = evaluate.evaluate(asked, sample_cases([SAMPLES[0]], "test"), batch=1, latency_items=0)
+        assert r["status"] == status
 
 
 def test_the_same_id_twice_is_refused() -> None:

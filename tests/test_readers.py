@@ -332,6 +332,7 @@ def test_refcoco_names_the_refs_that_cannot_be(tmp_path: Path) -> None:
         {"ref_id": 5},
         ref(6, 42, 388882, "right"),
         ref(6, 42, 388882, "again"),
+        {"ref_id": 8, "split": "val"},  # another split's are not this one's
     ]
     root = refer_folder(tmp_path, "refcoco", "refs(unc).p", refs, "train2014")
     source = read_refer(root, "refcoco")

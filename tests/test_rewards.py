@@ -418,6 +418,10 @@ class TestCompare:
         assert values > 5
         assert compare.differences("vision-reasoner", f"{file}:wrong", 2000, 0)[0]
 
+    @pytest.mark.parametrize("profile", [p.name for p in PROFILES.values() if p.needs_masks])
+    def test_of_a_profile_with_masks_the_texts_are_compared(self, file: Any, profile: str) -> None:
+        assert compare.differences(profile, f"{file}:nothing", 20, 0)[0]
+
     def test_two_processes_find_what_one_finds(self, file: Any, capsys: pytest.CaptureFixture[str]) -> None:
         count = 2 * compare.CHUNK + 300  # the last one is no whole chunk
         alone = compare.differences("vision-reasoner", f"{file}:wrong", count, 5)

@@ -79,7 +79,7 @@ def paired(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[Record, Recor
 
 
 def _read(*records: Record) -> bool:
-    return all(r["status"] != "UNREAD" for r in records)
+    return all(r["status"] not in ("UNREAD", "LEFT_OUT") for r in records)
 
 
 def compare(a: Sequence[Record], b: Sequence[Record], seed: int = 0, resamples: int = 10_000) -> list[Comparison]:

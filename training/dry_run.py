@@ -263,7 +263,7 @@ def hours(c: Configuration, s: Sizes, config: Any, tokens: int, updates: int) ->
         if found := segmenter(c):
             images = c.batch.prompts + SAM_ANSWER * c.samples  # read once per prompt, asked for every answer
             parts["reward"] = images / gpus / (found[1] * SAM_SHARE * c.hardware.tflops / 312) * updates
-    if rows := c.data.validation_rows if c.data.validation else 0:
+    if rows := validated(c):
         # By the library's loop, whatever answers in training; sharded weights are gathered for every token.
         calls = -(-rows // (gpus * c.batch.evaluation)) * (updates // c.save_every)
         size = 2.0 if c.model.quantise == "none" else 1.3
@@ -295,6 +295,13 @@ def rows_of(c: Configuration) -> int:
     numbers = [1000 * int(p[:-1]) for p in folder.name.split("_") if p.endswith("k") and p[:-1].isdigit()]
     count = len(rows_in(str(folder))) if folder.is_dir() else (numbers or [c.data.rows])[0]
     return min(count, c.data.rows) if c.data.rows else count
+
+
+def validated(c: Configuration) -> int:
+    """Rows of every validation: 0 of data.validation_rows means all, where they are there to be counted."""
+    folder, rows = Path(c.data.validation), c.data.validation_rows
+    count = len(rows_in(str(folder))) if c.data.validation and folder.is_dir() else rows
+    return (min(rows, count) if rows else count) if c.data.validation else 0
 
 
 def together(c: Configuration, gpu: dict[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@
     segzero-train evaluate ... --shard 0/8          # one process per GPU (shard I takes GPU I), all eight, then
     segzero-train evaluate --from-records out/val.*-of-8.jsonl --records out/val.jsonl
     segzero-train evaluate ... --samples 32 --temperature 1 --top-p 0.9  # voting (training/voting.py)
+    segzero-train evaluate ... --parser published   # answers read as the published scripts do, which refuse more
 
 A call with --records that was killed is continued by the same call. Shards take whole batches in turn, so that a text
 does not depend on their number; every figure is made from the records alone. Definitions:
@@ -21,6 +22,7 @@ does not depend on their number; every figure is made from the records alone. De
 * counting, detection: of the objects in answers (training/metrics.py). counting_published: a failure counts as 1.
 * sam_iou: the segmenter alone, from the true box and point, per object.
 * sampled_*, best_of_n_*: with --samples, over single samples, and for the best sample of each item.
+* left_out: rows that are right and no item, such as a category that is but a crowd in an image; in no figure.
 * failed: items at which a model failed; wrong in all figures.
 * unread: items whose image or truth could not be read, with the reason in their record. No model was asked, so figures
   are over the items read; if_unread_wrong has each as it is if the others were answered wrongly, the least that it can
@@ -49,7 +51,7 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import ProfileError, load_profile
 from segzero_ros.types import Box, Image, Mask, Point, Sampling, Segmentation, SegzeroError, Status
 from training import protocols
-from training.data.samples import Problem, Sample, Source
+from training.data.samples import LeftOut, Problem, Sample, Source
 from training.metrics import (
     box_accuracy,
     counting,
@@ -168,9 +170,9 @@ def sample_cases(source: Source | Iterable[Sample | Problem], kind: str) -> list
         return read
 
     if isinstance(source, Source):
-        bad = [p for p in source.problems if p.kind == "bad"]
-        cases = [Case(f"{p.id} (problem {n})", kind, fails(p)) for n, p in enumerate(bad)]
-        cases += [Case(i.id, kind, lambda i=i: asked_of(i.read())) for i in source.items]  # type: ignore[misc]
+        bad = [p for p in source.problems if p.kind == "bad" and p.file == source.file]  # not those of a file beside
+        cases = [Case(i.id, kind, lambda i=i: asked_of(i.read())) for i in source.items]  # type: ignore[misc]
+        cases += [Case(f"{p.id} (problem {n})", kind, fails(p)) for n, p in enumerate(bad)]  # last: --n takes items
     else:
         cases = [
             Case(s.id, kind, fails(s) if isinstance(s, Problem) else lambda s=s: asked_of(s))  # type: ignore[misc]
@@ -273,6 +275,8 @@ def record(index: int, case: Case, asked: Asked, result: Segmentation) -> Record
 def unread(index: int, case: Case, error: Exception) -> Record:
     """An item that no model was asked: what is known of it, its answer as wrong as one can be."""
     found = {"index": index, "id": case.id, "kind": case.kind, **case.about}
+    if isinstance(error, LeftOut):
+        return found | {"status": "LEFT_OUT", "message": str(error)}
     if isinstance(error, Unseen):
         height, width = error.asked.image.shape[:2]
         found = record(
@@ -468,12 +472,15 @@ def _mean(name: str, values: Sequence[float]) -> dict[str, Any]:
 
 def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     """All figures of a run from its records alone."""
+    every, records = records, [r for r in records if r["status"] != "LEFT_OUT"]
     read = [r for r in records if r["status"] != "UNREAD"]
     present, absent = [r for r in read if not r["absent"]], [r for r in read if r["absent"]]
     masked = [r for r in read if r["protocols"] is not None]
     failed = [r for r in read if r["status"] not in READABLE]
     tabletop = str(settings.get("data", "")).startswith("tabletop:")
-    out = {key: settings[key] for key in ("profile", "data", "split", "seed") if settings.get(key) is not None}
+    out = {
+        key: settings[key] for key in ("profile", "data", "split", "seed", "parser") if settings.get(key) is not None
+    }
     out |= figures(read)
     out |= _mean("sam_iou", [v for r in read for v in r.get("sam_ious", ())])
     seconds = [r["seconds"] for r in read if "seconds" in r]
@@ -481,6 +488,7 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     out["batch"] = settings.get("batch")
     out["failed"] = len(failed)
     out |= {"items": len(records), "read": len(read), "unread": len(records) - len(read)}
+    out["left_out"] = len(every) - len(records)
     reasons = Counter(r["message"] for r in records if r["status"] == "UNREAD")
     out |= {"unread_reasons": dict(reasons.most_common(3)), "if_unread_wrong": if_unread_wrong(records)}
     out["statuses"] = dict(sorted(Counter(r["status"] for r in records).items()))
@@ -532,6 +540,8 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"{name:16} " + " ".join(f"{shown(some, name):30}" for some in both.values()))
     lines.append(f"{'n, dropped':16} " + " ".join(f"{some['n']}, {some['dropped']!s:25}" for some in both.values()))
     lines.append(f"\nread {summary['read']} of {summary['items']} items, in batches of {summary['batch']}")
+    if summary.get("left_out"):
+        lines.append(f"left out: {summary['left_out']} rows that are right and no item (their records say why)")
     if summary["unread"]:
         lines += [f"  {count} unread: {reason[:200]}" for reason, count in summary["unread_reasons"].items()]
         lines.append(f"all figures are over those; if the other {summary['unread']} were wrong:")
@@ -620,6 +630,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--categories", action="store_true", help="instructions are category names: AP is their mean")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--batch", type=int, default=32)
+    p.add_argument(
+        "--parser",
+        choices=("node", "published"),
+        default="node",
+        help="what reads answers; published: as their scripts",
+    )
     p.add_argument("--samples", type=int, default=0, help="vote over so many samples per item; 0: greedy")
     p.add_argument("--temperature", type=float, default=1.0, help="of samples")
     p.add_argument("--top-p", type=float, default=0.9, help="of samples")
@@ -700,6 +716,8 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     else:
         settings |= {"split": a.split, "by": a.by, "sentences": a.sentences, "categories": a.categories}
         settings |= {"images": str(a.images) if a.images else None}
+    if a.parser != "node":
+        settings |= {"parser": a.parser}
     if a.samples:
         settings |= {"samples": a.samples, "temperature": a.temperature, "top_p": a.top_p}
     cases = read_cases(settings, a.root)
@@ -709,6 +727,7 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     pipeline = Pipeline.load(
         profile, reasoner=a.reasoner, segmenter=a.segmenter, device=device, dtype=a.dtype, attention=a.attention
     )
+    pipeline.strict = a.parser == "published"
     ids = hashlib.blake2b("\n".join(c.id for c in cases).encode(), digest_size=16).hexdigest()
     settings |= {"items": len(cases), "ids": ids, "profile_settings": asdict(profile), "shard": list(a.shard)}
     for role, info in (("reasoner", pipeline.reasoner.info), ("segmenter", pipeline.segmenter.info)):

@@ -27,7 +27,7 @@ def quality(record: Record) -> float:
 def choose(records: Sequence[Record], count: int) -> list[Record]:
     """Half failures (IoU below .5), the worst of each kind in turn, and half wins, of each kind in turn and
     those with something to find first."""
-    read = [r for r in records if r["status"] != "UNREAD"]
+    read = [r for r in records if r["status"] not in ("UNREAD", "LEFT_OUT")]
     bad = _in_turn(sorted((r for r in read if quality(r) < 0.5), key=lambda r: (quality(r), r["index"])))
     good = _in_turn(sorted((r for r in read if quality(r) >= 0.5), key=lambda r: (r["absent"], r["index"])))
     failures = bad[: max(count // 2, count - len(good))]

@@ -93,7 +93,7 @@ def load(paths: Sequence[Path], key: str = "") -> tuple[dict[str, Any], list[Rec
         for record in _parse(path, path.read_text()):
             if record["index"] in found:
                 raise RecordsError(f"{path}: item {record['index']} ({record['id']}) is there twice")
-            if key and key not in record and record["status"] != "UNREAD":
+            if key and key not in record and record["status"] not in ("UNREAD", "LEFT_OUT"):
                 raise RecordsError(f"{path}: item {record['index']} ({record['id']}) has no {key}: another command's")
             found[record["index"]] = record
     if not found:

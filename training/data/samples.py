@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise ValueError(f"the image {path} is missing") from None
     except OSError as error:
         raise ValueError(f"the image {path} cannot be read: {error.strerror}") from error
-    if _ENDS.get(data[:2], b"") not in data[-4096:]:  # a decoder may fill the rest with grey and says nothing
+    if _ENDS.get(data[:2], b"") not in data[-4096:] and not _whole(data):  # the decoder may fill the rest with grey
         raise ValueError(f"the image {path} is cut short")
     try:
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
@@ -142,6 +143,16 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if found is None:
         raise ValueError(f"the image {path} is no image")
     return np.asarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _whole(data: bytes) -> bool:
+    """Of a file that ends otherwise than it should, such as a motion photo: a video stands behind the image."""
+    try:
+        with PIL.open(io.BytesIO(data)) as image:
+            image.load()  # refuses what is cut off
+    except (OSError, SyntaxError, ValueError, PIL.DecompressionBombError):
+        return False
+    return True
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -71,12 +71,13 @@ def read_refer(
     for n, ref in enumerate(refs):
         ref_id = ref.get("ref_id") if isinstance(ref, dict) else None
         who = f"ref {n if ref_id is None else ref_id}"
+        if isinstance(ref, dict) and isinstance(ref.get("split"), str) and not _of(ref["split"], split):
+            splits.add(ref["split"])
+            continue
         if wrong := _wrong(ref, index):
             problems.append(Problem(path.name, who, wrong))
             continue
         splits.add(ref["split"])
-        if not (ref["split"] == split or (split == "test" and ref["split"].startswith("test"))):
-            continue
         if ref_id in seen:
             problems.append(Problem(path.name, who, "its id is given twice; the first one is kept"))
             continue
@@ -85,6 +86,10 @@ def read_refer(
     if not items and split not in splits and splits:
         raise ValueError(f"{path.name} has no split {split!r}; there are {', '.join(sorted(splits))}")
     return Source(name, path.name, items, problems)
+
+
+def _of(given: str, split: str) -> bool:
+    return given == split or (split == "test" and given.startswith("test"))
 
 
 def _wrong(ref: Any, index: Instances) -> str:
