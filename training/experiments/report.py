@@ -265,13 +265,25 @@ def _control(found: Mapping[str, Any]) -> str:
         return said
     return (
         f"{said} It did not stay where it was, it fell apart: whatever does not fall apart gains more than it, so that "
-        "the second claim of the control says little at this learning rate."
+        f"the second claim of the control says little at this learning rate.{_slower(found)}"
+    )
+
+
+def _slower(found: Mapping[str, Any]) -> str:
+    """The control at the lower rate, where it does not fall apart."""
+    change = found["arms"]["grpo_random_slow"]["sets"].get("id", {}).get("right", {}).get("change")
+    if not change:
+        return ""
+    return (
+        f" At the lower rate ({label('grpo_random_slow')}), tried afterwards, it stays whole and changes ID by "
+        f"{_points(change['estimate'])} points {_over(change)}."
     )
 
 
 def _other_grpo(found: Mapping[str, Any]) -> str:
     """ID of the arms that vary GRPO, so that one rate or form is not taken for all of it."""
-    varied = [a.name for a in (*MAIN, *ABLATIONS, *AFTERWARDS) if a.method == "grpo" and a.name != "grpo_thought"]
+    every = [a for a in (*MAIN, *ABLATIONS, *AFTERWARDS) if a.method == "grpo" and a.profile != "random"]
+    varied = [a.name for a in every if a.name != "grpo_thought"]
     changes = {n: c.get("change") for n in varied if (c := found["arms"][n]["sets"].get("id", {}).get("right"))}
     parts = [
         f"{label(name)} {_points(c['estimate'])} {_over(c, 't')} (n = {len(found['arms'][name]['seeds'])})"
