@@ -487,6 +487,10 @@ def test_embedded_weights_killed_continued_shared_out_and_read_back(
     assert (tmp_path / "page.png").stat().st_size > 10_000
     assert evaluate.main([*one[:-1], str(tmp_path / "one.jsonl"), "--seed", "1"]) == 2
     assert "seed was 0, is 1" in capsys.readouterr().err
+    assert evaluate.main([*one, "--parser", "published"]) == 2  # two readings of texts do not mix in a file
+    assert "parser" in capsys.readouterr().err
+    strict = [*common, "--records", str(tmp_path / "strict.jsonl"), "--parser", "published"]
+    assert call(*strict)["parser"] == "published"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.metrics import resampled
-from training.records import Record, RecordsError, load
+from training.records import NOT_ASKED, Record, RecordsError, load
 
 Value = Callable[[Record], float | None]
 
@@ -79,7 +79,7 @@ def paired(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[Record, Recor
 
 
 def _read(*records: Record) -> bool:
-    return all(r["status"] not in ("UNREAD", "LEFT_OUT") for r in records)
+    return all(r["status"] not in NOT_ASKED for r in records)
 
 
 def compare(a: Sequence[Record], b: Sequence[Record], seed: int = 0, resamples: int = 10_000) -> list[Comparison]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from segzero_ros.geometry import rle_decode
 from segzero_ros.types import Instance, Mask, Segmentation, Status
+from training.records import NOT_ASKED, Record
 
-Record = dict[str, Any]
 WIDTH = 448  # of a tile, pixels
 GOOD, BAD = (64, 160, 84), (196, 64, 56)
 
@@ -27,7 +26,7 @@ def quality(record: Record) -> float:
 def choose(records: Sequence[Record], count: int) -> list[Record]:
     """Half failures (IoU below .5), the worst of each kind in turn, and half wins, of each kind in turn and
     those with something to find first."""
-    read = [r for r in records if r["status"] not in ("UNREAD", "LEFT_OUT")]
+    read = [r for r in records if r["status"] not in NOT_ASKED]
     bad = _in_turn(sorted((r for r in read if quality(r) < 0.5), key=lambda r: (quality(r), r["index"])))
     good = _in_turn(sorted((r for r in read if quality(r) >= 0.5), key=lambda r: (r["absent"], r["index"])))
     failures = bad[: max(count // 2, count - len(good))]

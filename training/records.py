@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+NOT_ASKED = ("UNREAD", "LEFT_OUT")  # statuses of items that no model saw
 Record = dict[str, Any]
 
 
@@ -93,7 +94,7 @@ def load(paths: Sequence[Path], key: str = "") -> tuple[dict[str, Any], list[Rec
         for record in _parse(path, path.read_text()):
             if record["index"] in found:
                 raise RecordsError(f"{path}: item {record['index']} ({record['id']}) is there twice")
-            if key and key not in record and record["status"] not in ("UNREAD", "LEFT_OUT"):
+            if key and key not in record and record["status"] not in NOT_ASKED:
                 raise RecordsError(f"{path}: item {record['index']} ({record['id']}) has no {key}: another command's")
             found[record["index"]] = record
     if not found:

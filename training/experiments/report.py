@@ -275,7 +275,7 @@ def _slower(found: Mapping[str, Any]) -> str:
     if not change:
         return ""
     return (
-        f" At the lower rate ({label('grpo_random_slow')}), tried afterwards, it stays whole and changes ID by "
+        f" At the lower rate ({label('grpo_random_slow')}), tried afterwards, it changes ID by "
         f"{_points(change['estimate'])} points {_over(change)}."
     )
 
