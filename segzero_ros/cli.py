@@ -17,8 +17,8 @@ from PIL import Image as PIL
 from PIL import UnidentifiedImageError
 
 from segzero_ros import __version__
+from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
 from segzero_ros.profiles import ProfileError, list_profiles, load_profile
-from segzero_ros.types import Image, Segmentation, SegzeroError, Status
 
 if TYPE_CHECKING:
     from segzero_ros.pipeline import Pipeline
@@ -118,9 +118,9 @@ def read_image(path: Path) -> Image:
 
 
 def _write(arguments: argparse.Namespace, image: Image, result: Segmentation) -> None:
-    from segzero_ros.geometry import label_image
+    from segzero_ros.core.geometry import label_image
+    from segzero_ros.core.result_dict import result_dict
     from segzero_ros.overlay import draw_overlay
-    from segzero_ros.report import result_dict
 
     masks = [i.mask for i in result.instances]
     if arguments.out:

@@ -9,8 +9,8 @@ import platform
 import sys
 from collections.abc import Iterator
 
+from segzero_ros.core.contract import SegzeroError
 from segzero_ros.profiles import list_profiles, load_profile
-from segzero_ros.types import SegzeroError
 
 Line = tuple[str, str, str]  # "ok", "note" or "bad"; what; advice
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "PyYAML", "rosbags-image", "safetensors", "transformers")
@@ -75,7 +75,7 @@ def _ros() -> Iterator[Line]:
 
 
 def _checkpoints(profile: str | None) -> Iterator[Line]:
-    from segzero_ros import checkpoints
+    from segzero_ros.models import checkpoints
 
     for p in [load_profile(profile)] if profile else list_profiles():
         for role, name in (("reasoner", p.reasoner), ("segmenter", p.segmenter)):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
-from segzero_ros.types import Image, Segmentation, Status
+from segzero_ros.core.contract import Image, Segmentation, Status
 
 MAX_LINES = 6
 MAX_LABEL = 40

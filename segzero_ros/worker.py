@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from segzero_ros.types import Cancel, OnProgress, SegzeroError
+from segzero_ros.core.contract import Cancel, OnProgress, SegzeroError
 
 log = logging.getLogger(__name__)
 

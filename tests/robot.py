@@ -20,7 +20,7 @@ from segzero_msgs.msg import Segmentation, State
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
-from segzero_ros.convert import image_to_msg
+from segzero_ros.ros.convert import image_to_msg
 
 LATCHED = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE = 60.0  # seconds; only a failing test waits so long

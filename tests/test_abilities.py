@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segzero_ros.types import Generation
+from segzero_ros.core.contract import Generation
 from training import abilities
 from training.abilities import Question, anls, edit_distance, exact, relaxed_accuracy, textvqa_accuracy, vqa_accuracy
 from training.records import RecordFile, load

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from segzero_ros.prompt import build_prompt
 from training import configuration, defaults, dry_run, train
 from training.configuration import ConfigurationError, load
 from training.conversations import prompt_profile

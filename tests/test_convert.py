@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_ros.convert import (
+from segzero_ros.core.contract import SegzeroError, Status
+from segzero_ros.ros.convert import (
     LAYOUTS,
     bytes_array,
     compressed_from_msg,
@@ -21,7 +22,6 @@ from segzero_ros.convert import (
     image_from_msg,
     image_to_msg,
 )
-from segzero_ros.types import SegzeroError, Status
 
 Array = NDArray[Any]
 

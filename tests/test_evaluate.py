@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
+from segzero_ros.core.contract import Generation, LoadedModel, Sampling
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
-from segzero_ros.types import Generation, LoadedModel, Sampling
 from training import compare_runs, evaluate, page
 from training.data import prepare
 from training.data.samples import BadRow, Item, LeftOut, Problem, Sample, Source, Target
@@ -327,7 +327,7 @@ class TestVoting:
 def test_the_adapter_draws_by_seed_and_leaves_torchs_generator_alone(models: tuple[Path, Path]) -> None:
     import torch
 
-    from segzero_ros.reasoner_transformers import load_reasoner
+    from segzero_ros.models.reasoner_transformers import load_reasoner
 
     reasoner = load_reasoner(replace(load_profile("demo"), max_new_tokens=6), str(models[0]))
 

@@ -18,7 +18,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from segzero_ros.executor import Executor
+from segzero_ros.ros.executor import Executor
 
 PATIENCE = 30.0  # seconds; only a failing test waits so long
 

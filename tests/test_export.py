@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from segzero_ros.core.prompt import build_prompt
+from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.profiles import load_profile
-from segzero_ros.prompt import build_prompt
-from segzero_ros.reasoner_transformers import load_reasoner
 from training import export, train
 from training.configuration import Configuration, ConfigurationError, load
 from training.shrink import shrunk

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from segzero_ros.frames import FrameStore, Instructions
-from segzero_ros.types import Cancel, SegzeroError, Status
+from segzero_ros.core.contract import Cancel, SegzeroError, Status
+from segzero_ros.core.frames import FrameStore, Instructions
 
 S = 1_000_000_000
 

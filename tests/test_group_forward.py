@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from segzero_ros.checkpoints import EMBEDDED
+from segzero_ros.models.checkpoints import EMBEDDED
 from training.group_forward import GroupForward, Prompts
 
 pytestmark = pytest.mark.long

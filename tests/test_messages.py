@@ -19,10 +19,10 @@ from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from segzero_ros import types
-from segzero_ros.geometry import mask_box
-from segzero_ros.messages import result_json, to_result_msg
-from segzero_ros.types import Instance, Segmentation, Status, Timing
+from segzero_ros.core import contract
+from segzero_ros.core.contract import Instance, Segmentation, Status, Timing
+from segzero_ros.core.geometry import mask_box
+from segzero_ros.ros.messages import result_json, to_result_msg
 
 HEADER = Header(stamp=Time(sec=1234567890, nanosec=999999999), frame_id="camera/färbung ✓")
 BoolMask = NDArray[np.bool_]
@@ -168,7 +168,7 @@ def test_json_says_all_but_the_pixels_and_the_raw_text() -> None:
             "prompt_points": [[3, 4.5]],
         }
     ]
-    assert set(plain) == set(types.Segmentation.__dataclass_fields__) - {"instances", "text"}
+    assert set(plain) == set(contract.Segmentation.__dataclass_fields__) - {"instances", "text"}
     assert (plain["status"], plain["height"], plain["width"], plain["timing"]["total"]) == ("OK", 30, 40, 4.0)
 
 

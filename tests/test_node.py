@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from segzero_ros.convert import image_to_msg
+from segzero_ros.ros.convert import image_to_msg
 from tests.robot import PATIENCE, Robot
 
 

@@ -17,7 +17,7 @@ from segzero_msgs.msg import Segmentation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_ros.convert import bytes_array, image_to_msg
+from segzero_ros.ros.convert import bytes_array, image_to_msg
 from tests.robot import Robot
 
 Start = Callable[..., subprocess.Popen]

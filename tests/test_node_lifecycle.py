@@ -11,7 +11,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from segzero_msgs.msg import Segmentation, State
 
-from segzero_ros.parameters import TABLE
+from segzero_ros.ros.parameters import TABLE
 from tests.robot import PATIENCE, Robot
 
 Start = Callable[..., subprocess.Popen]
@@ -102,7 +102,7 @@ def test_a_bad_parameter_is_a_sentence(robot: Robot, start: Start, name: str, va
 
 
 def test_help_lists_the_parameters_and_starts_nothing() -> None:
-    command = [sys.executable, "-m", "segzero_ros.node", "--help"]
+    command = [sys.executable, "-m", "segzero_ros.ros.node", "--help"]
     told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     assert all(f"  {p.name} (" in told and p.sentence in told for p in TABLE)
 

@@ -24,12 +24,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMsg
 from std_msgs.msg import Header, String
 
-from segzero_ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
-from segzero_ros.executor import Executor
-from segzero_ros.geometry import mask_box
-from segzero_ros.outputs import Kept, Outputs
+from segzero_ros.core.contract import Image, Instance, Segmentation, Status
+from segzero_ros.core.geometry import mask_box
 from segzero_ros.overlay import draw_overlay
-from segzero_ros.types import Image, Instance, Segmentation, Status
+from segzero_ros.ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
+from segzero_ros.ros.executor import Executor
+from segzero_ros.ros.outputs import Kept, Outputs
 
 LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE = 30.0  # seconds; only a failing test waits so long
@@ -217,7 +217,7 @@ def test_the_overlay_is_drawn_once_for_both_its_topics(bench: Bench, monkeypatch
         drawn.append(result.reasoning)
         return draw_overlay(image, result)
 
-    monkeypatch.setattr("segzero_ros.outputs.draw_overlay", count)
+    monkeypatch.setattr("segzero_ros.ros.outputs.draw_overlay", count)
     both: dict[str, type] = {"overlay": ImageMsg, "overlay/compressed": CompressedImage}
     bench.listen(both)
     bench.outputs.publish(kept(TWO))

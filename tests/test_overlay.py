@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segzero_ros.geometry import mask_box
+from segzero_ros.core.contract import Box, Image, Instance, Segmentation, Status
+from segzero_ros.core.geometry import mask_box
 from segzero_ros.overlay import MAX_LINES, caption, color, draw_overlay, side_by_side
-from segzero_ros.types import Box, Image, Instance, Segmentation, Status
 
 BoolMask = NDArray[np.bool_]
 BAND = (24, 24, 24)

@@ -160,14 +160,14 @@ def test_symlink_install_points_at_the_sources_and_a_second_build_succeeds(works
     places = "--build-base build_links --install-base install_links"
     script = (
         "source install_links/setup.bash && python3 -c "
-        "'import segzero_ros.types as t, segzero_msgs.msg as m; print(t.__file__, m.__file__)'"
+        "'import segzero_ros.core.contract as t, segzero_msgs.msg as m; print(t.__file__, m.__file__)'"
     )
     origins = []
     for _ in range(2):
         in_shell(f"{build} {places}", workspace)
         origins.append(in_shell(script, workspace).split())
     assert origins[0] == origins[1]
-    assert Path(origins[0][0]).resolve() == sources / "segzero_ros" / "types.py"
+    assert Path(origins[0][0]).resolve() == sources / "segzero_ros" / "core" / "contract.py"
     assert str(workspace / "install_links") in origins[0][1]
     assert os.access(workspace / "install_links/segzero_ros/lib/segzero_ros/segzero", os.X_OK)
 
@@ -202,7 +202,7 @@ def test_the_root_carries_what_the_messages_need_and_never_names_them() -> None:
 def test_every_status_of_the_library_is_a_constant_of_the_message() -> None:
     from segzero_msgs.msg import Segmentation
 
-    from segzero_ros.types import Status
+    from segzero_ros.core.contract import Status
 
     values = [getattr(Segmentation, f"STATUS_{status.name}") for status in Status]
     assert sorted(values) == list(range(len(values)))

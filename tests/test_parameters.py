@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segzero_ros import parameters
+from segzero_ros.ros import parameters
 
 CONFIGS = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from segzero_ros import cli
+from segzero_ros.core.contract import Cancel, Done, Generation, Queued, Reasoning, SegzeroError, Status
 from segzero_ros.overlay import draw_overlay, side_by_side
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
-from segzero_ros.types import Cancel, Done, Generation, Queued, Reasoning, SegzeroError, Status
 from tests import tiny_models
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from sensor_msgs.msg import Image as ImageMsg
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
-from segzero_ros.checkpoints import EMBEDDED
-from segzero_ros.convert import image_from_msg
+from segzero_ros.core.contract import Image, Status
+from segzero_ros.models.checkpoints import EMBEDDED
+from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
-from segzero_ros.reasoner_transformers import load_reasoner
-from segzero_ros.types import Image, Status
+from segzero_ros.ros.convert import image_from_msg
 from tests import tiny_models
 
 RECORDING = Path(__file__).parents[1] / "examples" / "demo.mcap"

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.profiles import Profile
-from segzero_ros.reasoner_transformers import load_reasoner
 from training import configuration, logs, train
 from training import model as models
 from training.configuration import Configuration, ConfigurationError, load
@@ -131,7 +131,7 @@ class TestTheNodeAndTheTrainer:
             max_new_tokens=6,
         )
         node = load_reasoner(profile, device="cpu", dtype="float32")
-        from segzero_ros.prompt import build_prompt
+        from segzero_ros.core.prompt import build_prompt
 
         prompt, square = build_prompt(profile, row["problem"]), np.asarray(row["image"])
         assert inputs["input_ids"][0].tolist() == node.prompt_ids(prompt)
@@ -199,7 +199,7 @@ class TestWhatIsTrained:
     def test_a_checkpoint_that_lacks_weights_is_refused(self, tmp_path: Path) -> None:
         from safetensors.torch import save_file
 
-        from segzero_ros.types import SegzeroError
+        from segzero_ros.core.contract import SegzeroError
 
         make_model("qwen2_5_vl_3b", tmp_path / "model")
         file = tmp_path / "model" / "model.safetensors"

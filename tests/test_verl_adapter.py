@@ -12,8 +12,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
+from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from segzero_ros.prompt import build_prompt
 from training.configuration import load
 from training.data import prepare
 from training.rewards import PROFILES

@@ -35,8 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from segzero_ros.core.contract import Image, Reasoner, Sampling, SegzeroError
 from segzero_ros.profiles import ProfileError
-from segzero_ros.types import Image, Reasoner, Sampling, SegzeroError
 from training.metrics import interval
 from training.records import Record, RecordFile, RecordsError, load
 
@@ -328,7 +328,7 @@ def check(
     within the token limit; scored as it is), "UNREAD" (an image that cannot be read; no score). With a file, batches
     that are there already are not asked again.
     """
-    from segzero_ros.geometry import square_image
+    from segzero_ros.core.geometry import square_image
 
     every = list(questions)
     done = dict(file.done) if file else {}
@@ -427,8 +427,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
+    from segzero_ros.models.reasoner_transformers import load_reasoner
     from segzero_ros.profiles import load_profile
-    from segzero_ros.reasoner_transformers import load_reasoner
     from training.evaluate import weights
 
     tabletop = a.set == "tabletop"

@@ -21,7 +21,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from segzero_ros.prompt import TEMPLATES
+from segzero_ros.core.prompt import TEMPLATES
 from training.rewards import PROFILES
 
 FOLDER = Path(__file__).with_name("configs")
@@ -117,7 +117,7 @@ class Model:
 class Data:
     """train, validation: folders that datasets.load_from_disk reads, or "" for no validation. square: pixels of the
     model's image; rows of another square are scaled. coordinates: what the model reads and writes. prompt: a
-    template of segzero_ros.prompt, or the words themselves with {question}. newline_after_image: as VisionReasoner
+    template of segzero_ros.core.prompt, or the words themselves with {question}. newline_after_image: as VisionReasoner
     trains. answer: the form of the solutions, of which the supervised texts are made. thought: supervised texts begin
     with the column `thought`. rows, validation_rows: the first so many only; 0 = all."""
 

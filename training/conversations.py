@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import Profile
-from segzero_ros.prompt import build_prompt
 from training.configuration import ConfigurationError, Data
 from training.data.rows import LONGEST, masks_of, read_solution, scaled, square_mask, square_of, write_solution
 from training.data.samples import Target

@@ -60,7 +60,7 @@ def meta_model(c: Configuration) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from segzero_ros import checkpoints
+    from segzero_ros.models import checkpoints
     from training import model as models
 
     name = c.model.architecture

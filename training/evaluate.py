@@ -46,10 +46,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from segzero_ros.geometry import mask_box, rle_encode
+from segzero_ros.core.contract import Box, Image, Mask, Point, Sampling, Segmentation, SegzeroError, Status
+from segzero_ros.core.geometry import mask_box, rle_encode
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import ProfileError, load_profile
-from segzero_ros.types import Box, Image, Mask, Point, Sampling, Segmentation, SegzeroError, Status
 from training import protocols
 from training.data.samples import LeftOut, Problem, Sample, Source
 from training.metrics import (
@@ -585,7 +585,7 @@ def weights(name: str, role: str, revision: str) -> str:
     """Which weights a name stands for: the hub's commit, or a digest of a folder's files."""
     if revision:
         return revision
-    from segzero_ros.checkpoints import resolve
+    from segzero_ros.models.checkpoints import resolve
 
     digest = hashlib.blake2b(digest_size=16)
     folder = resolve(name, role, offline=True)

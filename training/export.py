@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
+from segzero_ros.core.contract import SegzeroError
 from segzero_ros.profiles import load_profile
-from segzero_ros.types import SegzeroError
 from training import configuration
 from training.configuration import Configuration, ConfigurationError
 from training.conversations import prompt_profile

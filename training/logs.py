@@ -220,7 +220,7 @@ def _picture(c: Configuration, row: dict[str, Any], texts: Sequence[str]) -> Any
     """The image with the solution's boxes in green and the answers' in red."""
     from PIL import ImageDraw
 
-    from segzero_ros.answer import parse_answer
+    from segzero_ros.core.answer import parse_answer
     from training.conversations import prompt_profile
 
     shown = row["image"].resize((PICTURE, PICTURE))

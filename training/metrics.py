@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from segzero_ros.geometry import boxes_iou_matrix
-from segzero_ros.types import Box
+from segzero_ros.core.contract import Box
+from segzero_ros.core.geometry import boxes_iou_matrix
 
 
 def matched(predicted: Sequence[Box], true: Sequence[Box]) -> list[tuple[int, int, float]]:

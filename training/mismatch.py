@@ -26,8 +26,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import Profile, load_profile
-from segzero_ros.prompt import build_prompt
 
 CLIP = 0.2  # of PPO, as published
 QUANTILES = (0.0, 0.01, 0.5, 0.99, 1.0)
@@ -141,7 +141,7 @@ def prepared(folder: Path, count: int) -> list[tuple[NDArray[np.uint8], str]]:
 
 
 def _transformers_reasoner(profile: str, checkpoint: str, dtype: str) -> Any:
-    from segzero_ros.reasoner_transformers import load_reasoner
+    from segzero_ros.models.reasoner_transformers import load_reasoner
 
     return load_reasoner(load_profile(profile), checkpoint, dtype=dtype, offline=True)
 
@@ -307,7 +307,7 @@ def _same(seen: Sequence[int], meant: Sequence[int], item: int) -> None:
 
 
 def _checkpoint_folder(name: str) -> Path:
-    from segzero_ros import checkpoints
+    from segzero_ros.models import checkpoints
 
     return Path(checkpoints.resolve(name, "reasoner", offline=True))
 

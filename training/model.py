@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.trainer_utils import rotate_checkpoints
 
-from segzero_ros import checkpoints
+from segzero_ros.models import checkpoints
 from training.configuration import Configuration, ConfigurationError, Model
 from training.train import WHOLE
 
@@ -25,8 +25,8 @@ _NORMS = {"qwen2_vl": _CLIP, "qwen2_5_vl": _CLIP, "qwen3_vl": ([0.5] * 3, [0.5] 
 # gate_proj, up_proj and down_proj have the same names.
 LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 
-# What the node writes by hand (segzero_ros.reasoner_transformers): no system turn unless one is given, nothing after
-# the last end of turn. For one image it is the published template's text. New lines are spelled out: the library trims
+# What the node writes by hand (segzero_ros.models.reasoner_transformers): no system turn unless one is given, nothing
+# after the last end of turn. For one image it is the published template's text. New lines are spelled out: the library trims
 # those behind a block.
 CHAT = (
     "{% for m in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}<|im_start|>{{ m['role'] + '\\n' }}"

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.geometry import rle_decode
-from segzero_ros.types import Instance, Mask, Segmentation, Status
+from segzero_ros.core.contract import Instance, Mask, Segmentation, Status
+from segzero_ros.core.geometry import rle_decode
 from training.records import NOT_ASKED, Record
 
 WIDTH = 448  # of a tile, pixels

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from segzero_ros.types import Mask
+from segzero_ros.core.contract import Mask
 from training.metrics import interval, ratio_interval
 
 

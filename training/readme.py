@@ -29,7 +29,7 @@ _REWARDS = "training/rewards/"
 PARTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     (
         "prompt with an example",
-        (("segzero_ros/prompt.py", "SEG_ZERO"), ("segzero_ros/prompt.py", "VISION_REASONER")),
+        (("segzero_ros/core/prompt.py", "SEG_ZERO"), ("segzero_ros/core/prompt.py", "VISION_REASONER")),
         "the example has single quotes, which `json.loads` refuses: a literal imitation wins the tags alone",
     ),
     (
@@ -93,7 +93,7 @@ PARTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("supervised baseline", (("training/sft.py", "build"),), "neither code nor learning rate is published"),
     (
         "answer to masks",
-        (("segzero_ros/answer.py", "parse_answer"), ("segzero_ros/pipeline.py", "Pipeline")),
+        (("segzero_ros/core/answer.py", "parse_answer"), ("segzero_ros/core/pipeline.py", "Pipeline")),
         "an unreadable answer ends the script; SAM 2.0; of three masks the one with the best predicted score",
     ),
     (

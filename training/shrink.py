@@ -78,7 +78,7 @@ def make_model(architecture: str, folder: Path) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-    from segzero_ros import checkpoints
+    from segzero_ros.models import checkpoints
 
     embedded = checkpoints.EMBEDDED / "reasoner"
     file = embedded / "config.json" if architecture == "embedded" else architecture_file(architecture)

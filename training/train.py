@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from segzero_ros.types import SegzeroError
+from segzero_ros.core.contract import SegzeroError
 from training import configuration
 from training.configuration import Configuration, ConfigurationError, main_process
 from training.prepared import digest

@@ -31,7 +31,7 @@ def given(c: Configuration) -> dict[str, Any]:
     """What the terms of the configuration's profile need beside texts and solutions."""
     found: dict[str, Any] = {"square": c.data.extent}
     if PROFILES[c.reward.profile].needs_masks:
-        from segzero_ros.segmenter_transformers import load_segmenter
+        from segzero_ros.models.segmenter_transformers import load_segmenter
         from training.conversations import prompt_profile
 
         found["segmenter"] = load_segmenter(prompt_profile(c.data), c.reward.segmenter)

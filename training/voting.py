@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segzero_ros.types import Mask
+from segzero_ros.core.contract import Mask
 
 CLUSTER_IOU = 0.85
 VOTE_SHARE = 0.2

@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     from segzero_ros.profiles import ProfileError
-    from segzero_ros.types import SegzeroError
+    from segzero_ros.core.contract import SegzeroError
 
     arguments = parser().parse_args(argv)
     try:

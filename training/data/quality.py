@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.types import Segmenter
+from segzero_ros.core.contract import Segmenter
 from training.data.objects import Mask, inclusive_box, two_points
 
 MIN_IOU = 0.6
@@ -21,7 +21,7 @@ MIN_IOU = 0.6
 def load(profile: str) -> Segmenter:
     """The segmenter of a profile (a name, or the path of its YAML). Raises ProfileError or SegzeroError."""
     from segzero_ros.profiles import load_profile
-    from segzero_ros.segmenter_transformers import load_segmenter
+    from segzero_ros.models.segmenter_transformers import load_segmenter
 
     return load_segmenter(load_profile(profile))
 

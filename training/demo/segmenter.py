@@ -109,7 +109,7 @@ def run(settings: Settings) -> None:
     from torch import Tensor, nn
     from tqdm import tqdm
 
-    from segzero_ros.segmenter_transformers import MEAN, STD
+    from segzero_ros.models.segmenter_transformers import MEAN, STD
     from training.tabletop import instructions
     from training.tabletop.scene import SIZE
     from training.tabletop.store import MIN_AREA, Scenes

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from segzero_ros.answer import parse_answer
+from segzero_ros.core.answer import parse_answer
+from segzero_ros.core.contract import Box, Status
 from segzero_ros.profiles import load_profile
-from segzero_ros.types import Box, Status
 from training.demo.reasoner import GRID, library_inputs, normalise
 from training.experiments.questions import Ask
 from training.experiments.sets import Item, Set

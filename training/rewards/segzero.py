@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from segzero_ros.geometry import boxes_iou_matrix
+from segzero_ros.core.geometry import boxes_iou_matrix
 from training.rewards.star import OneLook, Segmenter, mask_ious, predicted_masks
 from training.rewards.texts import SQUARE, each, scaled
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from segzero_ros.types import Segmenter
+from segzero_ros.core.contract import Segmenter
 from training.rewards import vision_reasoner
 from training.rewards.texts import SQUARE, each, well_tagged
 from training.rewards.vision_reasoner import MAX_OBJECTS, boxes_and_points, hits, items_of

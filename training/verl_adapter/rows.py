@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import Profile
-from segzero_ros.prompt import build_prompt
 from training.prepared import rows_in
 
 COLUMNS = ("id", "problem", "solution", "image", "img_height", "img_width")

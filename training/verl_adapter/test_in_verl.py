@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoTokenizer
 
+from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from segzero_ros.prompt import build_prompt
 from training.mismatch import with_processor
 from training.verl_adapter.check import compose, dataset, main, prompt_tokens, validate, verl_keys
 from training.verl_adapter.keys import FOLDER, names, pinned, read, unknown

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from segzero_ros.types import Cancel, SegzeroError, Status
+from segzero_ros.core.contract import Cancel, SegzeroError, Status
 
 
 @dataclass(frozen=True)

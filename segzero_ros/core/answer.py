@@ -12,8 +12,8 @@ import math
 import re
 from typing import Any
 
-from segzero_ros.profiles import Profile
-from segzero_ros.types import Answer, Box, Candidate, Point, Status
+from segzero_ros.core.contract import Answer, Box, Candidate, Point, Status
+from segzero_ros.core.profiles import Profile
 
 MAX_CHARS = 200_000  # of a text; no model of ours writes a tenth of it
 MAX_OBJECTS = 254  # one byte in the label image: 0 is background, 255 is reserved

@@ -38,16 +38,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
-from segzero_ros import parameters
-from segzero_ros.convert import compressed_from_msg, image_from_msg
-from segzero_ros.executor import Executor
-from segzero_ros.frames import Frame, FrameStore, Instructions
-from segzero_ros.messages import to_result_msg
-from segzero_ros.outputs import Kept, Outputs
+from segzero_ros.core.contract import Cancel, OnProgress, Segmentation, SegzeroError, Status
+from segzero_ros.core.frames import Frame, FrameStore, Instructions
+from segzero_ros.core.prompt import validate_instruction
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
-from segzero_ros.prompt import validate_instruction
-from segzero_ros.types import Cancel, OnProgress, Segmentation, SegzeroError, Status
+from segzero_ros.ros import parameters
+from segzero_ros.ros.convert import compressed_from_msg, image_from_msg
+from segzero_ros.ros.executor import Executor
+from segzero_ros.ros.messages import to_result_msg
+from segzero_ros.ros.outputs import Kept, Outputs
 from segzero_ros.worker import Report, Request, State, Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

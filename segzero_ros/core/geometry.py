@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
 
-from segzero_ros.profiles import Profile
-from segzero_ros.types import Box, Candidate, Image, Mask, Point
+from segzero_ros.core.contract import Box, Candidate, Image, Mask, Point
+from segzero_ros.core.profiles import Profile
 
 
 def square_image(image: Image, side: int) -> Image:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.image.image import convert_color
 
-from segzero_ros.types import Image, SegzeroError, Status
+from segzero_ros.core.contract import Image, SegzeroError, Status
 
 # encoding -> (bytes per channel, channels, rows of data per image row)
 _BAYER = {f"bayer_{p}{b}": (b // 8, 1, 1.0) for p in ("rggb", "bggr", "gbrg", "grbg") for b in (8, 16)}

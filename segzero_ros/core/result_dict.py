@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from segzero_ros.types import Segmentation
+from segzero_ros.core.contract import Segmentation
 
 
 def result_dict(result: Segmentation) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import importlib.util
 
 import torch
 
-from segzero_ros.types import SegzeroError, Status
+from segzero_ros.core.contract import SegzeroError, Status
 
 
 def choose_device(wish: str | None) -> torch.device:

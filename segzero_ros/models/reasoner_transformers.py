@@ -15,10 +15,7 @@ import torch
 from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from segzero_ros import checkpoints
-from segzero_ros.devices import choose_attention, choose_device, choose_dtype, memory_of
-from segzero_ros.profiles import Profile
-from segzero_ros.types import (
+from segzero_ros.core.contract import (
     Cancel,
     Generation,
     Image,
@@ -30,6 +27,9 @@ from segzero_ros.types import (
     Status,
     is_out_of_memory,
 )
+from segzero_ros.core.profiles import Profile
+from segzero_ros.models import checkpoints
+from segzero_ros.models.devices import choose_attention, choose_device, choose_dtype, memory_of
 
 # preprocessor_config.json of the published checkpoints.
 _NORMS = {
@@ -111,7 +111,7 @@ def _stop_if(cancel: Cancel | None) -> None:
 
 
 class TransformersReasoner:
-    """See types.Reasoner. Not thread-safe: one thread owns it."""
+    """See contract.Reasoner. Not thread-safe: one thread owns it."""
 
     def __init__(self, model: Any, tokenizer: Any, profile: Profile, info: LoadedModel) -> None:
         self.model, self.tokenizer, self.profile, self.info = model, tokenizer, profile, info

@@ -12,10 +12,10 @@ from segzero_msgs.msg import Box2D, Instance, Mask, Point2D, Timing
 from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
-from segzero_ros.convert import bytes_array
-from segzero_ros.report import clean, result_dict
-from segzero_ros.types import Instance as Found
-from segzero_ros.types import Segmentation
+from segzero_ros.core.contract import Instance as Found
+from segzero_ros.core.contract import Segmentation
+from segzero_ros.core.result_dict import clean, result_dict
+from segzero_ros.ros.convert import bytes_array
 
 
 def status_constant(result: Segmentation) -> int:

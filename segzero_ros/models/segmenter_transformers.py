@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Sam2Model
 
-from segzero_ros import checkpoints
-from segzero_ros.devices import choose_device, choose_dtype, memory_of
-from segzero_ros.profiles import Profile
-from segzero_ros.types import (
+from segzero_ros.core.contract import (
     Box,
     Cancel,
     Image,
@@ -25,6 +22,9 @@ from segzero_ros.types import (
     Status,
     is_out_of_memory,
 )
+from segzero_ros.core.profiles import Profile
+from segzero_ros.models import checkpoints
+from segzero_ros.models.devices import choose_device, choose_dtype, memory_of
 
 # ImageNet's, as in the published preprocessor_config.json.
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -91,7 +91,7 @@ class Features:
 
 
 class TransformersSegmenter:
-    """See types.Segmenter. Not thread-safe: one thread owns it."""
+    """See contract.Segmenter. Not thread-safe: one thread owns it."""
 
     def __init__(self, model: Any, info: LoadedModel) -> None:
         self.model, self.info = model, info

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from segzero_ros.types import SegzeroError, Status
+from segzero_ros.core.contract import SegzeroError, Status
 
-EMBEDDED = Path(__file__).with_name("weights")
+EMBEDDED = Path(__file__).parents[1] / "weights"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 

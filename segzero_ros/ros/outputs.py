@@ -19,11 +19,11 @@ from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
-from segzero_ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
-from segzero_ros.geometry import label_image
-from segzero_ros.messages import clean, result_json, to_result_msg
+from segzero_ros.core.contract import Segmentation
+from segzero_ros.core.geometry import label_image
 from segzero_ros.overlay import draw_overlay
-from segzero_ros.types import Segmentation
+from segzero_ros.ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
+from segzero_ros.ros.messages import clean, result_json, to_result_msg
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks

@@ -1,6 +1,6 @@
 """The node's parameters: one table declares, validates and documents them.
 
-`python -m segzero_ros.parameters` prints the table as Markdown.
+`python -m segzero_ros.ros.parameters` prints the table as Markdown.
 """
 
 from __future__ import annotations

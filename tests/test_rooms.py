@@ -1,0 +1,92 @@
+"""The architecture as a rule: which room may import which. Imports inside functions count."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "segzero_ros"
+# From the bottom up; a file imports its own storey and those below. Files that are not named stand for their room.
+STOREYS = (
+    {"segzero_ros.core"},
+    {"segzero_ros.models", "segzero_ros.worker", "segzero_ros.overlay", "segzero_ros.launching"},
+    {"segzero_ros.pipeline", "segzero_ros.profiles"},  # public facades
+    {"segzero_ros.ros"},
+    {"segzero_ros.cli", "segzero_ros.doctor", "segzero_ros.__main__"},
+)
+FREE = {"segzero_ros"}  # __init__.py: the version
+NOT_IN_CORE = {"torch", "transformers", "safetensors", "huggingface_hub", "rclpy"}
+MESSAGES = ("_msgs", "_srvs", "_interfaces")
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(name: str) -> set[str]:
+    """The modules that a file imports, anywhere in it."""
+    out = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            out |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: a relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            out |= {w if w in FILES else str(node.module) for w in whole}
+    return out
+
+
+def storey(name: str) -> int:
+    room = ".".join(name.split(".")[:2])
+    return next(n for n, rooms in enumerate(STOREYS) if room in rooms)
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - FREE))
+def test_imports_run_one_way(name: str) -> None:
+    for other in imports_of(name) & FILES.keys() - FREE:
+        assert storey(other) <= storey(name), f"{name} imports {other}, which stands above it"
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    graph = {name: imports_of(name) & FILES.keys() - FREE for name in FILES}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", sorted(n for n in FILES if n.startswith("segzero_ros.core")))
+def test_the_core_imports_neither_ros_nor_a_model_library(name: str) -> None:
+    roots = {other.partition(".")[0] for other in imports_of(name)}
+    assert not roots & NOT_IN_CORE and not any(root.endswith(MESSAGES) for root in roots)
+
+
+def test_the_core_loads_neither_ros_nor_a_model_library() -> None:
+    core = ", ".join(n for n in FILES if n.startswith("segzero_ros.core"))
+    code = f"import sys, {core}; print(*({NOT_IN_CORE!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_no_class_is_longer_than_200_lines(name: str) -> None:
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            assert (node.end_lineno or 0) - node.lineno < 200, f"{name}.{node.name}"
+
+
+def test_no_file_has_the_name_of_a_module_of_the_standard_library() -> None:
+    """A script that is run from its own folder would find ours instead."""
+    stems = {path.stem for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
+    assert not {stem for stem in stems & sys.stdlib_module_names if importlib.util.find_spec(stem)} - {"profile"}
