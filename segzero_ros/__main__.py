@@ -5,7 +5,7 @@ import sys
 
 if __name__ == "__main__":
     # Imports take seconds, and a signal in the middle of one would end in a traceback: main() waits for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    from segzero_ros.ros.node import main
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    from segzero_ros.ros.main import main
 
     sys.exit(main())

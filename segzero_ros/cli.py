@@ -120,7 +120,7 @@ def read_image(path: Path) -> Image:
 def _write(arguments: argparse.Namespace, image: Image, result: Segmentation) -> None:
     from segzero_ros.core.geometry import label_image
     from segzero_ros.core.result_dict import result_dict
-    from segzero_ros.overlay import draw_overlay
+    from segzero_ros.overlay import captioned, draw_overlay
 
     masks = [i.mask for i in result.instances]
     if arguments.out:
@@ -130,7 +130,7 @@ def _write(arguments: argparse.Namespace, image: Image, result: Segmentation) ->
         labels = label_image(masks, [i.score for i in result.instances], *image.shape[:2])
         PIL.fromarray(labels).save(arguments.labels)
     if arguments.overlay:
-        PIL.fromarray(draw_overlay(image, result)).save(arguments.overlay)
+        PIL.fromarray(captioned(draw_overlay(image, result), result)).save(arguments.overlay)
     if arguments.json:
         print(json.dumps(result_dict(result)))
         return

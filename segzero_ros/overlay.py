@@ -26,7 +26,7 @@ def color(index: int) -> tuple[int, int, int]:
 
 
 def draw_overlay(image: Image, result: Segmentation) -> Image:
-    """RGB (H + caption, W, 3): the source image with what was found, and a band that says it in words."""
+    """RGB (H, W, 3): the source image with what was found, of the source's size."""
     canvas = image.copy()
     line = max(1, round(min(image.shape[:2]) / 240))
     for i in result.instances:
@@ -56,7 +56,12 @@ def draw_overlay(image: Image, result: Segmentation) -> Image:
         taken.append((x, y, x + wide, y + high))
         draw.rectangle(taken[-1], fill=color(i.index))
         draw.text((x + 1 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
-    return np.vstack([np.asarray(picture), caption(result, picture.width)])
+    return np.asarray(picture)
+
+
+def captioned(picture: Image, result: Segmentation) -> Image:
+    """RGB (H + caption, W, 3): a picture above a band that says the answer in words."""
+    return np.vstack([picture, caption(result, picture.shape[1])])
 
 
 def caption(result: Segmentation, width: int) -> Image:
@@ -77,8 +82,8 @@ def caption(result: Segmentation, width: int) -> Image:
 
 
 def side_by_side(image: Image, result: Segmentation) -> Image:
-    """The source image beside the overlay, RGB."""
-    right = draw_overlay(image, result)
+    """The source image beside the captioned overlay, RGB."""
+    right = captioned(draw_overlay(image, result), result)
     left = np.full((right.shape[0], image.shape[1], 3), 24, np.uint8)
     left[: image.shape[0]] = image
     return np.hstack([left, right])

@@ -1,36 +1,37 @@
-"""The one thread that owns the models. No ROS here.
+"""A thread that owns models: it loads them, then answers one request after another. No ROS here.
 
-A slot for one request in front of it: a newer request takes the slot and cancels the one that runs.
+Whatever its callbacks raise ends the request in hand with a status, is logged with its trace, and the thread goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
-from segzero_ros.core.contract import Cancel, OnProgress, SegzeroError
+from segzero_ros.core.contract import Cancel, OnProgress, Segmentation, SegzeroError, Status, is_out_of_memory
+from segzero_ros.core.requests import Ticket
 
 log = logging.getLogger(__name__)
 
 
 class State(str, Enum):
-    """What the worker does. The names are the constants of segzero_msgs/State."""
+    """What the node does. The names are the constants of segzero_msgs/State."""
 
     LOADING = "LOADING"
     READY = "READY"
     REASONING = "REASONING"
     FAILED = "FAILED"
     UNLOADED = "UNLOADED"
+    INACTIVE = "INACTIVE"
 
 
 @dataclass(frozen=True)
-class Report:
-    """One change of state. progress is 0 to 1 while LOADING."""
+class Snapshot:
+    """The state at one moment. progress is 0 to 1 while LOADING."""
 
     state: State
     message: str = ""
@@ -38,96 +39,56 @@ class Report:
     instruction: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One question to the models.
+OnState = Callable[[Snapshot], None]
 
-    image: a message to reason about, or None for the newest frame. deadline, submitted: time.monotonic() seconds.
-    done: called once with the answer, from the worker's thread or from the thread that replaced the request.
-    """
 
-    request_id: str
-    instruction: str
-    deadline: float
-    done: Callable[[Any], None]
-    image: Any = None
-    submitted: float = field(default_factory=time.monotonic)
-    cancel: Cancel = field(default_factory=Cancel)
+class Source(Protocol):
+    """Where requests come from and go to: `core.requests.Requests`."""
+
+    def take(self, stop: Cancel) -> Ticket | None: ...
+    def finish(self, ticket: Ticket, result: Segmentation) -> None: ...
+    def wake(self) -> None: ...
 
 
 class Worker:
-    """Loads, then serves one request after another until stopped.
+    """Loads, then serves until stopped.
 
-    load(on_progress, cancel) returns the pipeline, serve(pipeline, request) the answer (it must not raise for failures
-    that have a status), cancelled(request) the answer to a request that never ran, idle() the next
-    request when the slot is empty, or None. wake() is called after each cancel, for a `serve` that waits for a frame.
+    load(on_progress, cancel) returns the models, loaded(models) is told of them, serve(models, ticket, on_state)
+    returns the answer. on_state(snapshot) is told of each change, never after `stop`. release() gives memory back, when
+    a request found none and when the models are dropped. after: a worker to wait for, since two loads need the memory
+    twice.
     """
 
     def __init__(
         self,
+        source: Source,
         load: Callable[[OnProgress, Cancel], Any],
-        serve: Callable[[Any, Request], Any],
-        cancelled: Callable[[Request], Any],
-        report: Callable[[Worker, Report], None],
-        idle: Callable[[], Request | None] = lambda: None,
-        wake: Callable[[], None] = lambda: None,
+        serve: Callable[[Any, Ticket, OnState], Segmentation],
+        on_state: OnState,
+        loaded: Callable[[Any], None] = lambda models: None,
+        release: Callable[[], None] = lambda: None,
         after: Worker | None = None,
     ) -> None:
-        self._load, self._serve, self._cancelled = load, serve, cancelled
-        self._report, self._idle, self._wake = report, idle, wake
+        self._source = source
+        self._load = load
+        self._serve = serve
+        self._on_state = on_state
+        self._loaded = loaded
+        self._release = release
         self._after = after
-        self._condition = threading.Condition()
-        self._slot: Request | None = None
-        self._running: Request | None = None
+        self._gate = threading.Lock()  # nothing is told after stop()
         self._stop = Cancel()
-        self.ready = False
+        self._told: Snapshot | None = None
         self._thread = threading.Thread(target=self._run, name="segzero-worker", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, request: Request) -> None:
-        """Put the request in the slot; what was there or runs is cancelled."""
-        with self._condition:
-            stopped = self._stop.is_set()
-            replaced, self._slot = self._slot, None if stopped else request
-            if self._running:
-                self._running.cancel.set()
-            self._condition.notify_all()
-        self._wake()
-        if replaced:
-            self._hand_out(replaced, self._cancelled(replaced))
-        if stopped:
-            self._hand_out(request, self._cancelled(request))
-
-    def cancel(self) -> bool:
-        """Empty the slot and stop the running request before its next token. False when there was nothing."""
-        with self._condition:
-            replaced, self._slot = self._slot, None
-            running = self._running
-            if running:
-                running.cancel.set()
-        self._wake()
-        if replaced:
-            self._hand_out(replaced, self._cancelled(replaced))
-        return bool(replaced or running)
-
-    def instructions(self) -> tuple[str, ...]:
-        """The texts that are queued or running."""
-        with self._condition:
-            return tuple(r.instruction for r in (self._running, self._slot) if r and not r.cancel.is_set())
-
-    def poke(self) -> None:
-        """Ask idle() again."""
-        with self._condition:
-            self._condition.notify_all()
-
     def stop(self) -> None:
-        """Cancel everything and let the thread end; returns at once."""
-        with self._condition:  # no report comes after this
+        """Let the thread end and return at once: a load cannot be interrupted. Cancelling requests is the source's."""
+        with self._gate:
             self._stop.set()
-        self.cancel()
-        self.poke()
+        self._source.wake()
 
     def join(self, deadline: float) -> bool:
         """Wait at most `deadline` seconds for the thread. True when it has ended."""
@@ -137,50 +98,53 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        if self._after is not None:  # two loads at once would need the memory twice
-            if self._after._thread.ident is not None:
-                self._after._thread.join()
-            self._after = None
-        try:
-            self._tell(Report(State.LOADING, "starting to load"))
-            pipeline = self._load(lambda p, text: self._tell(Report(State.LOADING, text, p)), self._stop)
-        except Exception as error:  # hostile files raise anything; the sentence goes to ~/state
-            if not self._stop.is_set():
-                log.debug("load failed", exc_info=True)
-                known = isinstance(error, SegzeroError)
-                self._tell(Report(State.FAILED, str(error) if known else f"{type(error).__name__}: {error}"))
-            return
-        self.ready = True
-        self._tell(Report(State.READY, "ready"))
-        while (request := self._next()) is not None:
-            self._tell(Report(State.REASONING, "reasoning", instruction=request.instruction))
-            try:
-                answer = self._serve(pipeline, request)
-            finally:
-                with self._condition:
-                    self._running = None
-            self._hand_out(request, answer)
-            self._tell(Report(State.READY, "ready"))
-        self.ready = False
+        if self._after is not None and self._after._thread.ident is not None:
+            self._after._thread.join()
+        self._after = None
+        models = self._loaded_models()
+        while models is not None and (ticket := self._source.take(self._stop)) is not None:
+            result = self._answer(models, ticket)
+            self._guarded(self._source.finish, ticket, result)
+            self._tell(Snapshot(State.READY, "ready"))
+            if result.status is Status.OUT_OF_MEMORY:
+                self._guarded(self._release)
+        models = None
+        self._guarded(self._release)
 
-    def _next(self) -> Request | None:
-        with self._condition:
-            while not self._stop.is_set():
-                request, self._slot = self._slot or self._idle(), None
-                if request is not None:
-                    self._running = request
-                    return request
-                self._condition.wait()
-        return None
+    def _loaded_models(self) -> Any:
+        """The models, or None: then the state says why, unless nobody wants them any more."""
+        try:
+            self._tell(Snapshot(State.LOADING, "starting to load"))
+            models = self._load(lambda share, what: self._tell(Snapshot(State.LOADING, what, share)), self._stop)
+        except BaseException as error:  # hostile files raise anything
+            log.debug("loading failed", exc_info=True)
+            known = isinstance(error, SegzeroError)
+            self._tell(Snapshot(State.FAILED, str(error) if known else f"{type(error).__name__}: {error}"))
+            return None
+        with self._gate:
+            if self._stop.is_set():
+                return None
+            self._guarded(self._loaded, models)
+        self._tell(Snapshot(State.READY, "ready"))
+        return models
+
+    def _answer(self, models: Any, ticket: Ticket) -> Segmentation:
+        try:
+            return self._serve(models, ticket, self._tell)
+        except BaseException as error:  # the thread is the only one that answers
+            log.exception("a request failed")
+            status = Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.BACKEND_ERROR
+            return Segmentation(status, f"{type(error).__name__}: {error}", ticket.instruction, 0, 0)
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        with self._gate:
+            if not self._stop.is_set() and snapshot != self._told:
+                self._told = snapshot
+                self._guarded(self._on_state, snapshot)
 
     @staticmethod
-    def _hand_out(request: Request, answer: Any) -> None:
+    def _guarded(call: Callable[..., None], *arguments: Any) -> None:
         try:
-            request.done(answer)
-        except Exception:  # an answer that cannot be published must end neither the worker nor who replaced it
-            log.exception("could not hand out the answer")
-
-    def _tell(self, report: Report) -> None:
-        with self._condition:
-            if not self._stop.is_set():
-                self._report(self, report)
+            call(*arguments)
+        except BaseException:
+            log.exception("a callback of the worker failed")

@@ -144,19 +144,87 @@ def test_shutdown_returns_when_the_spinning_has_ended(busy: bool) -> None:
     rclpy.shutdown(context=context)
 
 
-def test_what_a_callback_raises_ends_the_spinning() -> None:
+def test_a_task_without_an_entity_stops_nothing_else_and_shutdown_waits_for_it() -> None:
+    """An action's goal is such a task."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("tasks", context=context)
+    ticks, held = threading.Semaphore(0), threading.Event()
+    node.create_timer(0.01, ticks.release)
+    executor = Executor(3, context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    executor.create_task(held.wait)
+    for _ in range(5):
+        assert ticks.acquire(timeout=PATIENCE)
+    assert not executor.shutdown(timeout_sec=0), "a task is running"
+    held.set()
+    assert executor.shutdown(timeout_sec=PATIENCE)
+    thread.join(PATIENCE)
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_what_a_callback_raises_is_logged_with_its_trace_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("raising", context=context)
+    raised, heard = threading.Semaphore(0), threading.Semaphore(0)
 
-    def fail() -> None:
+    def fail(*_: Any) -> None:
+        raised.release()
         raise RuntimeError("on purpose")
 
     node.create_timer(0.01, fail)
+    node.create_subscription(String, "raising", fail, 10)
+    node.create_subscription(String, "heard", lambda _: heard.release(), 10)
+    raising, say = node.create_publisher(String, "raising", 10), node.create_publisher(String, "heard", 10)
     executor = Executor(1, context=context)
     executor.add_node(node)
-    with pytest.raises(RuntimeError, match="on purpose"):
-        executor.spin()
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    for _ in range(3):
+        assert raised.acquire(timeout=PATIENCE)
+    for _ in range(3):
+        raising.publish(String())
+        say.publish(String())
+        assert heard.acquire(timeout=PATIENCE)
     executor.shutdown()
+    thread.join(PATIENCE)
+    assert any(r.exc_info and "on purpose" in str(r.exc_info[1]) for r in caplog.records)
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_message_that_cannot_be_taken_leaves_its_subscription_alive(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("taking", context=context)
+    heard = threading.Semaphore(0)
+    node.create_subscription(String, "heard", lambda _: heard.release(), 10)
+    say = node.create_publisher(String, "heard", 10)
+    executor = Executor(1, context=context)
+    take, failed = executor._take_subscription, threading.Event()
+
+    def once(subscription: Any) -> Any:
+        if failed.is_set():
+            return take(subscription)
+        take(subscription)
+        failed.set()
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr(executor, "_take_subscription", once)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    while not failed.is_set():
+        say.publish(String())
+        failed.wait(0.05)
+    until(lambda: say.publish(String()) or heard.acquire(timeout=0.05))  # type: ignore[func-returns-value]
+    executor.shutdown()
+    thread.join(PATIENCE)
     node.destroy_node()
     rclpy.shutdown(context=context)

@@ -1,11 +1,11 @@
-"""Which frame is used, and which instruction is new. Times are nanoseconds."""
+"""Which frame is used, and what belongs to it. Times are nanoseconds."""
 
 import threading
 
 import pytest
 
 from segzero_ros.core.contract import Cancel, SegzeroError, Status
-from segzero_ros.core.frames import FrameStore, Instructions
+from segzero_ros.core.frames import FrameStore, Side
 
 S = 1_000_000_000
 
@@ -54,12 +54,12 @@ def test_a_cancel_ends_the_waiting():
 
 
 def test_a_frame_that_goes_back_in_time_replaces_the_newer_stamp_and_drops_its_camera_info():
-    store = FrameStore()
-    store.put_info("info 9", 9 * S)
+    store = FrameStore({"camera_info": Side()})
+    store.put_side("camera_info", "info 9", 9 * S)
     store.put("at 9", 9 * S, 9 * S)
     store.put("at 2", 2 * S, 2 * S)
     frame = take(store, 2 * S)
-    assert (frame.image, frame.camera_info) == ("at 2", None)
+    assert frame.image == "at 2" and not frame.sides
 
 
 def test_a_clock_that_goes_back_makes_the_frame_stale():
@@ -76,20 +76,57 @@ def test_a_stamp_of_zero_is_as_old_as_its_arrival():
 
 
 def test_camera_info_of_the_same_stamp_is_preferred_to_the_last():
-    store = FrameStore()
-    store.put_info("same", 1 * S)
-    store.put_info("later", 2 * S)
+    store = FrameStore({"camera_info": Side()})
+    store.put_side("camera_info", "same", 1 * S)
+    store.put_side("camera_info", "later", 2 * S)
     store.put("image", 1 * S, 1 * S)
     newest = store.newest()
-    assert newest is not None and newest.camera_info == "same"
+    assert newest is not None and newest.sides["camera_info"] == "same"
 
 
-def test_a_repetition_is_ignored_while_active_or_within_the_gap_and_new_after_it():
-    words = Instructions()
-    assert words.accept("mug", 0, 2.0, ())
-    assert not words.accept("mug", 1 * S, 2.0, ())
-    assert not words.accept("mug", 9 * S, 2.0, ("mug",))
-    assert words.accept("mug", 12 * S, 2.0, ())
-    assert words.accept("duck", 12 * S, 2.0, ())
-    assert words.accept("mug", 12 * S, 2.0, ())
-    assert words.accept("mug", 1 * S, 2.0, ())  # the clock went back
+def test_a_side_message_joins_only_an_image_that_it_fits() -> None:
+    rule = Side(lambda image, info: "" if image == info else f"{info} is not of {image}", max_age=5.0)
+    store = FrameStore({"camera_info": rule})
+    store.put_side("camera_info", "left", 9 * S)
+    store.put_side("camera_info", "right", 9 * S + 1)
+    store.put("left", 10 * S, 10 * S)
+    frame = store.newest()
+    assert frame and frame.sides == {"camera_info": "left"} and not frame.missing
+    store.put("top", 11 * S, 11 * S)
+    frame = store.newest()
+    assert frame and not frame.sides and frame.missing == {"camera_info": "right is not of top"}
+
+
+def test_a_side_message_that_is_too_old_is_missing_and_says_so() -> None:
+    store = FrameStore({"depth": Side(max_age=0.5)})
+    store.put_side("depth", "depth", 1 * S)
+    store.put("image", 2 * S, 2 * S)
+    frame = store.newest()
+    assert frame and not frame.sides and "1.0 s" in frame.missing["depth"]
+
+
+def test_without_any_side_message_that_is_what_is_missing() -> None:
+    store = FrameStore({"camera_info": Side()})
+    store.put("image", 2 * S, 2 * S)
+    frame = store.newest()
+    assert frame and frame.missing == {"camera_info": "none has come"}
+
+
+def test_the_source_is_asked_until_a_frame_comes() -> None:
+    asked = []
+
+    def pull() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            store.put("image", 5 * S, 5 * S)
+
+    store = FrameStore(pull=pull)
+    assert take(store, 5 * S, timeout=30.0).image == "image" and len(asked) == 3
+
+
+def test_a_frame_after_the_last_one_is_waited_for() -> None:
+    store = FrameStore()
+    store.put("first", 1 * S, 1 * S)
+    with pytest.raises(SegzeroError) as error:
+        store.take(lambda: 1 * S, 0.0, 0.0, Cancel(), after=1)
+    assert error.value.status is Status.STALE_IMAGE and "no newer" in error.value.message

@@ -102,7 +102,7 @@ def test_a_bad_parameter_is_a_sentence(robot: Robot, start: Start, name: str, va
 
 
 def test_help_lists_the_parameters_and_starts_nothing() -> None:
-    command = [sys.executable, "-m", "segzero_ros.ros.node", "--help"]
+    command = [sys.executable, "-m", "segzero_ros", "--help"]
     told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     assert all(f"  {p.name} (" in told and p.sentence in told for p in TABLE)
 

@@ -77,22 +77,28 @@ def test_an_odd_timeout_of_a_call_is_borne(robot: Robot, start: Start, timeout: 
         assert answer.result.status == Segmentation.STATUS_PARSE_ERROR
 
 
-def test_the_same_words_are_answered_again_after_the_gap(robot: Robot, start: Start) -> None:
-    start(repeat_gap=0.0)
+def test_the_same_words_are_asked_again_at_once_after_a_failure(robot: Robot, start: Start) -> None:
+    start(repeat_gap=3600.0)
     robot.ready()
     robot.show()
     for count in (1, 2):
         robot.tell("the red mug")
-        robot.answer("the red mug", count - 1)
-        robot.wait("/segzero/state", lambda m: m.message == "ready", len(robot.seen["/segzero/state"]) - 1)
+        assert robot.answer("the red mug", count - 1).status == Segmentation.STATUS_PARSE_ERROR
     first, second = robot.results()
     assert first.request_id != second.request_id
-    set_gap = robot.parameter("repeat_gap", 3600.0)
-    assert set_gap.successful
-    answer = robot.call(SetInstruction, "/segzero/set_instruction", SetInstruction.Request(instruction="the red mug"))
-    assert answer.success and not answer.request_id  # within the gap: taken for a repetition
-    robot.tell("the blue mug")
-    assert robot.answer("the blue mug").request_id
+
+
+def test_a_repetition_is_told_the_id_that_will_answer(robot: Robot, start: Start, long_profile: Path) -> None:
+    start(profile=long_profile)
+    robot.ready()
+    robot.show()
+    ask = SetInstruction.Request(instruction="the red mug")
+    first = robot.call(SetInstruction, "/segzero/set_instruction", ask)
+    robot.reasoning("the red mug")
+    again = robot.call(SetInstruction, "/segzero/set_instruction", ask)
+    assert first.success and again.success and first.request_id == again.request_id
+    assert robot.call(Trigger, "/segzero/clear", Trigger.Request()).success
+    assert robot.answer("the red mug").request_id == first.request_id
 
 
 def test_continuous_answers_again_on_newer_frames_until_cleared(robot: Robot, start: Start) -> None:

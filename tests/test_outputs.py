@@ -6,8 +6,8 @@ import itertools
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,11 @@ from std_msgs.msg import Header, String
 
 from segzero_ros.core.contract import Image, Instance, Segmentation, Status
 from segzero_ros.core.geometry import mask_box
-from segzero_ros.overlay import draw_overlay
+from segzero_ros.overlay import captioned, draw_overlay
 from segzero_ros.ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
 from segzero_ros.ros.executor import Executor
-from segzero_ros.ros.outputs import Kept, Outputs
+from segzero_ros.ros.outputs import Outputs
+from segzero_ros.ros.products import Reply
 
 LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE = 30.0  # seconds; only a failing test waits so long
@@ -39,6 +40,7 @@ HEAVY = {
     "label_mask": ImageMsg,
     "overlay": ImageMsg,
     "overlay/compressed": CompressedImage,
+    "answer_image": ImageMsg,
 }
 LIGHT = {"result": SegmentationMsg, "reasoning": String, "result_json": String, "camera_info": CameraInfo}
 NUMBERS = itertools.count(1)
@@ -76,6 +78,11 @@ class Bench:
             self.heard[topic] = []
             self.ear.create_subscription(kind, f"/{self.name}/{topic}", hear(topic), LATCHED)
 
+    def say(self, reply: Reply) -> None:
+        """Put, and wait until it is published."""
+        self.outputs.put(reply)
+        until(lambda: self.outputs._reply is reply and all(o.current or o.heavy for o in self.outputs._all))
+
     def wait(self, right: Callable[[], bool]) -> None:
         with self.news:
             assert self.news.wait_for(right, PATIENCE), {topic: len(heard) for topic, heard in self.heard.items()}
@@ -86,6 +93,7 @@ class Bench:
         return {topic: self.heard[topic][-1] for topic in topics}
 
     def close(self) -> None:
+        assert self.outputs.close(PATIENCE)
         self.executor.shutdown()
         self.thread.join(PATIENCE)
         for node in (self.node, self.ear):
@@ -98,6 +106,13 @@ def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.close()
+
+
+def until(right: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not right():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def picture() -> Image:
@@ -116,9 +131,9 @@ def answer(*instances: Instance, reasoning: str = "It is red.") -> Segmentation:
     return Segmentation(Status.OK, "found", "the mug", 48, 64, instances, reasoning)
 
 
-def kept(result: Segmentation, image: Any = None, request_id: str = "7") -> Kept:
-    info = CameraInfo(header=HEADER, width=64, height=48)
-    return Kept(HEADER, image or image_to_msg(picture(), "rgb8", HEADER), info, result, request_id)
+def reply(result: Segmentation, image: Any = None, request_id: str = "7", header: Header = HEADER) -> Reply:
+    info = CameraInfo(header=header, width=64, height=48)
+    return Reply(header, image or image_to_msg(picture(), "rgb8", header), info, result, request_id)
 
 
 TWO = answer(instance(1, 5), instance(2, 15, score=0.9))
@@ -138,18 +153,20 @@ def check(heard: dict[str, Any], result: Segmentation, source: Image) -> None:
     assert (labels[20, 6], labels[20, 20], labels[20, 30], labels[0, 0]) == (1, 2, 2, 0)
     drawn = draw_overlay(source, result)
     assert np.array_equal(image_from_msg(heard["overlay"]), drawn)
+    assert drawn.shape == source.shape, "it fits ~/camera_info"
     assert compressed_from_msg(heard["overlay/compressed"]).shape == drawn.shape
+    assert np.array_equal(image_from_msg(heard["answer_image"]), captioned(drawn, result))
 
 
 def test_who_listens_gets_everything_with_the_header_of_the_frame(bench: Bench) -> None:
     bench.listen(HEAVY | LIGHT)
-    bench.outputs.publish(kept(TWO))
+    bench.outputs.put(reply(TWO))
     check(bench.all_of(HEAVY | LIGHT), TWO, picture())
 
 
 def test_who_comes_after_the_answer_gets_everything_too(bench: Bench) -> None:
-    bench.outputs.publish(kept(answer(reasoning="an older one")))
-    bench.outputs.publish(kept(TWO))
+    bench.say(reply(answer(reasoning="an older one")))
+    bench.say(reply(TWO))
     bench.listen(HEAVY | LIGHT)
     check(bench.all_of(HEAVY | LIGHT), TWO, picture())
     assert {len(heard) for heard in bench.heard.values()} == {1}
@@ -158,15 +175,15 @@ def test_who_comes_after_the_answer_gets_everything_too(bench: Bench) -> None:
 def test_a_compressed_frame_is_published_as_it_looks(bench: Bench) -> None:
     bench.listen(HEAVY | LIGHT)
     frame = compressed_to_msg(picture(), HEADER)
-    bench.outputs.publish(kept(TWO, frame))
+    bench.outputs.put(reply(TWO, frame))
     check(bench.all_of(HEAVY | LIGHT), TWO, compressed_from_msg(frame))
 
 
 def test_nothing_heavy_is_computed_while_nobody_listens(bench: Bench) -> None:
     made: list[str] = []
 
-    def counted(topic: str, make: Callable[[Kept], Any]) -> Callable[[Kept], Any]:
-        def count(k: Kept) -> Any:
+    def counted(topic: str, make: Callable[[Reply], Any]) -> Callable[[Reply], Any]:
+        def count(k: Reply) -> Any:
             made.append(topic)
             return make(k)
 
@@ -176,13 +193,13 @@ def test_nothing_heavy_is_computed_while_nobody_listens(bench: Bench) -> None:
         if output.heavy:
             output.make = counted(output.name, output.make)
     bench.listen({"result": SegmentationMsg})
-    bench.outputs.publish(kept(TWO))
+    bench.outputs.put(reply(TWO))
     bench.all_of({"result": SegmentationMsg})
     assert not made
     bench.listen({"mask": ImageMsg})
     bench.all_of({"mask": ImageMsg})
     assert made == ["~/mask"]
-    bench.outputs.publish(kept(TWO))
+    bench.outputs.put(reply(TWO))
     bench.all_of({"mask": ImageMsg}, 2)
     assert made == ["~/mask"] * 2
 
@@ -190,7 +207,7 @@ def test_nothing_heavy_is_computed_while_nobody_listens(bench: Bench) -> None:
 def test_who_comes_late_is_never_given_an_older_answer(bench: Bench) -> None:
     topics: dict[str, type] = {"mask": ImageMsg, "camera_info": CameraInfo}
     bench.listen(topics)
-    bench.outputs.publish(replace(kept(TWO), header=Header(stamp=Time(sec=1))))
+    bench.outputs.put(reply(TWO, header=Header(stamp=Time(sec=1))))
     bench.all_of(topics)
     for subscription in list(bench.ear.subscriptions):
         bench.ear.destroy_subscription(subscription)
@@ -204,10 +221,45 @@ def test_who_comes_late_is_never_given_an_older_answer(bench: Bench) -> None:
     timer = bench.ear.create_timer(0.01, look)
     assert gone.wait(PATIENCE)
     timer.cancel()
-    bench.outputs.publish(replace(kept(TWO), header=Header(stamp=Time(sec=2))))
+    bench.say(reply(TWO, header=Header(stamp=Time(sec=2))))
     bench.listen(topics)
     bench.all_of(topics)
     assert [m.header.stamp.sec for m in bench.heard["mask"]] == [2]
+
+
+def test_nobody_is_given_an_older_mask_whoever_else_listens(bench: Bench) -> None:
+    """An answer without a frame has no mask: the one before must go, also where somebody still listens."""
+    bench.listen({"mask": ImageMsg, "result": SegmentationMsg})
+    bench.outputs.put(reply(TWO))
+    bench.all_of({"mask": ImageMsg, "result": SegmentationMsg})
+    failed = Segmentation(Status.NO_IMAGE, "no image came", "the mug", 0, 0)
+    bench.outputs.put(Reply(HEADER, None, None, failed, "8"))
+    bench.all_of({"result": SegmentationMsg}, 2)
+    late: list[ImageMsg] = []
+    bench.ear.create_subscription(ImageMsg, f"/{bench.name}/mask", late.append, LATCHED)
+    bench.outputs.put(reply(TWO, header=Header(stamp=Time(sec=2))))
+    bench.all_of({"mask": ImageMsg}, 2)
+    until(lambda: bool(late))
+    assert [m.header.stamp.sec for m in late] == [2]
+
+
+def test_after_forget_no_topic_says_anything_until_the_next_answer(bench: Bench) -> None:
+    bench.say(reply(TWO))
+    bench.outputs.forget()
+    until(lambda: not any(o.latched for o in bench.outputs._all))
+    bench.listen(HEAVY | LIGHT)
+    bench.outputs.put(reply(TWO, header=Header(stamp=Time(sec=2))))
+    heard = bench.all_of(HEAVY | LIGHT)
+    assert all(m.header.stamp.sec == 2 for m in heard.values() if hasattr(m, "header"))
+    assert {len(messages) for messages in bench.heard.values()} == {1}
+
+
+def test_a_text_that_is_no_text_is_published_all_the_same(bench: Bench) -> None:
+    broken = Segmentation(Status.OK, "\udcff\0", "\udcff", 48, 64, (), "\udcff", "\udcff", model="/weights/\udcff")
+    bench.listen(LIGHT)
+    bench.outputs.put(reply(broken))
+    heard = bench.all_of(LIGHT)
+    assert heard["result"].model == "/weights/?" and heard["reasoning"].data == "?"
 
 
 def test_the_overlay_is_drawn_once_for_both_its_topics(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,10 +269,10 @@ def test_the_overlay_is_drawn_once_for_both_its_topics(bench: Bench, monkeypatch
         drawn.append(result.reasoning)
         return draw_overlay(image, result)
 
-    monkeypatch.setattr("segzero_ros.ros.outputs.draw_overlay", count)
+    monkeypatch.setattr("segzero_ros.ros.products.draw_overlay", count)
     both: dict[str, type] = {"overlay": ImageMsg, "overlay/compressed": CompressedImage}
     bench.listen(both)
-    bench.outputs.publish(kept(TWO))
+    bench.outputs.put(reply(TWO))
     bench.all_of(both)
     assert drawn == [TWO.reasoning]
 
@@ -228,12 +280,12 @@ def test_the_overlay_is_drawn_once_for_both_its_topics(bench: Bench, monkeypatch
 def test_a_failure_without_a_frame_is_told_in_words_only(bench: Bench) -> None:
     bench.listen(HEAVY | LIGHT)
     failed = Segmentation(Status.NO_IMAGE, "no frame has come yet", "the mug", 0, 0, reasoning="")
-    bench.outputs.publish(Kept(HEADER, None, None, failed, "8"))
+    bench.outputs.put(Reply(HEADER, None, None, failed, "8"))
     words: dict[str, type] = {"result": SegmentationMsg, "reasoning": String, "result_json": String}
     heard = bench.all_of(words)
     assert heard["result"].status == SegmentationMsg.STATUS_NO_IMAGE
     assert json.loads(heard["result_json"].data)["message"] == "no frame has come yet"
-    bench.outputs.publish(kept(TWO))
+    bench.outputs.put(reply(TWO))
     everything = bench.all_of(HEAVY | LIGHT)
     assert all(len(bench.heard[topic]) == 1 for topic in [*HEAVY, "camera_info"])
     assert everything["result"].status == SegmentationMsg.STATUS_OK
@@ -241,18 +293,19 @@ def test_a_failure_without_a_frame_is_told_in_words_only(bench: Bench) -> None:
 
 def test_an_answer_without_objects_has_an_empty_mask_and_a_picture(bench: Bench) -> None:
     bench.listen(HEAVY)
-    bench.outputs.publish(kept(Segmentation(Status.NO_OBJECT, "nothing matches", "the mug", 48, 64)))
+    bench.outputs.put(reply(Segmentation(Status.NO_OBJECT, "nothing matches", "the mug", 48, 64)))
     heard = bench.all_of(HEAVY)
     for topic in ("mask", "label_mask"):
         assert (heard[topic].height, heard[topic].width) == (48, 64) and not any(heard[topic].data)
-    assert np.array_equal(image_from_msg(heard["overlay"])[:48], picture())
+    assert np.array_equal(image_from_msg(heard["overlay"]), picture())
 
 
 def test_an_output_that_fails_is_logged_and_leaves_the_others(bench: Bench) -> None:
     bench.listen(HEAVY | LIGHT)
     broken = ImageMsg(header=HEADER, encoding="32FC1", height=48, width=64)
-    bench.outputs.publish(kept(TWO, broken))
-    rest = {t: k for t, k in (HEAVY | LIGHT).items() if not t.startswith("overlay")}
+    bench.outputs.put(reply(TWO, broken))
+    drawn = ("overlay", "overlay/compressed", "answer_image")
+    rest = {t: k for t, k in (HEAVY | LIGHT).items() if t not in drawn}
     heard = bench.all_of(rest)
     assert heard["source_image"] == broken
     assert not bench.heard["overlay"] and not bench.heard["overlay/compressed"]
@@ -261,7 +314,7 @@ def test_an_output_that_fails_is_logged_and_leaves_the_others(bench: Bench) -> N
 def test_answers_from_several_threads_arrive_whole_and_the_last_one_stays(bench: Bench) -> None:
     bench.listen({"mask": ImageMsg})
     names = [f"request {n}" for n in range(8)]
-    threads = [threading.Thread(target=bench.outputs.publish, args=(kept(TWO, request_id=n),)) for n in names]
+    threads = [threading.Thread(target=bench.outputs.put, args=(reply(TWO, request_id=n),)) for n in names]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segzero_ros.core.contract import Box, Image, Instance, Segmentation, Status
 from segzero_ros.core.geometry import mask_box
-from segzero_ros.overlay import MAX_LINES, caption, color, draw_overlay, side_by_side
+from segzero_ros.overlay import MAX_LINES, caption, captioned, color, draw_overlay, side_by_side
 
 BoolMask = NDArray[np.bool_]
 BAND = (24, 24, 24)
@@ -44,10 +44,14 @@ def tinted(image: Image, index: int) -> Image:
 
 def test_the_caption_is_below_the_whole_picture() -> None:
     image = picture()
-    drawn = draw_overlay(image, answer())
+    drawn = captioned(draw_overlay(image, answer()), answer())
     assert drawn.dtype == np.uint8 and drawn.shape[0] > 240 and drawn.shape[1:] == (320, 3)
     assert np.array_equal(drawn[:240], image)
     assert np.array_equal(drawn[240:], caption(answer(), 320))
+
+
+def test_the_overlay_has_the_size_of_the_frame_and_so_fits_its_camera_info() -> None:
+    assert draw_overlay(picture(), answer(found(1, rectangle(100, 100, 200, 140)))).shape == (240, 320, 3)
 
 
 def test_an_object_is_tinted_and_the_rest_is_as_it_was() -> None:
@@ -149,7 +153,7 @@ def test_side_by_side_has_the_source_at_the_left() -> None:
     image, result = picture(), answer(found(1, rectangle(100, 100, 200, 140)))
     pair = side_by_side(image, result)
     assert np.array_equal(pair[:240, :320], image) and (pair[240:, :320] == BAND).all()
-    assert np.array_equal(pair[:, 320:], draw_overlay(image, result))
+    assert np.array_equal(pair[:, 320:], captioned(draw_overlay(image, result), result))
 
 
 @settings(max_examples=80, deadline=None)
@@ -164,7 +168,7 @@ def test_any_answer_on_a_picture_of_any_size_is_drawn(data: st.DataObject, heigh
         instances.append(found(index, mask, data.draw(anything), prompt_points=points))
     image = picture(height, width)
     result = answer(*instances, height=height, width=width, reasoning=data.draw(anything))
-    drawn = draw_overlay(image, result)
+    drawn = captioned(draw_overlay(image, result), result)
     assert drawn.shape[1:] == (width, 3) and len(drawn) > height
     if not instances:
         assert np.array_equal(drawn[:height], image)

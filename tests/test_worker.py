@@ -1,69 +1,162 @@
-"""One thread, a slot of one, newest wins."""
+"""The thread that owns the models: it cannot die unseen, and tells nothing after it was stopped."""
 
+from __future__ import annotations
+
+import logging
 import queue
-import time
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from segzero_ros.worker import Request, State, Worker
+import pytest
 
+from segzero_ros.core.contract import Segmentation, SegzeroError, Status
+from segzero_ros.core.requests import Asker, Requests, Ticket
+from segzero_ros.worker import Snapshot, State, Worker
 
-def start(load=lambda on_progress, cancel: "pipeline", serve=None):
-    reports: queue.Queue = queue.Queue()
-    answers: queue.Queue = queue.Queue()
-    began: queue.Queue = queue.Queue()
-
-    def until_cancelled(pipeline, request):
-        began.put(request.instruction)
-        return (request.instruction, request.cancel.wait(20))
-
-    worker = Worker(load, serve or until_cancelled, lambda r: (r.instruction, "never ran"), lambda w, r: reports.put(r))
-    worker.start()
-
-    def ask(text):
-        worker.submit(Request(text, text, time.monotonic() + 20, answers.put))
-
-    return worker, ask, reports, answers, began
+PATIENCE = 30.0  # seconds; only a failing test waits so long
 
 
-def test_it_loads_in_the_background_with_progress_and_says_when_it_is_ready():
-    def load(on_progress, cancel):
+class Bench:
+    """Requests, a worker on them, and what it told."""
+
+    def __init__(self) -> None:
+        self.requests = Requests()
+        self.requests.open()
+        self.told: queue.Queue[Snapshot] = queue.Queue()
+        self.released = threading.Semaphore(0)
+        self.workers: list[Worker] = []
+
+    def work(self, load: Callable[..., Any] | None = None, serve: Callable[..., Segmentation] | None = None) -> Worker:
+        def answer(models: Any, ticket: Ticket, on_state: Any) -> Segmentation:
+            return Segmentation(Status.OK, str(models), ticket.instruction, 0, 0)
+
+        worker = Worker(
+            self.requests,
+            load or (lambda on_progress, cancel: "models"),
+            serve or answer,
+            self.told.put,
+            lambda models: self.requests.models(""),
+            self.released.release,
+            after=self.workers[-1] if self.workers else None,
+        )
+        self.workers.append(worker)
+        worker.start()
+        return worker
+
+    def call(self, text: str = "mug") -> Segmentation:
+        self.until(State.READY)
+        ticket = self.requests.ask(text, Asker.SERVICE).ticket
+        assert ticket
+        return self.requests.wait(ticket)
+
+    def until(self, state: State) -> Snapshot:
+        while (snapshot := self.told.get(timeout=PATIENCE)).state is not state:
+            pass
+        self.told.put(snapshot)
+        return snapshot
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.requests.close("the test is over")
+    for worker in made.workers:
+        worker.stop()
+        assert worker.join(PATIENCE)
+
+
+def test_it_loads_in_the_background_with_progress_and_says_when_it_is_ready(bench: Bench) -> None:
+    def load(on_progress: Any, cancel: Any) -> str:
         on_progress(0.5, "half")
-        return "pipeline"
+        return "models"
 
-    worker, _, reports, _, _ = start(load)
-    states = [reports.get(timeout=10) for _ in range(3)]
-    assert [r.state for r in states] == [State.LOADING, State.LOADING, State.READY]
-    assert states[1].progress == 0.5
+    bench.work(load)
+    told = [bench.told.get(timeout=PATIENCE) for _ in range(3)]
+    assert [s.state for s in told] == [State.LOADING, State.LOADING, State.READY]
+    assert told[1].progress == 0.5
+
+
+@pytest.mark.parametrize("error", [OSError("no such weights"), SegzeroError(Status.NOT_READY, "no such weights")])
+def test_a_failed_load_is_told_with_its_reason_and_ends_the_thread(bench: Bench, error: Exception) -> None:
+    def load(on_progress: Any, cancel: Any) -> None:
+        raise error
+
+    worker = bench.work(load)
+    assert "no such weights" in bench.until(State.FAILED).message
+    assert worker.join(PATIENCE)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyError("boom"), SystemExit("boom"), RecursionError("boom")])
+def test_whatever_serving_raises_ends_that_request_with_a_status_and_a_trace(
+    bench: Bench, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def serve(models: Any, ticket: Ticket, on_state: Any) -> Segmentation:
+        if ticket.instruction == "bad":
+            raise error
+        return Segmentation(Status.OK, "", ticket.instruction, 0, 0)
+
+    bench.work(serve=serve)
+    with caplog.at_level(logging.ERROR):
+        failed = bench.call("bad")
+    assert failed.status is Status.BACKEND_ERROR and "boom" in failed.message
+    assert any(r.exc_info and r.exc_info[1] is error for r in caplog.records)
+    assert bench.call("good").status is Status.OK
+
+
+def test_a_state_that_cannot_be_told_stops_nothing(bench: Bench) -> None:
+    def on_state(snapshot: Snapshot) -> None:
+        told.release()
+        raise RuntimeError("the middleware is gone")
+
+    told = threading.Semaphore(0)
+    worker = Worker(
+        bench.requests,
+        lambda on_progress, cancel: "models",
+        lambda models, ticket, tell: Segmentation(Status.OK, "", ticket.instruction, 0, 0),
+        on_state,
+        lambda models: bench.requests.models(""),
+    )
+    bench.workers.append(worker)
+    worker.start()
+    for _ in range(2):
+        assert told.acquire(timeout=PATIENCE)
+    ticket = bench.requests.ask("mug", Asker.TOPIC).ticket
+    assert ticket and bench.requests.wait(ticket).status is Status.OK
+
+
+def test_memory_is_given_back_after_a_request_found_none_and_at_the_end(bench: Bench) -> None:
+    def serve(models: Any, ticket: Ticket, on_state: Any) -> Segmentation:
+        raise MemoryError
+
+    worker = bench.work(serve=serve)
+    assert bench.call().status is Status.OUT_OF_MEMORY
+    assert bench.released.acquire(timeout=PATIENCE)
     worker.stop()
-    assert worker.join(10)
+    assert worker.join(PATIENCE) and bench.released.acquire(blocking=False)
 
 
-def test_a_failed_load_is_reported_with_its_reason_and_ends_the_thread():
-    def load(on_progress, cancel):
-        raise OSError("no such weights")
+def test_a_load_that_ends_after_the_stop_tells_nothing_and_the_next_one_waits_for_it(bench: Bench) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+    loaded: list[str] = []
 
-    worker, _, reports, _, _ = start(load)
-    assert reports.get(timeout=10).state is State.LOADING
-    failed = reports.get(timeout=10)
-    assert failed.state is State.FAILED and "no such weights" in failed.message
-    assert worker.join(10)
+    def load(on_progress: Any, cancel: Any) -> str:
+        loading.set()
+        assert go_on.wait(PATIENCE)
+        on_progress(1.0, "loaded too late")
+        return "old models"
 
-
-def test_a_newer_request_cancels_the_running_one_and_replaces_the_waiting_one():
-    worker, ask, _, answers, began = start()
-    ask("first")
-    assert began.get(timeout=10) == "first"
-    ask("second")
-    assert answers.get(timeout=10) == ("first", True)
-    assert began.get(timeout=10) == "second"
-    assert worker.cancel()
-    assert answers.get(timeout=10) == ("second", True)
+    worker = Worker(bench.requests, load, lambda *a: None, bench.told.put, loaded.append)  # type: ignore[arg-type,return-value]
+    bench.workers.append(worker)
+    worker.start()
+    assert loading.wait(PATIENCE)
     worker.stop()
-    assert worker.join(10)
-
-
-def test_a_request_to_a_stopped_worker_is_answered_as_cancelled():
-    worker, ask, _, answers, _ = start()
-    worker.stop()
-    assert worker.join(10)
-    ask("late")
-    assert answers.get(timeout=10) == ("late", "never ran")
+    bench.work()
+    go_on.set()
+    assert bench.call().message == "models"
+    assert loaded == []
+    messages = []
+    while not bench.told.empty():
+        messages.append(bench.told.get().message)
+    assert "loaded too late" not in messages

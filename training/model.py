@@ -26,8 +26,8 @@ _NORMS = {"qwen2_vl": _CLIP, "qwen2_5_vl": _CLIP, "qwen3_vl": ([0.5] * 3, [0.5] 
 LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
 
 # What the node writes by hand (segzero_ros.models.reasoner_transformers): no system turn unless one is given, nothing
-# after the last end of turn. For one image it is the published template's text. New lines are spelled out: the library trims
-# those behind a block.
+# after the last end of turn. For one image it is the published template's text. New lines are spelled out: the library
+# trims those behind a block.
 CHAT = (
     "{% for m in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}<|im_start|>{{ m['role'] + '\\n' }}"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"

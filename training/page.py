@@ -70,7 +70,7 @@ def draw(
 
 
 def _tile(record: Record, image: NDArray[np.uint8], truth: Mask | None) -> NDArray[np.uint8]:
-    from segzero_ros.overlay import draw_overlay
+    from segzero_ros.overlay import captioned, draw_overlay
 
     height, width = image.shape[:2]
     factor = WIDTH / width
@@ -105,7 +105,7 @@ def _tile(record: Record, image: NDArray[np.uint8], truth: Mask | None) -> NDArr
         outline, _ = cv2.findContours(scaled(truth).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(large, outline, -1, (0, 0, 0), 5)
         cv2.drawContours(large, outline, -1, (255, 255, 255), 2)
-    return np.vstack([_heading(record), draw_overlay(large, result)])
+    return np.vstack([_heading(record), captioned(draw_overlay(large, result), result)])
 
 
 def _heading(record: Record) -> NDArray[np.uint8]:

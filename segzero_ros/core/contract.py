@@ -41,6 +41,7 @@ class Status(str, Enum):
     NOT_READY = "NOT_READY"
     BAD_INSTRUCTION = "BAD_INSTRUCTION"
     UNSUPPORTED_ENCODING = "UNSUPPORTED_ENCODING"
+    BUSY = "BUSY"  # too many callers wait already
 
 
 class SegzeroError(Exception):
@@ -112,7 +113,7 @@ class Timing:
     total: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    dropped_frames: int = 0  # camera frames that came and were replaced since the answer before
+    dropped_frames: int = 0  # camera frames taken since the answer before and not used
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ Event = Queued | Reasoning | Boxes | Masks | Done
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn where the likeliest is not simply taken. Equal seeds and batches give equal texts.
+    """Sampling settings; None in their place means greedy. Equal seeds and batches give equal texts.
 
     temperature: above 0. top_p: in (0, 1], the share of probability that tokens are drawn from.
     """

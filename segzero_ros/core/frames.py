@@ -1,103 +1,164 @@
-"""The newest camera frame, and when an instruction is a new one. No ROS; times are nanoseconds of a passed clock."""
+"""The newest camera frame, joined by stamp with what was sent beside it. Messages are opaque; no ROS.
+
+Stamps are nanoseconds of a clock that the caller passes.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from segzero_ros.core.contract import Cancel, SegzeroError, Status
 
+POLL = 0.005  # seconds between two looks for a frame while a request waits for one
+
 
 @dataclass(frozen=True)
 class Frame:
-    """image, camera_info: messages as received. stamp: of the header, or `received` where that is zero."""
+    """image, sides: messages as received. stamp: of the header, or `received` where that is zero.
+
+    missing: why a side has no message for this image, by the side's name.
+    """
 
     image: Any
-    camera_info: Any
     stamp: int
     received: int
-    number: int  # counts the frames that came
+    number: int  # counts the frames that were taken
+    sides: Mapping[str, Any] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rule for a message beside the image, such as its camera_info.
+
+    unfit(image, message) says in words why the message does not belong to the image, or "". max_age: seconds
+    between the two stamps. kept: how many are remembered, since one may come a little before or after its image.
+    """
+
+    unfit: Callable[[Any, Any], str] = lambda image, message: ""
+    max_age: float = 10.0
+    kept: int = 16
 
 
 class FrameStore:
-    """Keeps one frame. The newest is the one that came last: a camera may go back in time."""
+    """Keeps one frame. The newest is the one that came last: a camera may go back in time.
 
-    INFOS = 8  # camera_info may come a little before or after its image
+    pull() asks the source for what has come, which calls `put` and `put_side`; it is called without the store's lock.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, sides: Mapping[str, Side] | None = None, pull: Callable[[], None] = lambda: None) -> None:
+        self._rules = dict(sides or {})
+        self.pull = pull
         self._condition = threading.Condition()
         self._frame: Frame | None = None
-        self._infos: OrderedDict[int, Any] = OrderedDict()
+        self._sides: dict[str, OrderedDict[int, Any]] = {name: OrderedDict() for name in self._rules}
         self.count = 0
-        self.info_count = 0  # that came
+        self.side_counts = dict.fromkeys(self._rules, 0)
 
     def put(self, image: Any, stamp: int, now: int) -> None:
         with self._condition:
             if self._frame and stamp and stamp < self._frame.stamp:
-                # a restarted camera or bag: calibrations of the time ahead belong to another run
-                for later in [s for s in self._infos if s > stamp]:
-                    del self._infos[later]
+                # a restarted camera or bag: what lies ahead in time belongs to another run
+                for sides in self._sides.values():
+                    for later in [s for s in sides if s > stamp]:
+                        del sides[later]
             self.count += 1
-            self._frame = Frame(image, None, stamp or now, now, self.count)
+            self._frame = Frame(image, stamp or now, now, self.count)
             self._condition.notify_all()
 
-    def put_info(self, info: Any, stamp: int) -> None:
+    def put_side(self, name: str, message: Any, stamp: int) -> None:
         with self._condition:
-            self.info_count += 1
-            self._infos.pop(stamp, None)
-            self._infos[stamp] = info
-            while len(self._infos) > self.INFOS:
-                self._infos.popitem(last=False)
+            sides = self._sides[name]
+            self.side_counts[name] += 1
+            sides.pop(stamp, None)
+            sides[stamp] = message
+            while len(sides) > self._rules[name].kept:
+                sides.popitem(last=False)
 
     def clear(self) -> None:
         with self._condition:
             self._frame = None
-            self._infos.clear()
+            for sides in self._sides.values():
+                sides.clear()
 
     def wake(self) -> None:
+        """Look at the cancel flag of who waits now."""
         with self._condition:
             self._condition.notify_all()
 
     def newest(self) -> Frame | None:
-        """The frame with its camera_info: of the same stamp, else the last that came."""
+        """The frame with its sides, or None."""
         with self._condition:
             return self._joined()
 
-    def take(self, now: Any, max_age: float, timeout: float, cancel: Cancel, after: int = 0) -> Frame:
+    def take(self, now: Callable[[], int], max_age: float, timeout: float, cancel: Cancel, after: int = 0) -> Frame:
         """The newest frame not older than max_age seconds (0: any), or the next such frame within `timeout` seconds.
 
         now() is the clock of the stamps; `after` asks for a frame with a higher number.
         Raises SegzeroError NO_IMAGE, STALE_IMAGE or CANCELLED.
         """
         deadline = time.monotonic() + timeout
-        with self._condition:
-            while not cancel.is_set():
+        while not cancel.is_set():
+            self.pull()
+            with self._condition:
                 frame = self._frame
-                if frame and frame.number > after and (max_age <= 0 or age(frame, now(), max_age) <= max_age):
+                old = age(frame, now(), max_age) if frame else 0.0
+                if frame and frame.number > after and (max_age <= 0 or old <= max_age):
                     return self._joined()  # type: ignore[return-value]
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    if frame is None:
-                        raise SegzeroError(Status.NO_IMAGE, f"no image came within {timeout:g} s")
-                    raise SegzeroError(
-                        Status.STALE_IMAGE,
-                        f"the newest image is older than max_age ({max_age:g} s) and no newer one came within "
-                        f"{timeout:g} s; a played bag needs --clock and use_sim_time",
-                    )
-                self._condition.wait(left)
+                    raise _too_late(frame, old, max_age, timeout)
+                self._condition.wait(min(left, POLL))
         raise SegzeroError(Status.CANCELLED, "cancelled while waiting for an image")
 
     def _joined(self) -> Frame | None:
         frame = self._frame
         if frame is None:
             return None
-        info = self._infos.get(frame.stamp)
-        if info is None and self._infos:
-            info = next(reversed(self._infos.values()))
-        return Frame(frame.image, info, frame.stamp, frame.received, frame.number)
+        sides, missing = {}, {}
+        for name, rule in self._rules.items():
+            message, why = _beside(frame, self._sides[name], rule)
+            if message is None:
+                missing[name] = why
+            else:
+                sides[name] = message
+        return Frame(frame.image, frame.stamp, frame.received, frame.number, sides, missing)
+
+
+def _beside(frame: Frame, came: OrderedDict[int, Any], rule: Side) -> tuple[Any, str]:
+    """The message of the frame's own stamp, else the last one that fits; or None and why."""
+    why = "none has come"
+    order = list(reversed(came.items()))
+    if frame.stamp in came:
+        order.insert(0, (frame.stamp, came[frame.stamp]))
+    for stamp, message in order:
+        apart = abs(frame.stamp - (stamp or frame.stamp)) / 1e9
+        problem = rule.unfit(frame.image, message)
+        if not problem and apart > rule.max_age:
+            problem = f"it is {apart:.1f} s from the image, more than {rule.max_age:g} s"
+        if not problem:
+            return message, ""
+        why = problem if why == "none has come" else why
+    return None, why
+
+
+def _too_late(frame: Frame | None, old: float, max_age: float, timeout: float) -> SegzeroError:
+    within = f"within {max(0.0, timeout):.3g} s"
+    if frame is None:
+        return SegzeroError(Status.NO_IMAGE, f"no image came {within}")
+    if max_age > 0 and old > max_age:
+        long = f"{old:.1f} s old" if old < float("inf") else "from before the clock went back"
+        return SegzeroError(
+            Status.STALE_IMAGE,
+            f"the newest image is {long} (max_age is {max_age:g} s) and no newer one came {within}; "
+            "clocks may differ, and a played bag needs --clock and use_sim_time",
+        )
+    return SegzeroError(Status.STALE_IMAGE, f"no newer image came {within}")
 
 
 def age(frame: Frame, now: int, slack: float) -> float:
@@ -105,20 +166,3 @@ def age(frame: Frame, now: int, slack: float) -> float:
     if now < frame.received - slack * 1e9:
         return float("inf")
     return (now - min(frame.stamp, frame.received)) / 1e9
-
-
-class Instructions:
-    """Tells a new instruction from a repeated one."""
-
-    def __init__(self) -> None:
-        self._last: tuple[str, int] | None = None
-
-    def accept(self, text: str, now: int, repeat_gap: float, active: tuple[str, ...]) -> bool:
-        """False when `text` is in `active` (queued or running), or came before within repeat_gap seconds."""
-        last, self._last = self._last, (text, now)
-        if text in active:
-            return False
-        return not (last and last[0] == text and 0 <= now - last[1] < repeat_gap * 1e9)
-
-    def forget(self) -> None:
-        self._last = None

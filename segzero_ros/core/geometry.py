@@ -66,10 +66,11 @@ def mask_box(mask: Mask) -> Box | None:
 def label_image(masks: Sequence[Mask], scores: Sequence[float], height: int, width: int) -> NDArray[np.unsignedinteger]:
     """0 = background, i = instance i (from 1). Where masks overlap, the higher score wins, ties the earlier one.
 
-    uint8 up to 254 instances (255 means unlabelled to others), else uint16.
+    uint8 up to 254 instances, else uint16: 255, and 65535 in uint16, mean unlabelled to others. Instances from the
+    65,535th on are left out.
     """
     labels = np.zeros((height, width), np.uint8 if len(masks) <= 254 else np.uint16)
-    for i in sorted(range(len(masks)), key=lambda i: (scores[i], -i)):
+    for i in sorted(range(min(len(masks), 65534)), key=lambda i: (scores[i], -i)):
         labels[masks[i]] = i + 1
     return labels
 

@@ -1,8 +1,8 @@
-"""Image and instruction to masks: the steps in order, as a call or as a stream of typed events."""
+"""Image and instruction to masks: both steps in a row, as a call, as a stream of typed events, or as a batch."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import queue
 import threading
 import time
@@ -11,18 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from segzero_ros.core.answer import parse_answer
 from segzero_ros.core.contract import (
     Answer,
-    Boxes,
     Cancel,
-    Candidate,
     Done,
     Event,
-    Generation,
     Image,
-    Instance,
-    Masks,
     Queued,
     Reasoner,
     Reasoning,
@@ -34,33 +28,77 @@ from segzero_ros.core.contract import (
     Timing,
     is_out_of_memory,
 )
-from segzero_ros.core.geometry import clip_point, mask_box, square_image, to_source
+from segzero_ros.core.geometry import square_image
 from segzero_ros.core.profiles import Profile
-from segzero_ros.core.prompt import MAX_CHARS, build_prompt, validate_instruction
+from segzero_ros.core.steps import OnEvent, ReasoningStep, SegmentingStep, Thought
+
+log = logging.getLogger(__name__)
+
+
+def _nothing(event: Event) -> None:
+    """Nobody listens."""
 
 
 class Pipeline:
-    """Owns a reasoner and a segmenter; one request at a time. Failures are typed statuses, never exceptions.
-
-    With `strict` set, answers are read as the published scripts read them: for evaluation.
-    """
+    """Owns a reasoner and a segmenter; one request at a time. Failures are typed statuses, never exceptions."""
 
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter, profile: Profile) -> None:
         self.reasoner, self.segmenter, self.profile = reasoner, segmenter, profile
-        self.max_instruction_chars = MAX_CHARS
-        self.strict = False
-        self._encoded: tuple[str, object] | None = None
+        self.reasoning = ReasoningStep(reasoner, profile)
+        self.segmenting = SegmentingStep(segmenter, profile)
 
     @property
     def model(self) -> str:
         parts = (self.reasoner.info, self.segmenter.info)
         return " + ".join(f"{i.name}@{i.revision}" if i.revision else i.name for i in parts)
 
+    @property
+    def strict(self) -> bool:
+        """Whether answers are read as the published scripts read them: for evaluation."""
+        return self.reasoning.strict
+
+    @strict.setter
+    def strict(self, value: bool) -> None:
+        self.reasoning.strict = value
+
+    @property
+    def max_instruction_chars(self) -> int:
+        return self.reasoning.max_instruction_chars
+
+    @max_instruction_chars.setter
+    def max_instruction_chars(self, value: int) -> None:
+        self.reasoning.max_instruction_chars = value
+
     def segment(
-        self, image: Image, instruction: str, *, cancel: Cancel | None = None, timeout: float | None = None
+        self,
+        image: Image,
+        instruction: str,
+        *,
+        cancel: Cancel | None = None,
+        timeout: float | None = None,
+        on_event: OnEvent = _nothing,
     ) -> Segmentation:
-        """image: uint8 (H, W, 3) RGB; timeout in seconds for the whole request."""
-        return _run(self, image, instruction, cancel or Cancel(), timeout, lambda event: None)
+        """image: uint8 (H, W, 3) RGB; timeout in seconds for the whole request.
+
+        on_event is called from this thread with each event but Queued and Done.
+        """
+        began = time.perf_counter()
+        text = ""
+
+        def listen(event: Event) -> None:
+            nonlocal text
+            if isinstance(event, Reasoning):
+                text = event.text
+            on_event(event)
+
+        try:
+            thought = self.reasoning.run(
+                image, instruction, cancel=cancel or Cancel(), timeout=timeout, on_event=listen
+            )
+            result = self._finish(image, instruction, thought, listen)
+        except Exception as error:
+            result = replace(self._failed(*_explain(error), instruction, image), reasoning=text)
+        return replace(result, timing=replace(result.timing, total=time.perf_counter() - began))
 
     def stream(
         self, image: Image, instruction: str, *, cancel: Cancel | None = None, timeout: float | None = None
@@ -68,9 +106,11 @@ class Pipeline:
         """The events of a request as they happen, the last one Done. Closing the iterator cancels the request."""
         flag = cancel or Cancel()
         events: queue.Queue[Event] = queue.Queue()
-        thread = threading.Thread(
-            target=lambda: events.put(Done(_run(self, image, instruction, flag, timeout, events.put))), daemon=True
-        )
+
+        def run() -> None:
+            events.put(Done(self.segment(image, instruction, cancel=flag, timeout=timeout, on_event=events.put)))
+
+        thread = threading.Thread(target=run, daemon=True)
         yield Queued(instruction)
         thread.start()
         try:
@@ -104,7 +144,7 @@ class Pipeline:
         squares, prompts = [], []
         for i, (image, instruction) in enumerate(zip(images, instructions, strict=True)):
             try:
-                prompt = self._prompt(image, instruction)
+                prompt = self.reasoning.prompt(image, instruction)
             except SegzeroError as error:
                 out[i] = self._failed(error.status, error.message, instruction, image)
                 continue
@@ -125,7 +165,8 @@ class Pipeline:
                     try:
                         if generation.cancelled:
                             raise SegzeroError(Status.CANCELLED, "the request was cancelled")
-                        out[i] = self._finish(images[i], instructions[i], generation, timing, lambda e: None)
+                        thought = self.reasoning.read(images[i], generation, timing)
+                        out[i] = self._finish(images[i], instructions[i], thought, _nothing)
                     except Exception as error:
                         failed = self._failed(*_explain(error), instructions[i], images[i])
                         out[i] = replace(failed, text=generation.text)
@@ -133,111 +174,31 @@ class Pipeline:
 
     def forget(self) -> None:
         """Drops what was kept in case the same image comes again."""
-        self._encoded = None
-
-    def _prompt(self, image: Image, instruction: str) -> str:
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise SegzeroError(Status.UNSUPPORTED_ENCODING, "an image is a uint8 array (height, width, 3), RGB")
-        if 0 in image.shape:
-            raise SegzeroError(Status.UNSUPPORTED_ENCODING, "the image has no pixels")
-        return build_prompt(self.profile, validate_instruction(instruction, max_chars=self.max_instruction_chars))
+        self.segmenting.forget()
 
     def _failed(self, status: Status, message: str, instruction: str, image: Image) -> Segmentation:
         height, width = (image.shape[:2]) if isinstance(image, np.ndarray) and image.ndim >= 2 else (0, 0)
         return Segmentation(status, message, instruction, int(height), int(width), model=self.model)
 
-    def _features(self, image: Image) -> object:
-        key = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest() + str(image.shape)
-        if self._encoded is None or self._encoded[0] != key:
-            self._encoded = None  # room for the new ones first
-            self._encoded = (key, self.segmenter.encode(image))
-        return self._encoded[1]
-
-    def _finish(self, image: Image, instruction: str, generation: Generation, timing: Timing, emit) -> Segmentation:  # type: ignore[no-untyped-def]
-        """From a text to masks."""
+    def _finish(self, image: Image, instruction: str, thought: Thought, on_event: OnEvent) -> Segmentation:
         height, width = image.shape[:2]
-        read = parse_answer(generation.text, self.profile, strict=self.strict, truncated=generation.truncated)
-        timing = replace(timing, prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
         result = Segmentation(
-            read.status,
-            _sentence(read),
+            thought.answer.status,
+            _sentence(thought.answer),
             instruction,
             height,
             width,
-            reasoning=read.reasoning,
-            answer=read.answer,
-            timing=timing,
+            reasoning=thought.answer.reasoning,
+            answer=thought.answer.answer,
+            timing=thought.timing,
             model=self.model,
-            text=generation.text,
+            text=thought.text,
         )
-        if read.status is not Status.OK:
+        if thought.answer.status is not Status.OK:
             return result
-        candidates = tuple(to_source(c, self.profile, height, width) for c in read.candidates)
-        emit(Boxes(candidates))
-        began = time.perf_counter()
-        prompts = [self._prompts(c, height, width) for c in candidates]
-        found = self.segmenter.segment(self._features(image), [b for b, _ in prompts], [p for _, p in prompts])
-        timing = replace(timing, segment=time.perf_counter() - began)
-        began = time.perf_counter()
-        instances = []
-        for index, (c, (mask, score)) in enumerate(zip(candidates, found, strict=True), 1):
-            box = mask_box(mask) or c.box or (0.0, 0.0, 0.0, 0.0)
-            area = int(np.count_nonzero(mask))
-            instances.append(Instance(index, c.label or instruction, score, mask, box, c.box, c.points, area))
-        emit(Masks(tuple(instances)))
-        timing = replace(timing, postprocess=time.perf_counter() - began)
-        return replace(result, instances=tuple(instances), timing=timing)
-
-    def _prompts(self, c: Candidate, height: int, width: int):  # type: ignore[no-untyped-def]
-        """What SAM is given: by the profile, and what there is when that is missing."""
-        points = tuple(clip_point(p, height, width) for p in c.points)
-        if self.profile.sam_prompts == "box" and c.box is not None:
-            return c.box, ()
-        if self.profile.sam_prompts == "points" and points:
-            return None, points
-        return c.box, points
-
-
-def _run(
-    pipeline: Pipeline, image: Image, instruction: str, cancel: Cancel, timeout: float | None, emit
-) -> Segmentation:  # type: ignore[no-untyped-def]
-    began = time.perf_counter()
-    text = ""
-
-    def on_text(_: int, piece: str) -> None:
-        nonlocal text
-        text += piece
-        emit(Reasoning(text, piece))
-
-    stop = _Either(cancel, None if timeout is None else began + timeout)
-    try:
-        prompt = pipeline._prompt(image, instruction)
-        square = square_image(image, pipeline.profile.square)
-        prepared = time.perf_counter()
-        generation = pipeline.reasoner.generate([square], [prompt], on_text=on_text, cancel=stop)[0]
-        reasoned = time.perf_counter()
-        timing = Timing(preprocess=prepared - began, first_token=generation.first_token, reason=reasoned - prepared)
-        if cancel.is_set():
-            raise SegzeroError(Status.CANCELLED, "the request was cancelled")
-        if generation.cancelled:
-            raise SegzeroError(Status.TIMEOUT, f"there was no answer within {timeout:g} s")
-        result = pipeline._finish(image, instruction, generation, timing, emit)
-    except Exception as error:
-        status, message = _explain(error)
-        result = replace(pipeline._failed(status, message, instruction, image), reasoning=text)
-    return replace(result, timing=replace(result.timing, total=time.perf_counter() - began))
-
-
-class _Either(Cancel):
-    """Set when the caller's flag is set or the deadline (time.perf_counter() seconds) is over."""
-
-    def __init__(self, other: Cancel, deadline: float | None) -> None:
-        super().__init__()
-        self._other, self._deadline = other, deadline
-
-    def is_set(self) -> bool:
-        late = self._deadline is not None and time.perf_counter() > self._deadline
-        return late or super().is_set() or self._other.is_set()
+        instances, timing = self.segmenting.run(image, thought.candidates, instruction, on_event=on_event)
+        timing = replace(result.timing, segment=timing.segment, postprocess=timing.postprocess)
+        return replace(result, instances=instances, timing=timing)
 
 
 def _sentence(answer: Answer) -> str:
@@ -253,7 +214,8 @@ def _sentence(answer: Answer) -> str:
 def _explain(error: Exception) -> tuple[Status, str]:
     if isinstance(error, SegzeroError):
         return error.status, error.message
-    name = type(error).__name__
+    log.debug("a request failed", exc_info=error)
     if is_out_of_memory(error):
         return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
+    name = type(error).__name__
     return Status.BACKEND_ERROR, f"a model failed: {name}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from segzero_ros.core.contract import Segmentation
+from segzero_ros.core.text import clean
 
 
 def result_dict(result: Segmentation) -> dict[str, Any]:
@@ -31,10 +32,5 @@ def result_dict(result: Segmentation) -> dict[str, Any]:
             for i in result.instances
         ],
         "timing": {k: round(v, 4) for k, v in asdict(result.timing).items()},
-        "model": result.model,
+        "model": clean(result.model),
     }
-
-
-def clean(text: str) -> str:
-    """A string that DDS can carry: no lone surrogates, no zero bytes."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 
 import torch
@@ -44,3 +45,10 @@ def choose_attention(wish: str | None, device: torch.device, dtype: torch.dtype)
 def memory_of(model: torch.nn.Module) -> int:
     """Bytes of parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def release_memory() -> None:
+    """Gives back what dropped models and failed requests hold: torch keeps a device's memory until it is asked."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

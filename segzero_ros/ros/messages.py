@@ -14,7 +14,8 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from segzero_ros.core.contract import Instance as Found
 from segzero_ros.core.contract import Segmentation
-from segzero_ros.core.result_dict import clean, result_dict
+from segzero_ros.core.result_dict import result_dict
+from segzero_ros.core.text import clean
 from segzero_ros.ros.convert import bytes_array
 
 
@@ -78,7 +79,7 @@ def to_result_msg(result: Segmentation, header: Any, camera_info: Any | None, re
         instances=[instance_msg(i) for i in result.instances],
         camera_info=camera_info or CameraInfo(),
         timing=Timing(**asdict(result.timing)),
-        model=result.model,
+        model=clean(result.model),
     )
 
 

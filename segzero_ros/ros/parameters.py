@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
+
+from segzero_ros.core.text import clean
 
 
 @dataclass(frozen=True)
@@ -57,26 +64,36 @@ TABLE: tuple[Parameter, ...] = (
         when="live",
     ),
     Parameter(
-        "instruction", "", "Instruction that is taken when the node becomes active; empty: none.", when="activate"
+        "instruction",
+        "",
+        "Instruction asked when the node is active and its models are loaded; empty: none.",
+        when="activate",
     ),
     Parameter(
         "max_age",
         1.0,
-        "Seconds that a frame may be old; an older one is not used, the next is. 0: any age.",
+        "Maximum age of a frame in seconds; older frames are skipped. 0: no limit.",
         bounds=(0.0, 86400.0),
         when="live",
     ),
     Parameter("image_timeout", 5.0, "Seconds to wait for a frame.", bounds=(0.0, 3600.0), when="live"),
-    Parameter("timeout", 120.0, "Seconds for one answer, waiting included.", bounds=(0.1, 86400.0), when="live"),
+    Parameter(
+        "timeout",
+        120.0,
+        "Seconds for one answer, waiting for models and frames included.",
+        bounds=(0.1, 86400.0),
+        when="live",
+    ),
     Parameter(
         "repeat_gap",
         2.0,
-        "Seconds within which the identical instruction is taken for a repetition.",
+        "An instruction that was answered is ignored when it comes again within this time, in seconds.",
         bounds=(0.0, 3600.0),
         when="live",
     ),
     Parameter("max_instruction_chars", 2000, "Longest instruction, characters.", bounds=(1, 100000), when="live"),
 )
+OTHERS = {"use_sim_time", "start_type_description_service"}  # rclpy's own
 BY_NAME = {p.name: p for p in TABLE}
 
 
@@ -121,6 +138,83 @@ def declare(node: Any) -> None:
         elif p.bounds:
             descriptor.integer_range = [IntegerRange(from_value=int(p.bounds[0]), to_value=int(p.bounds[1]))]
         node.declare_parameter(p.name, p.default, descriptor)
+
+
+def warn_unknown(node: Any) -> None:
+    """Says which names of a YAML or of the command line nobody reads: rclpy drops them without a word."""
+    declared = set(node._parameter_descriptors) if hasattr(node, "_parameter_descriptors") else set(BY_NAME)
+    for name in sorted(set(getattr(node, "_parameter_overrides", {})) - declared):
+        if name.startswith("qos_overrides.") or name in OTHERS:
+            continue
+        near = difflib.get_close_matches(name, BY_NAME, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        node.get_logger().warning(clean(f"there is no parameter {name!r}{hint}"))
+
+
+def warn_unmatched(node: Any, path: str) -> None:
+    """Says when a parameter file has no section for this node: rcl skips those of others without a word."""
+    with open(path, encoding="utf-8") as file:
+        sections = list(_sections(yaml.safe_load(file) or {}))
+    name = node.get_fully_qualified_name()
+    if sections and not any(re.fullmatch(_pattern(s), name) for s in sections):
+        node.get_logger().warning(clean(f"{path} has nothing for {name}; it is for {', '.join(sections[:4])}"))
+
+
+def _sections(data: dict[Any, Any], above: str = "") -> Iterator[str]:
+    """Names of nodes, as written, with the namespaces around them."""
+    for key, value in data.items():
+        name = f"{above}/{str(key).strip('/')}"
+        if isinstance(value, dict):
+            if "ros__parameters" in value:
+                yield name
+            yield from _sections({k: v for k, v in value.items() if k != "ros__parameters"}, name)
+
+
+def _pattern(section: str) -> str:
+    """A section's wildcards as a regular expression: ** is any number of names, * is one."""
+    tokens = {"**": "(/[^/]+)*", "*": "/[^/]+"}
+    return "".join(tokens.get(t, "/" + re.escape(t)) for t in section.strip("/").split("/"))
+
+
+def files_in(args: list[str]) -> list[str]:
+    """The parameter files that are named among ROS arguments."""
+    return [b for a, b in itertools.pairwise(args) if a == "--params-file"]
+
+
+def check_file(path: str) -> None:
+    """Raises ValueError with a sentence for a parameter file that rcl would refuse, or would read without effect."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = yaml.safe_load(file)
+    except OSError as error:
+        raise ValueError(f"the parameter file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    form = f"{path}: parameters stand below a node's name and ros__parameters: /**: {{ros__parameters: {{...}}}}"
+    if data is None:
+        return
+    if not isinstance(data, dict) or not all(isinstance(section, dict) for section in data.values()):
+        raise ValueError(form)
+    if not any("ros__parameters" in keys for keys in _keys(data)):
+        raise ValueError(form)
+    for name, value in _leaves(data):
+        if value is None:
+            raise ValueError(f"{path}: {name} has no value; write '' for an empty text, or leave the line out")
+
+
+def _keys(data: dict[Any, Any]) -> Iterator[set[Any]]:
+    yield set(data)
+    for value in data.values():
+        if isinstance(value, dict):
+            yield from _keys(value)
+
+
+def _leaves(data: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        else:
+            yield str(key), value
 
 
 def values(node: Any) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""What others tell the node to do: the instruction's topic and the services, each handed to `core.requests`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from segzero_msgs.msg import Segmentation as SegmentationMsg
+from segzero_msgs.srv import SegmentImage, SetInstruction
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from segzero_ros.core.contract import Status
+from segzero_ros.core.requests import Asked, Asker, Requests
+from segzero_ros.core.text import clean
+from segzero_ros.ros.messages import status_constant, to_result_msg
+from segzero_ros.ros.qos import profile
+
+MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a request's own, too
+BURST = 200  # calls that the middleware holds until they are taken; its own default of 10 loses the eleventh
+
+
+class Commands:
+    """Services of a node, from its start; the topic from `open` on."""
+
+    def __init__(self, node: Any, requests: Requests, reply_of: Any) -> None:
+        self._node = node
+        self._requests = requests
+        self._reply_of = reply_of
+        self._topic: Any = None
+        self._quick = MutuallyExclusiveCallbackGroup()
+        many, burst = ReentrantCallbackGroup(), profile(BURST)
+        node.create_service(SegmentImage, "~/segment", self._segment, qos_profile=burst, callback_group=many)
+        node.create_service(SetInstruction, "~/set_instruction", self._set, callback_group=self._quick)
+        node.create_service(Trigger, "~/clear", self._clear, callback_group=self._quick)
+        node.create_service(SetBool, "~/enable", self._enable, callback_group=self._quick)
+
+    def open(self) -> None:
+        self._topic = self._topic or self._node.create_subscription(
+            String,
+            "~/instruction",
+            lambda msg: self.instruct(msg.data, Asker.TOPIC),
+            profile(5),
+            callback_group=self._quick,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def close(self) -> None:
+        if self._topic is not None:
+            self._node.destroy_subscription(self._topic)
+            self._topic = None
+
+    def instruct(self, text: str, by: Asker, once: bool = False) -> Asked:
+        """An instruction that is answered on the topics."""
+        asked = self._requests.ask(text, by, once=once)
+        ticket = asked.ticket
+        if ticket is None:
+            self._node.get_logger().info(clean(f'"{text[:80]}" by {by.value} repeats {asked.request_id[:8]}'))
+        elif ticket.result is None:
+            self._node.get_logger().info(clean(f'instruction {asked.request_id[:8]} by {by.value}: "{text[:80]}"'))
+        elif ticket.result.status not in (Status.OK, Status.NO_OBJECT):
+            self._node.get_logger().info(clean(f"{by.value} refused: {ticket.result.message}"))
+        return asked
+
+    def _segment(self, request: SegmentImage.Request, response: SegmentImage.Response) -> SegmentImage.Response:
+        """Waits, in a thread of its own."""
+        image = request.image if request.image.width else None
+        timeout = min(max(0.0, request.timeout), MAX_TIMEOUT)
+        ticket = self._requests.ask(request.instruction, Asker.SERVICE, image=image, timeout=timeout).ticket
+        assert ticket is not None, "a call is never a repetition"
+        self._requests.wait(ticket)
+        reply = self._reply_of(ticket)
+        s = reply.segmentation
+        self._node.get_logger().info(
+            clean(
+                f'call {ticket.request_id[:8]} of ~/segment "{s.instruction[:80]}": {s.status.value}: {s.message[:300]}'
+            )
+        )
+        response.result = to_result_msg(s, reply.header, reply.camera_info, reply.request_id)
+        return response
+
+    def _set(self, request: SetInstruction.Request, response: SetInstruction.Response) -> SetInstruction.Response:
+        asked = self.instruct(request.instruction, Asker.COMMAND, request.once)
+        result = asked.ticket.result if asked.ticket else None
+        refused = result is not None and result.status not in (Status.OK, Status.NO_OBJECT, Status.CANCELLED)
+        response.success = not refused
+        response.status = status_constant(result) if refused and result else SegmentationMsg.STATUS_OK
+        if refused and result:
+            response.message = clean(result.message)
+            return response
+        response.request_id = asked.request_id
+        response.message = "taken" if asked.ticket else "the same instruction waits, runs or was just answered"
+        return response
+
+    def _clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._requests.clear()
+        response.success, response.message = True, "cleared"
+        return response
+
+    def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._requests.enable(request.data)
+        response.success, response.message = True, "enabled" if request.data else "disabled"
+        return response

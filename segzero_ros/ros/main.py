@@ -1,0 +1,169 @@
+"""The process `segzero`: arguments, signals, the executor's thread, and an orderly end.
+
+Whatever is wrong before the node exists is one sentence and exit code 1. After that only a signal ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from segzero_ros.core.text import clean
+
+STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+EXIT_DEADLINE = 1.0  # seconds for requests, outputs and the worker to end after one of them
+LEAVE_DEADLINE = 0.7  # seconds for ROS to end after that
+THREADS = 24  # calls of ~/segment that wait, and services, timers and transitions beside them
+MISSING = {  # what to do about a missing module, by its first name
+    "rclpy": "source /opt/ros/DISTRO/setup.bash",
+    "segzero_msgs": "colcon build, then source install/setup.bash",
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    args = sys.argv if args is None else args
+    # Block signals in all threads; this one waits with sigwait, so that nothing is interrupted in the middle.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    for number in STOPS:
+        # A shell starts background jobs with SIGINT ignored, and an ignored signal is never waited for. Who starts
+        # the node with nohup wants hang-ups ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [%(name)s]: %(message)s")
+    try:
+        with _held_back_stderr():
+            node = _started(args)
+    except Exception as error:
+        if "debug" in [a.lower() for a in args]:
+            traceback.print_exc()
+        print(f"segzero: {_sentence(error)}", file=sys.stderr)
+        return 1
+    if node is None:
+        return 0
+    _run(node)
+    return 0  # not reached
+
+
+def _started(args: list[str]) -> Any:
+    """The node, or None after --help. Raises whatever hinders."""
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+    from rclpy.utilities import remove_ros_args
+
+    from segzero_ros.ros import parameters
+
+    for path in parameters.files_in(args):
+        parameters.check_file(path)
+    own = remove_ros_args(args)[1:] if "--ros-args" in args else args[1:]
+    if {"-h", "--help"} & set(own):
+        print(parameters.usage())
+        return None
+    if own:
+        raise ValueError(f"unknown arguments {' '.join(own)}; parameters are given by --ros-args -p NAME:=VALUE")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ~/state has the progress
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        from segzero_ros.ros.node import SegzeroNode
+
+        if rclpy.logging.get_logger_effective_level("segzero") <= rclpy.logging.LoggingSeverity.DEBUG:
+            logging.getLogger("segzero_ros").setLevel(logging.DEBUG)
+        node = SegzeroNode()
+        for path in parameters.files_in(args):
+            parameters.warn_unmatched(node, path)
+        return node
+    except BaseException:
+        rclpy.try_shutdown()
+        raise
+
+
+def _run(node: Any) -> None:
+    """Spins until a signal comes, then ends the process."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+
+    from segzero_ros.ros.executor import Executor
+
+    executor = Executor(THREADS)
+    executor.add_node(node)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            pass
+        except Exception:
+            if rclpy.ok():
+                logging.exception("the executor ended")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=spin, name="segzero-executor", daemon=True)
+    thread.start()
+    signal.sigwait(STOPS)
+    if node.close(EXIT_DEADLINE):
+        # DDS leaves shared memory behind unless its participant ends; in a thread, since it may hang.
+        leave = threading.Thread(target=_leave, args=(executor, thread, node), daemon=True)
+        leave.start()
+        leave.join(LEAVE_DEADLINE)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A load inside torch cannot be interrupted, and interpreter shutdown under a running thread may abort; what was
+    # published has been handed to DDS by now.
+    os._exit(0)
+
+
+def _leave(executor: Any, spinning: threading.Thread, node: Any) -> None:
+    import rclpy
+
+    executor.shutdown(timeout_sec=LEAVE_DEADLINE)
+    spinning.join(LEAVE_DEADLINE)
+    if not spinning.is_alive():
+        with contextlib.suppress(Exception):  # of rclpy's own; it keeps the participant when the node is destroyed
+            node._state_machine.destroy_when_not_in_use()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
+        return f"the Python module {name} is missing: {MISSING.get(name, _pip(name))}"
+    if isinstance(error, ImportError):
+        return clean(f"{error}; `segzero doctor` checks the installation")
+    # rcl adds the place in its own source, and sometimes a second error.
+    text = str(error).split(", at ")[0].strip().splitlines() or [type(error).__name__]
+    return clean(text[0])
+
+
+def _pip(module: str) -> str:
+    package = {"cv2": "opencv-python-headless", "yaml": "PyYAML", "PIL": "pillow"}.get(module, module)
+    return f"pip install {package}, or start the node with the virtual environment's interpreter (python:=...)"
+
+
+@contextlib.contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """What the C libraries print is shown when all went well; beside a failure's sentence it would say it twice."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        saved = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        failed = False
+        try:
+            yield
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            held.seek(0)
+            if not failed:
+                os.write(2, held.read())

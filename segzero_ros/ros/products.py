@@ -1,0 +1,128 @@
+"""What is published about an answer: pure functions from a reply to a message, or None when there is nothing to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from segzero_msgs.msg import Segmentation as SegmentationMsg
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from segzero_ros.core.contract import Image as Pixels
+from segzero_ros.core.contract import Segmentation
+from segzero_ros.core.geometry import label_image
+from segzero_ros.core.text import clean
+from segzero_ros.overlay import captioned, draw_overlay
+from segzero_ros.ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
+from segzero_ros.ros.messages import result_json, to_result_msg
+
+
+class Reply:
+    """One answer on its way out. image: the frame's message (Image or CompressedImage), or None without a frame.
+
+    Not thread-safe: what is drawn once serves all topics that show it.
+    """
+
+    def __init__(self, header: Any, image: Any, camera_info: Any, segmentation: Segmentation, request_id: str) -> None:
+        self.header = header
+        self.image = image
+        self.camera_info = camera_info
+        self.segmentation = segmentation
+        self.request_id = request_id
+        self._overlay: Pixels | None = None
+
+    def source(self) -> Pixels:
+        """The frame's pixels, RGB. Raises SegzeroError for an encoding that is not taken."""
+        return image_from_msg(self.image) if isinstance(self.image, Image) else compressed_from_msg(self.image)
+
+    def overlay(self) -> Pixels | None:
+        """The frame with what was found drawn in, RGB, of the frame's size."""
+        if self._overlay is None and self.image is not None and self.segmentation.height:
+            self._overlay = draw_overlay(self.source(), self.segmentation)
+        return self._overlay
+
+
+def result(r: Reply) -> SegmentationMsg:
+    return to_result_msg(r.segmentation, r.header, r.camera_info, r.request_id)
+
+
+def result_text(r: Reply) -> String:
+    return String(data=result_json(r.segmentation, r.header, r.request_id))
+
+
+def reasoning(r: Reply) -> String:
+    return String(data=clean(r.segmentation.reasoning))
+
+
+def camera_info(r: Reply) -> Any:
+    return r.camera_info
+
+
+def source_image(r: Reply) -> Any:
+    if r.image is None or isinstance(r.image, Image):
+        return r.image
+    return image_to_msg(r.source(), "rgb8", r.header)
+
+
+def mask(r: Reply) -> Any:
+    """All instances in one: 0 or 255."""
+    s = r.segmentation
+    if not s.height:
+        return None
+    union = np.zeros((s.height, s.width), np.uint8)
+    for i in s.instances:
+        union[i.mask] = 255
+    return image_to_msg(union, "mono8", r.header)
+
+
+def label_mask(r: Reply) -> Any:
+    """i where instance i is: mono8, or 16UC1 with more than 254 instances."""
+    s = r.segmentation
+    if not s.height:
+        return None
+    labels = label_image([i.mask for i in s.instances], [i.score for i in s.instances], s.height, s.width)
+    return image_to_msg(labels, "mono8" if labels.dtype == np.uint8 else "16UC1", r.header)
+
+
+def overlay(r: Reply) -> Any:
+    drawn = r.overlay()
+    return None if drawn is None else image_to_msg(drawn, "rgb8", r.header)
+
+
+def overlay_compressed(r: Reply) -> CompressedImage | None:
+    drawn = r.overlay()
+    return None if drawn is None else compressed_to_msg(drawn, r.header)
+
+
+def answer_image(r: Reply) -> Any:
+    """The overlay above the instruction and the reasoning in words: taller than the frame, for people."""
+    drawn = r.overlay()
+    return None if drawn is None else image_to_msg(captioned(drawn, r.segmentation), "rgb8", r.header)
+
+
+def detections(r: Reply) -> Any:
+    """vision_msgs/Detection2DArray: the masks' boxes as centre and size. ~/label_info names the class ids."""
+    from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+    out = Detection2DArray(header=r.header)
+    for i in r.segmentation.instances:
+        detection = Detection2D(header=r.header)
+        x1, y1, x2, y2 = (float(v) for v in i.box)
+        detection.bbox.center.position.x, detection.bbox.center.position.y = (x1 + x2) / 2, (y1 + y2) / 2
+        detection.bbox.size_x, detection.bbox.size_y = x2 - x1, y2 - y1
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = str(i.index), float(i.score)
+        detection.results = [hypothesis]  # no id: nothing tracks
+        out.detections.append(detection)
+    return out
+
+
+def label_info(r: Reply) -> Any:
+    """vision_msgs/LabelInfo: what the values of ~/label_mask and the class ids of ~/detections stand for."""
+    from vision_msgs.msg import LabelInfo, VisionClass
+
+    instances = r.segmentation.instances
+    unlabelled = 255 if len(instances) < 255 else 65535
+    names = [(0, "background"), *((i.index, clean(i.label)) for i in instances), (unlabelled, "unlabelled")]
+    return LabelInfo(header=r.header, class_map=[VisionClass(class_id=n, class_name=name) for n, name in names])

@@ -1,0 +1,33 @@
+"""Quality of service: what the node offers and asks for, and how a camera's choice is followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+
+
+def profile(depth: int = 1, reliability: ReliabilityPolicy = RELIABLE, latched: bool = False) -> QoSProfile:
+    """A new object each time: rclpy's overrides change the one that they are given."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=reliability,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def reliability_for(publishers: Iterable[Any]) -> ReliabilityPolicy:
+    """Reliable if all publishers are; else best effort, which hears both kinds but loses large frames.
+
+    publishers: what `get_publishers_info_by_topic` returns.
+    """
+    offered = [p.qos_profile.reliability for p in publishers]
+    return RELIABLE if offered and all(o == RELIABLE for o in offered) else BEST_EFFORT
+
+
+def name_of(reliability: ReliabilityPolicy) -> str:
+    return str(reliability.name).lower().replace("_", " ")

@@ -1,0 +1,105 @@
+"""~/state and /diagnostics: what the node is doing, and whether it could answer now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from segzero_msgs.msg import State as StateMsg
+
+from segzero_ros.core.contract import Event, Masks, Reasoning
+from segzero_ros.core.text import clean
+from segzero_ros.ros.inputs import SILENT, Inputs
+from segzero_ros.ros.qos import profile
+from segzero_ros.worker import Snapshot, State
+
+
+class StatusBoard:
+    """The newest snapshot, published when it changes. Thread-safe.
+
+    inactive() says why the node takes no requests, or "" when it does.
+    """
+
+    def __init__(self, node: Any, inputs: Inputs, inactive: Callable[[], str]) -> None:
+        self._node = node
+        self._inputs = inputs
+        self._inactive = inactive
+        self._lock = threading.Lock()  # the last one published is the newest
+        self.snapshot = Snapshot(State.UNLOADED, "not configured")
+        self.model = ""
+        self.loaded: dict[str, str] = {}  # role -> what was loaded
+        self.characters = 0  # of the text that the model has written for the request in hand
+        options = QoSOverridingOptions.with_default_policies()
+        self._state = node.create_publisher(StateMsg, "~/state", profile(latched=True), qos_overriding_options=options)
+        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def tell(self, snapshot: Snapshot) -> None:
+        with self._lock:
+            self.snapshot = snapshot
+            self.characters = 0
+            self._publish()
+
+    def again(self) -> None:
+        """The node became active or inactive."""
+        with self._lock:
+            self._publish()
+
+    def on_event(self, event: Event) -> None:
+        """Follows a request's progress."""
+        if isinstance(event, Reasoning):
+            self.characters = len(event.text)
+        elif isinstance(event, Masks):
+            self.characters = 0
+
+    def shown(self) -> Snapshot:
+        """The snapshot as seen from outside: READY is said by an active node only."""
+        snapshot, why = self.snapshot, self._inactive()
+        if why and snapshot.state in (State.READY, State.REASONING):
+            return Snapshot(State.INACTIVE, f"the models are loaded; {why}")
+        return snapshot
+
+    def publish_diagnostics(self) -> None:
+        level, message = self._health()
+        frames, shown = self._inputs.frames, self.shown()
+        facts = {
+            "state": shown.state.value,
+            "model": self.model,
+            "frames": frames.count,
+            "camera_infos": frames.side_counts["camera_info"],
+            "seconds since a frame": "" if (s := self._inputs.silence()) is None else f"{s:.1f}",
+            "instruction": shown.instruction,
+            "characters written": self.characters,
+            **self.loaded,
+        }
+        status = DiagnosticStatus(
+            level=level, name=self._node.get_fully_qualified_name(), message=clean(message), hardware_id="segzero"
+        )
+        status.values = [KeyValue(key=k, value=clean(v)) for k, v in facts.items()]
+        msg = DiagnosticArray(status=[status])
+        msg.header.stamp = self._node.get_clock().now().to_msg()
+        self._diagnostics.publish(msg)
+
+    def _health(self) -> tuple[bytes, str]:
+        """OK only when a request that came now would be answered."""
+        shown = self.shown()
+        if shown.state == State.FAILED:
+            return DiagnosticStatus.ERROR, shown.message
+        why = self._inactive()
+        if shown.state not in (State.READY, State.REASONING) or why:
+            return DiagnosticStatus.WARN, shown.message if not why or why in shown.message else why
+        silence = self._inputs.silence()
+        if silence is None:
+            return DiagnosticStatus.WARN, f"no image yet; {self._inputs.describe()}"
+        if silence > SILENT:
+            return DiagnosticStatus.WARN, f"no image for {silence:.0f} s; {self._inputs.describe()}"
+        return DiagnosticStatus.OK, shown.message
+
+    def _publish(self) -> None:
+        shown = self.shown()
+        msg = StateMsg(state=getattr(StateMsg, shown.state.value), progress=float(shown.progress))
+        msg.header.stamp = self._node.get_clock().now().to_msg()
+        msg.message, msg.instruction, msg.model = clean(shown.message), clean(shown.instruction), clean(self.model)
+        self._state.publish(msg)
