@@ -3,6 +3,7 @@
 # TORCH_INDEX: index to take torch from instead of pip's own settings, such as
 #   make demo TORCH_INDEX=URL
 # PYTHON: interpreter that .venv is made with (ROS 2 wheels exist for 3.11 here).
+# VENV, DISTRO: another environment, with another ROS 2: VENV=.venv-kilted DISTRO=kilted
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -11,24 +12,42 @@ TORCH_INDEX ?=
 HOURS ?= 8
 RESULTS ?= training/results
 VENV := .venv
+DISTRO := jazzy
 PY := $(VENV)/bin/python
-# Seen by every ROS 2 process that make starts: this machine only.
-export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
-export OMP_NUM_THREADS ?= 2
-# The environment's own ROS 2, whatever the shell has sourced.
+
+# The shell is a robot developer's: another ROS 2 is sourced, another middleware, domain or discovery server chosen.
+# Nothing of it reaches what make starts; examples/closed.py has the same names for processes without make.
+SOURCED := $(subst :, ,$(AMENT_PREFIX_PATH):$(COLCON_PREFIX_PATH)) /opt/ros $(CURDIR)
+empty :=
+LIBRARIES := $(filter-out $(addsuffix /%,$(SOURCED)),$(subst :, ,$(LD_LIBRARY_PATH)))
+unexport $(filter ROS_% RMW_% RCL_% RCUTILS_% FASTDDS_% FASTRTPS_% CYCLONEDDS_% ZENOH_% AMENT_% COLCON_% \
+  CMAKE_PREFIX_PATH _ROS_WHEELS_% BASH_ENV,$(.VARIABLES))
+# PYTHONUNBUFFERED and PYTHONDONTWRITEBYTECODE do no harm.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS PYTHONINSPECT PYTHONSAFEPATH PYTHONIOENCODING
+export LD_LIBRARY_PATH := $(subst $(empty) $(empty),:,$(LIBRARIES))
 export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV)
-unexport PYTHONPATH
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export OMP_NUM_THREADS ?= 2
 
 PIP := $(PY) -m pip install --disable-pip-version-check --progress-bar on
 RUN := $(VENV)/.run-stamp
 ROS := $(VENV)/.ros-stamp
+TEST := $(VENV)/.test-stamp
 DEV := $(VENV)/.dev-stamp
 TRAIN := $(VENV)/.train-stamp
 MESSAGES := $(VENV)/.messages-stamp
 COMMAND := $(VENV)/bin/segzero
+# Test modules by what they import: ROS 2; or nothing but the core and the command line, which are quick. Three are
+# neither: they run the demo, colcon and make.
+ROS_IMPORTS := rclpy|[a-z_]+_(msgs|srvs)|segzero_ros\.ros|tests\.robot
+HEAVY_IMPORTS := torch|transformers|safetensors|training|tests import|segzero_ros import|segzero_ros\.(models|pipeline)
+WITH_MODEL := test_the_embedded_model_answers
+WHOLE := tests/test_demo.py tests/test_package.py tests/test_make.py
+ROS_TESTS = $(filter-out $(WHOLE),$(shell grep -lE '^ *(from|import) ($(ROS_IMPORTS))' tests/test_*.py))
+CORE_TESTS = $(filter-out $(WHOLE),$(shell grep -LE '^ *(from|import) ($(ROS_IMPORTS)|$(HEAVY_IMPORTS))' tests/test_*.py))
 
-.PHONY: help venv setup interfaces demo test test-long lint types build train-demo train-demo-smoke reproduce reproduce-smoke \
-        report evaluate clean
+.PHONY: help venv setup interfaces demo check test test-long test-ros test-kilted test-pythons lint types build \
+        train-demo train-demo-smoke reproduce reproduce-smoke report evaluate clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -51,16 +70,20 @@ $(COMMAND): setup.py $(RUN)
 	$(PIP) --no-deps --editable .
 	@touch $@
 
-$(ROS): requirements/ros-jazzy.txt $(RUN)
-	@echo "== installing ROS 2 Jazzy"
-	$(PIP) -r requirements/ros-jazzy.txt
+$(ROS): requirements/ros-$(DISTRO).txt $(RUN)
+	@echo "== installing ROS 2 $(DISTRO)"
+	$(PIP) -r requirements/ros-$(DISTRO).txt
 	@touch $@
 
 $(TRAIN): requirements/train.txt $(RUN)
 	$(PIP) -r requirements/train.txt
 	@touch $@
 
-$(DEV): requirements/dev.txt $(ROS) $(TRAIN)
+$(TEST): requirements/test.txt $(ROS)
+	$(PIP) -r requirements/test.txt $$(grep -E '^pybullet==' requirements/train.txt)
+	@touch $@
+
+$(DEV): requirements/dev.txt requirements/test.txt $(ROS) $(TRAIN)
 	$(PIP) -r requirements/dev.txt
 	@touch $@
 
@@ -74,12 +97,25 @@ $(MESSAGES): $(ROS) tools/ros_from_pypi.py $(shell find msg -type f)
 demo: $(MESSAGES) $(COMMAND)  ## A camera stream and six instructions through the real node; pictures in out/
 	$(PY) examples/demo.py
 
-test: setup lint types  ## Lint, types and all tests but those that train
+check: lint types $(COMMAND)  ## Lint, types and the tests that need neither ROS 2 nor a model, in half a minute
+	$(PY) -m pytest -q -m "not long and not gpu" $(CORE_TESTS) --deselect tests/test_command_line.py::$(WITH_MODEL)
+
+test: setup lint types  ## Lint, types and all tests but those that train or need a GPU
 	@$(PY) -c 'from importlib.metadata import version; print("rclpy", version("ros-rclpy"))'
-	$(PY) -m pytest -m "not long"
+	$(PY) -m pytest -m "not long and not gpu"
 
 test-long: setup  ## What trains: every configuration in small, resumed runs, TRL's loss beside ours, the experiment's smoke run
-	$(PY) -m pytest -m long
+	$(PY) -m pytest -m "long and not gpu"
+
+test-ros: $(MESSAGES) $(COMMAND) $(TEST)
+	@$(PY) -c 'from importlib.metadata import version; print("ROS 2 $(DISTRO), rclpy", version("ros-rclpy"))'
+	$(PY) -m pytest -m "not long and not gpu" $(ROS_TESTS)
+
+test-kilted:  ## The node's tests on ROS 2 Kilted, in .venv-kilted
+	$(MAKE) test-ros VENV=.venv-kilted DISTRO=kilted
+
+test-pythons:  ## The core's and the command line's tests on Python 3.10 and 3.12, where they are found; with TORCH_INDEX also a model's
+	$(PYTHON) tools/test_pythons.py $(CORE_TESTS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 lint: $(DEV)  ## ruff
 	$(PY) -m ruff check .
@@ -114,4 +150,4 @@ evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
 	$(PY) -m training.evaluate --profile demo --data tabletop:test --n 2400 --json
 
 clean:  ## Everything that make has made, except training results
-	rm -rf $(VENV) build/workspace install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-kilted .venv-3.10 .venv-3.12 build/workspace install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import closed
+
+# A domain of its own: a robot or another demo on this machine has a /clock and an image of its own. rclpy reads some
+# of the settings as soon as it is imported.
+closed.close(os.environ)
+
 import cv2
 import numpy as np
 import rclpy
@@ -128,10 +134,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "out")
     parser.add_argument("--reasoner", help="another checkpoint folder than the embedded one")
     parser.add_argument("--segmenter", help="another checkpoint folder than the embedded one")
+    parser.add_argument("--domain", type=int, help="a ROS domain, 0 to 232, instead of one of its own")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    # A domain of its own: a robot or another demo on this machine has a /clock and an image of its own.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    if arguments.domain is not None:
+        if not 0 <= arguments.domain <= 232:
+            parser.error("--domain is a number from 0 to 232")
+        os.environ["ROS_DOMAIN_ID"] = str(arguments.domain)
 
     own = [f"-p {name}:={value}" for name in ("reasoner", "segmenter") if (value := getattr(arguments, name))]
     settings = "-p use_sim_time:=true -p image_topic:=/camera/color/image_raw " + " ".join(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
-# Before rclpy is imported anywhere: this machine only, and no neighbour's domain.
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
+import closed
 
+# Before rclpy is imported anywhere: this machine only, no neighbour's domain, nothing of the shell's ROS.
+ROOT = Path(__file__).resolve().parent.parent
+FOREIGN = {path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if ROOT not in Path(path, "x").parents}
+closed.close(os.environ)
+if "PYTHONPATH" not in os.environ:
+    sys.path[:] = [path for path in sys.path if path not in FOREIGN]
+
+GPU = pytest.StashKey[bool]()
 LONG = """
 description: random weights that write for long
 prompt: plain
@@ -23,6 +30,23 @@ square: 224
 system: null
 max_new_tokens: 100000
 """
+
+
+def asks_for_gpu(markers: str) -> bool:
+    return re.search(r"(?<!not )\bgpu\b", markers) is not None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests see no GPU, unless those for one are asked for: `pytest -m gpu`."""
+    config.stash[GPU] = asks_for_gpu(config.option.markexpr)
+    if not config.stash[GPU]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not config.stash[GPU]:
+            item.add_marker(pytest.mark.skip(reason="runs with -m gpu"))
 
 
 @pytest.fixture(scope="session")
