@@ -46,8 +46,6 @@ def in_shell(script: str, cwd: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("AMENT_PREFIX_PATH", "PYTHONPATH", "COLCON_HOME")}
     environment |= {
         "PATH": f"{PREFIX / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_DOMAIN_ID": "97",
         "COLCON_LOG_LEVEL": "30",
     }
     done = subprocess.run(
