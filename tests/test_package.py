@@ -197,6 +197,22 @@ def test_the_root_carries_what_the_messages_need_and_never_names_them() -> None:
         assert group == "rosidl_interface_packages"
 
 
+def test_a_robot_without_a_screen_or_recordings_needs_neither_rviz_nor_rosbag2() -> None:
+    needs = {tag.text for tag in ElementTree.parse(ROOT / "package.xml").getroot() if tag.tag.endswith("depend")}
+    assert not {name for name in needs if name and name.startswith(("rviz", "ros2bag", "rosbag2"))}
+
+
+def test_colcon_test_runs_tests_that_need_neither_torch_nor_a_graph(workspace: Path) -> None:
+    """All of them are listed, one is run."""
+    select = "--packages-select segzero_ros --build-base build_tests --install-base install_tests"
+    in_shell(f"colcon build {select}", workspace)
+    listed = in_shell("cd build_tests/segzero_ros && ctest -N", workspace)
+    assert {line.split()[-1] for line in listed.splitlines() if "Test #" in line} == {"core", "overlay", "launch"}
+    test = "colcon test --event-handlers console_direct+ --return-code-on-test-failure"
+    in_shell(f"{test} {select} --ctest-args -R launch", workspace)
+    assert list((workspace / "build_tests/segzero_ros/test_results").rglob("launch.xunit.xml"))
+
+
 def test_every_status_of_the_library_is_a_constant_of_the_message() -> None:
     from segzero_msgs.msg import Segmentation
 
