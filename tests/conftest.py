@@ -76,13 +76,13 @@ def robot() -> Iterator:
 
 @pytest.fixture
 def start(models: tuple[Path, Path]) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts a node with these parameters; `remap` are further ROS arguments."""
+    """Starts a node with these parameters; `remap` are further ROS arguments, `before` a command that starts it."""
     running: list[subprocess.Popen] = []
 
-    def run(remap: tuple[str, ...] = (), **parameters: object) -> subprocess.Popen:
+    def run(remap: tuple[str, ...] = (), before: tuple[str, ...] = (), **parameters: object) -> subprocess.Popen:
         settings = {"reasoner": str(models[0]), "segmenter": str(models[1]), "max_age": 0.0} | parameters
         arguments = [x for name, value in settings.items() for x in ("-p", f"{name}:={value}")]
-        command = [sys.executable, "-m", "segzero_ros", "--ros-args", *remap, *arguments]
+        command = [*before, sys.executable, "-m", "segzero_ros", "--ros-args", *remap, *arguments]
         running.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
         return running[-1]
 

@@ -6,6 +6,7 @@ Whatever is wrong before the node exists is one sentence and exit code 1. After 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -13,7 +14,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from segzero_ros.core.text import clean
@@ -21,6 +23,7 @@ from segzero_ros.core.text import clean
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 EXIT_DEADLINE = 1.0  # seconds for requests, outputs and the worker to end after one of them
 LEAVE_DEADLINE = 0.7  # seconds for ROS to end after that
+RMW_INDEX = "share/ament_index/resource_index/rmw_typesupport"
 THREADS = 24  # calls of ~/segment that wait, and services, timers and transitions beside them
 MISSING = {  # what to do about a missing module, by its first name
     "rclpy": "source /opt/ros/DISTRO/setup.bash",
@@ -31,12 +34,13 @@ MISSING = {  # what to do about a missing module, by its first name
 def main(args: list[str] | None = None) -> int:
     args = sys.argv if args is None else args
     # Block signals in all threads; this one waits with sigwait, so that nothing is interrupted in the middle.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    for number in STOPS:
-        # A shell starts background jobs with SIGINT ignored, and an ignored signal is never waited for. Who starts
-        # the node with nohup wants hang-ups ignored.
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+    stops = set(STOPS)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup; a signal that is blocked is not ignored
+        stops.remove(signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    for number in stops:  # a shell starts background jobs with SIGINT ignored, and that would never be waited for
+        signal.signal(number, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [%(name)s]: %(message)s")
     try:
         with _held_back_stderr():
@@ -48,12 +52,16 @@ def main(args: list[str] | None = None) -> int:
         return 1
     if node is None:
         return 0
-    _run(node)
+    _run(node, stops)
     return 0  # not reached
 
 
 def _started(args: list[str]) -> Any:
     """The node, or None after --help. Raises whatever hinders."""
+    for argument in args:
+        if clean(argument) != argument:
+            raise ValueError(f"the argument {clean(argument)!r} is not UTF-8")
+    _check_environment(os.environ)
     import rclpy
     from rclpy.signals import SignalHandlerOptions
     from rclpy.utilities import remove_ros_args
@@ -84,7 +92,27 @@ def _started(args: list[str]) -> Any:
         raise
 
 
-def _run(node: Any) -> None:
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """Raises ValueError for settings that end the process inside a C library, without an exception."""
+    domain = environment.get("ROS_DOMAIN_ID", "")
+    if domain and not (domain.isascii() and domain.isdigit() and int(domain) <= 232):
+        raise ValueError(f"ROS_DOMAIN_ID is {domain!r}; it is a number from 0 to 232")
+    home = environment.get("ROS_HOME") or os.path.expanduser("~/.ros")
+    log = environment.get("ROS_LOG_DIR") or os.path.join(home, "log")
+    try:
+        os.makedirs(os.path.expanduser(log), exist_ok=True)
+        if not os.access(os.path.expanduser(log), os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(f"the log folder {log} cannot be written ({error.strerror}); set ROS_LOG_DIR") from error
+    rmw = environment.get("RMW_IMPLEMENTATION", "")
+    index = [Path(p) / RMW_INDEX for p in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    installed = {path.name for folder in index if folder.is_dir() for path in folder.iterdir()} - {"rmw_implementation"}
+    if rmw and installed and rmw not in installed:
+        raise ValueError(f"RMW_IMPLEMENTATION is {rmw!r}, which is not installed; here: {', '.join(sorted(installed))}")
+
+
+def _run(node: Any, stops: set[signal.Signals]) -> None:
     """Spins until a signal comes, then ends the process."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
@@ -106,7 +134,7 @@ def _run(node: Any) -> None:
 
     thread = threading.Thread(target=spin, name="segzero-executor", daemon=True)
     thread.start()
-    signal.sigwait(STOPS)
+    signal.sigwait(stops)
     if node.close(EXIT_DEADLINE):
         # DDS leaves shared memory behind unless its participant ends; in a thread, since it may hang.
         leave = threading.Thread(target=_leave, args=(executor, thread, node), daemon=True)
@@ -137,6 +165,8 @@ def _sentence(error: Exception) -> str:
         return f"the Python module {name} is missing: {MISSING.get(name, _pip(name))}"
     if isinstance(error, ImportError):
         return clean(f"{error}; `segzero doctor` checks the installation")
+    if type(error).__name__ == "UnknownROSArgsError":
+        return clean(f"unknown ROS arguments: {str(error).strip('[]')}")
     # rcl adds the place in its own source, and sometimes a second error.
     text = str(error).split(", at ")[0].strip().splitlines() or [type(error).__name__]
     return clean(text[0])

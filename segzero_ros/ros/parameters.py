@@ -121,6 +121,8 @@ def declare(node: Any) -> None:
 
     def check(parameters: Iterable[Any]) -> SetParametersResult:
         for p in parameters:
+            if not p.name:
+                return SetParametersResult(successful=False, reason="a parameter has a name")
             if sentence := validate(p.name, p.value):
                 return SetParametersResult(successful=False, reason=sentence)
         return SetParametersResult(successful=True)
