@@ -134,10 +134,8 @@ class Inputs:
         with self._lock:
             for listener in self._listeners:
                 for _ in range(listener.depth):
-                    message = self._taken(listener)
-                    if message is None:
+                    if not self._take(listener):
                         break
-                    listener.put(message)
 
     def look(self) -> None:
         """Follows the publishers' reliability: one that came or was restarted may offer another."""
@@ -240,16 +238,19 @@ class Inputs:
         if self._node.executor is not None:
             self._node.executor.create_task(self.look)
 
-    def _taken(self, listener: _Listener) -> Any:
+    def _take(self, listener: _Listener) -> bool:
+        """One message, if one has come. One that cannot be read is said and left out."""
         subscription = listener.subscription
         try:
             with subscription.handle:
                 taken = subscription.handle.take_message(listener.kind, False)
-        except Exception as error:  # a message that is none
+            if taken is not None:
+                listener.put(taken[0])
+            return taken is not None
+        except Exception as error:
             self._broken = clean(f"a message could not be read: {type(error).__name__}: {error}")
             self._node.get_logger().warning(f"{listener.topic}: {self._broken}", throttle_duration_sec=10.0)
-            return None
-        return None if taken is None else taken[0]
+            return True
 
     def _put_image(self, message: Any) -> None:
         self._came, self._broken = time.monotonic(), ""
@@ -261,4 +262,5 @@ class Inputs:
 
 def _end_in_words(publisher: Any) -> str:
     name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+    name = "a node" if "_UNKNOWN_" in name else name  # its name comes a moment after its publisher
     return f"{name} ({publisher.topic_type}, {name_of(publisher.qos_profile.reliability)})"

@@ -1,0 +1,256 @@
+"""What the node hears of a camera, at its size: whoever starts first, whatever is offered; and in words why not."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from segzero_ros.core.contract import Cancel
+from segzero_ros.ros.convert import image_to_msg
+from segzero_ros.ros.executor import Executor
+from segzero_ros.ros.inputs import Inputs, input_topics, unfit_info
+from segzero_ros.ros.qos import BEST_EFFORT, RELIABLE, profile
+
+PATIENCE = 30.0  # seconds; only a failing test waits so long
+NUMBERS = itertools.count(1)
+HD = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)
+
+
+def header(seconds: int = 1, frame: str = "camera") -> Header:
+    return Header(stamp=Time(sec=seconds), frame_id=frame)
+
+
+class Bench:
+    """Inputs on a node, and a camera as another process would be; each test has topics of its own."""
+
+    def __init__(self) -> None:
+        self.contexts = [rclpy.Context(), rclpy.Context()]
+        for context in self.contexts:
+            rclpy.init(context=context)
+        self.space = f"/camera_{next(NUMBERS)}"
+        self.node = rclpy.create_node(f"listener{self.space[1:]}", context=self.contexts[0])
+        self.camera = rclpy.create_node("camera", context=self.contexts[1])
+        self.inputs = Inputs(self.node)
+        self.executors = [Executor(2, context=context) for context in self.contexts]
+        self.threads = [threading.Thread(target=executor.spin) for executor in self.executors]
+        for node, executor, thread in zip((self.node, self.camera), self.executors, self.threads, strict=True):
+            executor.add_node(node)
+            thread.start()
+        self.number = 0
+
+    def open(self, transport: str = "raw", image: str = "image") -> None:
+        self.inputs.open(f"{self.space}/{image}", transport, "", "")
+
+    def publish(self, reliability: ReliabilityPolicy, kind: type = Image, topic: str = "image") -> Any:
+        return self.camera.create_publisher(kind, f"{self.space}/{topic}", profile(1, reliability))
+
+    def hears(self, camera: Any, pixels: Any = HD) -> bool:
+        """Sends as a camera does until a frame of it arrives, looking at the publishers as the node does."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            self.number += 1
+            camera.publish(image_to_msg(pixels, "rgb8", header(self.number)))
+            self.inputs.look()
+            threading.Event().wait(0.03)  # a camera's period
+            self.inputs.pull()
+            frame = self.inputs.frames.newest()
+            if frame and frame.stamp == self.number * 10**9:
+                return True
+        return False
+
+    def all_of(self, camera: Any, count: int, pixels: Any = HD) -> int:
+        """How many of `count` frames arrive at a receiver that takes each as it comes."""
+        store, before = self.inputs.frames, self.inputs.frames.count
+        for _ in range(count):
+            self.number += 1
+            camera.publish(image_to_msg(pixels, "rgb8", header(self.number)))
+            now = store.count
+            try:
+                store.take(lambda: 0, 0.0, 1.0, Cancel(), after=now)
+            except Exception:
+                continue
+        return store.count - before
+
+    def close(self) -> None:
+        self.inputs.close()
+        parts = zip((self.node, self.camera), self.executors, self.threads, self.contexts, strict=True)
+        for node, executor, thread, context in parts:
+            executor.shutdown()
+            thread.join(PATIENCE)
+            node.destroy_node()
+            rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("reliability", [RELIABLE, BEST_EFFORT], ids=["reliable", "best effort"])
+@pytest.mark.parametrize("first", ["camera", "node"])
+def test_a_camera_is_heard_whoever_starts_first(bench: Bench, reliability: ReliabilityPolicy, first: str) -> None:
+    if first == "camera":
+        camera = bench.publish(reliability)
+        bench.open()
+    else:
+        bench.open()
+        camera = bench.publish(reliability)
+    assert bench.hears(camera, HD if reliability == RELIABLE else HD[:120, :160])
+
+
+def test_every_large_frame_of_a_reliable_camera_arrives(bench: Bench) -> None:
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera)
+    assert bench.all_of(camera, 30) == 30
+
+
+def test_a_camera_that_comes_back_with_another_offer_is_heard_again(bench: Bench) -> None:
+    bench.open()
+    for offer in (RELIABLE, BEST_EFFORT, RELIABLE):
+        camera = bench.publish(offer)
+        assert bench.hears(camera, HD[:120, :160]), offer
+        bench.camera.destroy_publisher(camera)
+
+
+def test_one_camera_of_each_kind_at_once_are_both_heard(bench: Bench) -> None:
+    bench.open()
+    small = HD[:120, :160]
+    reliable, best_effort = bench.publish(RELIABLE), bench.publish(BEST_EFFORT)
+    assert bench.hears(best_effort, small) and bench.hears(reliable, small)
+
+
+def test_an_override_of_the_user_wins(bench: Bench) -> None:
+    name = f"qos_overrides.{bench.space}/image.subscription.reliability"
+    bench.node.declare_parameter(name, "best_effort")
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera, HD[:120, :160])
+    (mine,) = bench.camera.get_subscriptions_info_by_topic(f"{bench.space}/image")
+    assert mine.qos_profile.reliability == BEST_EFFORT
+
+
+def test_an_override_that_is_none_is_a_sentence(bench: Bench) -> None:
+    bench.node.declare_parameter(f"qos_overrides.{bench.space}/image.subscription.reliability", "perhaps")
+    with pytest.raises(ValueError, match="reliable or best_effort"):
+        bench.open()
+
+
+def test_nothing_is_taken_until_somebody_asks(bench: Bench) -> None:
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera)
+    count = bench.inputs.frames.count
+    taken = threading.Event()
+    bench.camera.create_subscription(Image, f"{bench.space}/image", lambda _: taken.set(), profile(1))
+    while not taken.wait(0.03):
+        camera.publish(image_to_msg(HD, "rgb8", header(99)))
+    assert bench.inputs.frames.count == count
+    bench.inputs.pull()
+    frame = bench.inputs.frames.newest()
+    assert frame and frame.stamp == 99 * 10**9, "and then it is the newest"
+
+
+def test_the_newest_calibration_that_fits_is_joined_and_another_camera_s_is_not(bench: Bench) -> None:
+    bench.open()
+    camera, info = bench.publish(RELIABLE), bench.publish(RELIABLE, CameraInfo, "camera_info")
+    assert bench.hears(camera)
+
+    def shows(stamp: int, **more: Any) -> Any:
+        """The calibration of a frame after this camera_info came."""
+        before = bench.inputs.frames.side_counts["camera_info"]
+        end = time.monotonic() + PATIENCE
+        while bench.inputs.frames.side_counts["camera_info"] == before and time.monotonic() < end:
+            info.publish(CameraInfo(header=header(stamp, more.get("frame", "camera")), **more.get("size", {})))
+            bench.inputs.pull()
+        assert bench.hears(camera)
+        frame = bench.inputs.frames.newest()
+        assert frame
+        return bench.inputs.calibration(frame), frame
+
+    right = {"width": 1280, "height": 720}
+    joined, frame = shows(bench.number, size=right)
+    assert joined.header == frame.image.header and joined.width == 1280
+    for wrong in ({"size": {"width": 640, "height": 480}}, {"size": right, "frame": "other"}):
+        bench.inputs.close()
+        bench.open()
+        missing, frame = shows(bench.number, **wrong)
+        assert missing is None and frame.missing["camera_info"]
+
+
+def test_a_silent_topic_is_described_with_its_publishers(bench: Bench) -> None:
+    bench.open()
+    assert "publishers: none" in bench.inputs.describe() and "sensor_msgs/msg/Image" in bench.inputs.describe()
+    assert bench.inputs.silence() is None
+    bench.publish(BEST_EFFORT, CompressedImage)
+    end = time.monotonic() + PATIENCE
+    while "/camera (" not in bench.inputs.describe() and time.monotonic() < end:
+        threading.Event().wait(0.02)
+    said = bench.inputs.describe()
+    assert "/camera (sensor_msgs/msg/CompressedImage, best effort)" in said
+    assert "set image_transport: compressed" in said
+
+
+def test_images_elsewhere_are_pointed_to(bench: Bench) -> None:
+    bench.open(image="nowhere")
+    bench.publish(RELIABLE, Image, "color/image_raw")
+    end = time.monotonic() + PATIENCE
+    while f"{bench.space}/color/image_raw" not in bench.inputs.describe() and time.monotonic() < end:
+        threading.Event().wait(0.02)
+    assert f"there are images on {bench.space}/color/image_raw" in bench.inputs.describe()
+
+
+def test_a_doubled_compressed_is_said(bench: Bench) -> None:
+    bench.open("compressed", "image/compressed")
+    assert "/compressed is added to it" in bench.inputs.describe()
+
+
+def test_a_message_that_cannot_be_read_is_said_and_the_next_one_is_taken(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera)
+    put, broken = bench.inputs.frames.put, threading.Event()
+
+    def once(*arguments: Any) -> None:
+        if not broken.is_set():
+            broken.set()
+            raise ValueError("on purpose")
+        put(*arguments)
+
+    monkeypatch.setattr(bench.inputs.frames, "put", once)
+    assert bench.hears(camera) and broken.is_set()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("/cam/image_raw", "", ""), ("/cam/image_raw/compressed", "/cam/camera_info")),
+        (("/image", "", ""), ("/image/compressed", "/camera_info")),
+        (("/image", "/jpeg", "/info"), ("/jpeg", "/info")),
+    ],
+)
+def test_names_follow_image_transport(given: tuple[str, str, str], expected: tuple[str, str]) -> None:
+    assert input_topics(*given) == expected
+
+
+def test_a_calibration_fits_by_size_and_frame() -> None:
+    image = Image(header=header(), width=64, height=48)
+    assert unfit_info(image, CameraInfo(header=header(), width=64, height=48)) == ""
+    assert "640 x 480" in unfit_info(image, CameraInfo(header=header(), width=640, height=480))
+    assert "'other'" in unfit_info(image, CameraInfo(header=header(frame="other"), width=64, height=48))
+    assert unfit_info(CompressedImage(header=header()), CameraInfo(header=header(), width=64, height=48)) == ""
