@@ -23,6 +23,7 @@ from std_msgs.msg import Header, String
 from segzero_ros.ros.convert import image_to_msg
 
 LATCHED = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+HEIGHT, WIDTH = 720, 1280  # of the frames that are shown: a camera's
 PATIENCE = 60.0  # seconds; only a failing test waits so long
 
 
@@ -76,9 +77,9 @@ class Robot:
     def show(self, stamp: int = 1) -> Header:
         header = Header(frame_id="camera")
         header.stamp = self.node.get_clock().now().to_msg()
-        pixels = np.random.default_rng(stamp).integers(0, 255, (120, 160, 3), np.uint8)
+        pixels = np.random.default_rng(stamp).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         self.matched(self.info).publish(
-            CameraInfo(header=header, width=160, height=120, k=[100.0, 0, 80, 0, 100, 60, 0, 0, 1])
+            CameraInfo(header=header, width=WIDTH, height=HEIGHT, k=[100.0, 0, 640, 0, 100, 360, 0, 0, 1])
         )
         self.send(image_to_msg(pixels, "rgb8", header))
         return header

@@ -16,7 +16,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from segzero_ros.ros.convert import image_to_msg
-from tests.robot import PATIENCE, Robot
+from tests.robot import HEIGHT, PATIENCE, WIDTH, Robot
 
 
 def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, start: Callable) -> None:
@@ -27,7 +27,7 @@ def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, sta
     result = robot.wait("/segzero/result", lambda m: m.instruction == "the red mug")
     # Random weights write no answer; that is a typed status, and the frame is the one that was shown.
     assert result.status == Segmentation.STATUS_PARSE_ERROR and result.message
-    assert result.header == header and (result.height, result.width) == (120, 160)
+    assert result.header == header and (result.height, result.width) == (HEIGHT, WIDTH)
     assert result.camera_info.k[0] == 100.0
 
     # Who subscribes after the answer still gets what is computed only for listeners.

@@ -143,8 +143,10 @@ class Inputs:
             wanted = self._wanted(listener)
             if wanted != listener.reliability and not listener.fixed:
                 with self._lock:
-                    if listener in self._listeners:
-                        self._subscribe(listener, wanted)
+                    if listener not in self._listeners:
+                        return
+                    self._take(listener)  # what waits goes with the old subscription
+                    self._subscribe(listener, wanted)
                 self._node.get_logger().info(f"listening to {listener.topic} as {name_of(wanted)}: its publishers are")
 
     def silence(self) -> float | None:
@@ -226,12 +228,23 @@ class Inputs:
             listener.put,
             quality,
             callback_group=self._group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._look_soon()),
+            event_callbacks=self._events(),
             qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
         )
         listener.reliability, listener.depth = reliability, max(1, quality.depth)
         if old is not None:
             self._node.destroy_subscription(old)
+
+    def _events(self) -> Any:
+        """Looks again when publishers come and go; Humble tells of those alone that do not fit."""
+
+        def look(event: Any) -> None:
+            self._look_soon()
+
+        try:
+            return SubscriptionEventCallbacks(incompatible_qos=look, matched=look)
+        except TypeError:
+            return SubscriptionEventCallbacks(incompatible_qos=look)
 
     def _look_soon(self) -> None:
         """Not at once: the event belongs to the subscription that may have to go."""
