@@ -59,7 +59,7 @@ class Robot:
             (Segmentation, "result"),
             (String, "result_json"),
             (Image, "source_image"),
-            (Image, "overlay"),
+            (Image, "answer_image"),
         ):
             self.node.create_subscription(kind, f"/segzero/{name}", self._keeper(name), LATCHED)
         self.ask = self.node.create_publisher(String, "/segzero/instruction", 5)
@@ -100,7 +100,7 @@ class Robot:
 
     def instruct(self, text: str) -> Segmentation:
         """The answer; its picture and JSON are in `newest` then."""
-        for name in ("result", "result_json", "overlay", "source_image"):
+        for name in ("result", "result_json", "answer_image", "source_image"):
             self.newest.pop(name, None)
         self.ask.publish(String(data=text))
 
@@ -108,7 +108,7 @@ class Robot:
             result = self.newest.get("result")
             if result is None or result.instruction != text:
                 return False
-            pictures = [self.newest.get(name) for name in ("overlay", "source_image")] if result.height else []
+            pictures = [self.newest.get(name) for name in ("answer_image", "source_image")] if result.height else []
             return "result_json" in self.newest and all(p and p.header == result.header for p in pictures)
 
         self.until(answered, 120, f'"{text}"')
@@ -162,7 +162,7 @@ def main() -> int:
                 said = robot.newest["result_json"].data
                 lines.write(said + "\n")
                 if result.height:
-                    picture = side_by_side(pixels(robot.newest["source_image"]), pixels(robot.newest["overlay"]))
+                    picture = side_by_side(pixels(robot.newest["source_image"]), pixels(robot.newest["answer_image"]))
                     name = f"{number}_{text.replace(' ', '_')}.png"
                     cv2.imwrite(str(arguments.out / name), picture[:, :, ::-1])
                 labels = sorted(i.label for i in result.instances)
