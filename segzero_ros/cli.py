@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 2)
     except SegzeroError as error:
         return _complain(f"{error.status.value}: {error.message}", 1)
+    except ModuleNotFoundError as error:
+        return _complain(f"the Python module {error.name} is missing; `segzero doctor` says what to install", 1)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
 

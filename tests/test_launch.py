@@ -405,7 +405,7 @@ def test_rviz_shows_the_topics_of_the_node_in_its_namespace(plan: Planner) -> No
     p = plan(("rviz2",), rviz="true", namespace="left", pushed="robot1", image_topic="camera/image")
     assert shown(p) == {
         "Live camera": "/robot1/left/camera/image",
-        "Answer": "/robot1/left/segzero/overlay",
+        "Answer": "/robot1/left/segzero/answer_image",
         "Reasoned frame": "/robot1/left/segzero/source_image",
         "Objects by number": "/robot1/left/segzero/label_mask",
     }
