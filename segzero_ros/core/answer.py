@@ -147,19 +147,22 @@ def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None
     complaints: list[str] = []
     extent = float(profile.extent)
     box: Box | None = None
+    has_box_key = outside = False
     points: list[Point] = []
     for key, value in item.items():
         name = str(key).lower()
         if "bbox" in name and box is None:
+            has_box_key = True
             numbers = _numbers(value, 4)
             if numbers is None:
                 complaints.append(f"{str(key)[:40]} is not four finite numbers")
                 continue
-            box = _tidy((numbers[0], numbers[1], numbers[2], numbers[3]), extent, complaints)
+            box = _clipped((numbers[0], numbers[1], numbers[2], numbers[3]), extent, complaints)
+            outside = outside or box is None
         elif "point" in name:
-            many = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
-            for one in many[:8]:
-                pair = _numbers(one, 2)
+            pairs = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+            for item_pair in pairs[:8]:
+                pair = _numbers(item_pair, 2)
                 if pair is None:
                     complaints.append(f"{str(key)[:40]} is not two finite numbers")
                     continue
@@ -169,9 +172,9 @@ def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None
                 points.append((x, y))
     if box is None and not points:
         return None, complaints or ["there is neither a box nor a point"]
-    if box is None and profile.sam_prompts != "points" and not any("box" in c for c in complaints):
+    if box is None and profile.sam_prompts != "points" and not has_box_key:
         complaints.append("there is no box")
-    if box is None and any("empty" in c or ("outside" in c and "box" in c) for c in complaints):
+    if box is None and outside:
         return None, complaints
     label = item.get("label")
     clean = " ".join("".join(c if c.isprintable() else " " for c in label).split()) if isinstance(label, str) else ""
@@ -197,7 +200,7 @@ def _numbers(value: Any, count: int) -> list[float] | None:
     return out
 
 
-def _tidy(box: Box, extent: float, complaints: list[str]) -> Box | None:
+def _clipped(box: Box, extent: float, complaints: list[str]) -> Box | None:
     """Corners in order, clipped to the image; None when nothing of it is inside."""
     x1, y1, x2, y2 = box
     if x1 > x2 or y1 > y2:

@@ -40,9 +40,9 @@ def resolve(
     return folder
 
 
-def revision_of(folder: Path, wish: str | None) -> str:
+def revision_of(folder: Path, requested: str | None) -> str:
     """The commit that the hub's cache holds in this folder, else what was asked for."""
-    return folder.name if folder.parent.name == "snapshots" else wish or ""
+    return folder.name if folder.parent.name == "snapshots" else requested or ""
 
 
 def _from_hub(name: str, revision: str | None, offline: bool, on_progress: Callable[[float], None] | None) -> Path:
@@ -52,13 +52,13 @@ def _from_hub(name: str, revision: str | None, offline: bool, on_progress: Calla
     furthest = 0.0
 
     class Bar(tqdm):  # type: ignore[type-arg]
-        came = 0.0  # `n` stands still where no terminal shows the bar
+        received = 0.0  # tqdm.n is not updated when the bar is disabled
 
         def update(self, n: float | None = 1) -> bool | None:
             nonlocal furthest
-            self.came += n or 0
+            self.received += n or 0
             if on_progress and self.total:
-                furthest = max(furthest, min(1.0, self.came / self.total))
+                furthest = max(furthest, min(1.0, self.received / self.total))
                 on_progress(furthest)
             return super().update(n)
 
@@ -71,7 +71,7 @@ def _from_hub(name: str, revision: str | None, offline: bool, on_progress: Calla
     except Exception as error:
         hint = "it is not on this disk and offline is set" if offline else "is the name right, and the network there?"
         raise SegzeroError(
-            Status.NOT_READY, f"could not get {name} from the hub ({hint}): {_first_line(error)}"
+            Status.NOT_READY, f"could not get {name} from the hub ({hint}): {first_line(error)}"
         ) from error
 
 
@@ -124,5 +124,5 @@ def refuse_missing(name: str, keys: Collection[str]) -> None:
         raise SegzeroError(Status.NOT_READY, f"{name} lacks {len(keys)} weights of its model, such as {some}")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -10,33 +10,35 @@ import torch
 from segzero_ros.core.contract import SegzeroError, Status
 
 
-def choose_device(wish: str | None) -> torch.device:
-    if not wish or wish == "auto":
+def choose_device(requested: str | None) -> torch.device:
+    if not requested or requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wish)
+        device = torch.device(requested)
     except RuntimeError as error:
-        raise SegzeroError(Status.NOT_READY, f"{wish!r} is no device; try auto, cpu or cuda:0") from error
+        raise SegzeroError(Status.NOT_READY, f"{requested!r} is no device; try auto, cpu or cuda:0") from error
     if device.type not in ("cpu", "cuda"):
-        raise SegzeroError(Status.NOT_READY, f"{wish} is not supported; try auto, cpu or cuda:0")
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:
-        raise SegzeroError(Status.NOT_READY, f"{wish} was asked for, but this torch sees {there or 'no'} CUDA devices")
+        raise SegzeroError(Status.NOT_READY, f"{requested} is not supported; try auto, cpu or cuda:0")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise SegzeroError(
+            Status.NOT_READY, f"{requested} was asked for, but this torch sees {count or 'no'} CUDA devices"
+        )
     return device
 
 
-def choose_dtype(wish: str | None, device: torch.device) -> torch.dtype:
-    if not wish or wish == "auto":
+def choose_dtype(requested: str | None, device: torch.device) -> torch.dtype:
+    if not requested or requested == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if wish not in dtypes:
-        raise SegzeroError(Status.NOT_READY, f"{wish!r} is no number format; one of {', '.join(dtypes)}")
-    return dtypes[wish]
+    if requested not in dtypes:
+        raise SegzeroError(Status.NOT_READY, f"{requested!r} is no number format; one of {', '.join(dtypes)}")
+    return dtypes[requested]
 
 
-def choose_attention(wish: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    if wish and wish != "auto":
-        return wish
+def choose_attention(requested: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    if requested and requested != "auto":
+        return requested
     fits = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)  # flash attention knows no other
     flash = fits and importlib.util.find_spec("flash_attn") is not None
     return "flash_attention_2" if flash else "sdpa"

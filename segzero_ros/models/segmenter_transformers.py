@@ -71,7 +71,7 @@ def load_segmenter(
     except Exception as error:
         if is_out_of_memory(error):
             raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
-        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {checkpoints._first_line(error)}") from error
+        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {checkpoints.first_line(error)}") from error
     info = LoadedModel(
         name=name,
         revision=checkpoints.revision_of(folder, revision),

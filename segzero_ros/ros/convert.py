@@ -48,29 +48,29 @@ def image_from_msg(msg: Any) -> Image:
     """
     encoding, height, width = msg.encoding, int(msg.height), int(msg.width)
     if encoding not in LAYOUTS:
-        raise _refuse(f"encoding {encoding[:40]!r} is not taken; these are: {', '.join(LAYOUTS)}")
-    size, channels, extra = LAYOUTS[encoding]
+        raise _unsupported(f"encoding {encoding[:40]!r} is not taken; these are: {', '.join(LAYOUTS)}")
+    depth, channels, rows_per_row = LAYOUTS[encoding]  # depth: bytes per channel
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise _refuse(f"an image of {width} x {height} pixels is not taken")
-    if (channels == 2 and width % 2) or (extra == 1.5 and (width % 2 or height % 2)):
-        raise _refuse(f"{encoding} needs an even size, not {width} x {height}")
-    rows, row = int(height * extra), width * channels * size
+        raise _unsupported(f"an image of {width} x {height} pixels is not taken")
+    if (channels == 2 and width % 2) or (rows_per_row == 1.5 and (width % 2 or height % 2)):
+        raise _unsupported(f"{encoding} needs an even size, not {width} x {height}")
+    rows, row = int(height * rows_per_row), width * channels * depth
     step = int(msg.step) or row
     if step < row:
-        raise _refuse(f"step is {step} bytes, but a row of {width} {encoding} pixels has {row}")
+        raise _unsupported(f"step is {step} bytes, but a row of {width} {encoding} pixels has {row}")
     data = np.frombuffer(memoryview(msg.data), np.uint8)
     # The last row's padding may be missing.
     if len(data) < step * (rows - 1) + row:
-        raise _refuse(f"the data has {len(data)} bytes, but {width} x {height} {encoding} needs {step * rows}")
+        raise _unsupported(f"the data has {len(data)} bytes, but {width} x {height} {encoding} needs {step * rows}")
     if len(data) < step * rows:
         data = np.concatenate((data, np.zeros(step * rows - len(data), np.uint8)))
     pixels = np.ascontiguousarray(data[: step * rows].reshape(rows, step)[:, :row])
-    if size == 2:
+    if depth == 2:
         pixels = pixels.view(">u2" if msg.is_bigendian else "<u2").astype(np.uint16)
     pixels = pixels.reshape((rows, width, channels) if channels > 1 else (rows, width))
     if encoding == "16UC1":
-        top = int(pixels.max())
-        pixels = (pixels.astype(np.float32) * (255.0 / top if top else 0.0)).astype(np.uint8)
+        brightest = int(pixels.max())
+        pixels = (pixels.astype(np.float32) * (255.0 / brightest if brightest else 0.0)).astype(np.uint8)
         encoding = "mono8"
     return np.ascontiguousarray(convert_color(pixels, _SAME.get(encoding, encoding), "rgb8"), dtype=np.uint8)
 
@@ -81,14 +81,14 @@ def compressed_from_msg(msg: Any) -> Image:
     Raises SegzeroError(UNSUPPORTED_ENCODING).
     """
     if "compressedDepth" in msg.format:
-        raise _refuse("compressedDepth is no colour image")
+        raise _unsupported("compressedDepth is no colour image")
     data = np.frombuffer(memoryview(msg.data), np.uint8)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     except cv2.error as error:
-        raise _refuse(f"the compressed image cannot be decoded: {str(error).splitlines()[0]}") from error
+        raise _unsupported(f"the compressed image cannot be decoded: {str(error).splitlines()[0]}") from error
     if image is None:
-        raise _refuse(f"the compressed image ({msg.format[:40]!r}, {len(data)} bytes) cannot be decoded")
+        raise _unsupported(f"the compressed image ({msg.format[:40]!r}, {len(data)} bytes) cannot be decoded")
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -119,5 +119,5 @@ def bytes_array(data: bytes) -> array:  # type: ignore[type-arg]
     return out
 
 
-def _refuse(sentence: str) -> SegzeroError:
+def _unsupported(sentence: str) -> SegzeroError:
     return SegzeroError(Status.UNSUPPORTED_ENCODING, sentence)
