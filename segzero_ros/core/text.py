@@ -9,3 +9,9 @@ def clean(text: object) -> str:
     Names of files that are not UTF-8 reach Python with lone surrogates, and a model may write anything.
     """
     return str(text).encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """For a log: no line break and no escape sequence of a hostile instruction, at most `limit` characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in clean(text)).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
