@@ -13,7 +13,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from segzero_ros.core.contract import Status
 from segzero_ros.core.requests import Asked, Asker, Requests
-from segzero_ros.core.text import clean
+from segzero_ros.core.text import clean, one_line
 from segzero_ros.ros.messages import status_constant, to_result_msg
 from segzero_ros.ros.qos import profile
 
@@ -56,11 +56,11 @@ class Commands:
         asked = self._requests.ask(text, by, once=once)
         ticket = asked.ticket
         if ticket is None:
-            self._node.get_logger().info(clean(f'"{text[:80]}" by {by.value} repeats {asked.request_id[:8]}'))
+            self._node.get_logger().debug(f'"{one_line(text, 80)}" by {by.value} repeats {asked.request_id[:8]}')
         elif ticket.result is None:
-            self._node.get_logger().info(clean(f'instruction {asked.request_id[:8]} by {by.value}: "{text[:80]}"'))
+            self._node.get_logger().info(f'instruction {asked.request_id[:8]} by {by.value}: "{one_line(text, 80)}"')
         elif ticket.result.status not in (Status.OK, Status.NO_OBJECT):
-            self._node.get_logger().info(clean(f"{by.value} refused: {ticket.result.message}"))
+            self._node.get_logger().info(f"refused {by.value}: {one_line(ticket.result.message)}")
         return asked
 
     def _segment(self, request: SegmentImage.Request, response: SegmentImage.Response) -> SegmentImage.Response:
@@ -72,11 +72,8 @@ class Commands:
         self._requests.wait(ticket)
         reply = self._reply_of(ticket)
         s = reply.segmentation
-        self._node.get_logger().info(
-            clean(
-                f'call {ticket.request_id[:8]} of ~/segment "{s.instruction[:80]}": {s.status.value}: {s.message[:300]}'
-            )
-        )
+        said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
+        self._node.get_logger().info(f"call {ticket.request_id[:8]} of ~/segment {said}")
         response.result = to_result_msg(s, reply.header, reply.camera_info, reply.request_id)
         return response
 

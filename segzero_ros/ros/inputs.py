@@ -147,7 +147,7 @@ class Inputs:
                         return
                     self._take(listener)  # what waits goes with the old subscription
                     self._subscribe(listener, wanted)
-                self._node.get_logger().info(f"listening to {listener.topic} as {name_of(wanted)}: its publishers are")
+                self._node.get_logger().info(f"{listener.topic}: {name_of(wanted)} now, as its publishers offer")
 
     def silence(self) -> float | None:
         """Seconds since the last frame; None when none has ever come."""
@@ -205,7 +205,7 @@ class Inputs:
     def _wanted(self, listener: _Listener) -> ReliabilityPolicy:
         if listener.fixed:
             return listener.reliability
-        return reliability_for(self._node.get_publishers_info_by_topic(listener.topic))
+        return reliability_for(self._node.get_publishers_info_by_topic(listener.topic), listener.reliability)
 
     def _fix(self, listener: _Listener) -> None:
         """Reads qos_overrides: rclpy's own would fix the reliability of the first subscription for all later ones."""

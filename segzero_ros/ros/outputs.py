@@ -17,7 +17,7 @@ from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
-from segzero_ros.core.text import clean
+from segzero_ros.core.text import clean, one_line
 from segzero_ros.ros import products
 from segzero_ros.ros.products import Reply
 from segzero_ros.ros.qos import profile
@@ -126,9 +126,8 @@ class Outputs:
             if not output.current:
                 self._empty(output)
         s = reply.segmentation
-        self._node.get_logger().info(
-            clean(f'answer {reply.request_id[:8]} to "{s.instruction[:80]}": {s.status.value}: {s.message[:300]}')
-        )
+        said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
+        self._node.get_logger().info(f"answer {reply.request_id[:8]} to {said}")
 
     def _serve_heavy(self) -> None:
         """Computes each heavy output that somebody listens to and that does not carry the current answer yet."""

@@ -20,13 +20,15 @@ def profile(depth: int = 1, reliability: ReliabilityPolicy = RELIABLE, latched: 
     )
 
 
-def reliability_for(publishers: Iterable[Any]) -> ReliabilityPolicy:
+def reliability_for(publishers: Iterable[Any], now: ReliabilityPolicy) -> ReliabilityPolicy:
     """Reliable if all publishers are; else best effort, which hears both kinds but loses large frames.
 
-    publishers: what `get_publishers_info_by_topic` returns.
+    publishers: what `get_publishers_info_by_topic` returns; without any it stays what it is `now`.
     """
     offered = [p.qos_profile.reliability for p in publishers]
-    return RELIABLE if offered and all(o == RELIABLE for o in offered) else BEST_EFFORT
+    if not offered:
+        return now
+    return RELIABLE if all(o == RELIABLE for o in offered) else BEST_EFFORT
 
 
 def name_of(reliability: ReliabilityPolicy) -> str:
