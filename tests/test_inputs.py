@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -159,9 +160,13 @@ def test_nothing_is_taken_until_somebody_asks(bench: Bench) -> None:
     while not taken.wait(0.03):
         camera.publish(image_to_msg(HD, "rgb8", header(99)))
     assert bench.inputs.frames.count == count
+    bench.inputs.peek()
+    assert bench.inputs.frames.count == count + 1, "once a second one frame tells that the camera lives"
+    camera.publish(image_to_msg(HD, "rgb8", header(100)))
+    assert camera.wait_for_all_acked(Duration(seconds=PATIENCE))
     bench.inputs.pull()
     frame = bench.inputs.frames.newest()
-    assert frame and frame.stamp == 99 * 10**9, "and then it is the newest"
+    assert frame and frame.stamp == 100 * 10**9, "and then it is the newest"
 
 
 def test_the_newest_calibration_that_fits_is_joined_and_another_camera_s_is_not(bench: Bench) -> None:

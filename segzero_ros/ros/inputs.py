@@ -29,6 +29,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+FRAMES = 5  # kept by the middleware until they are taken, so that a burst that was resent loses none
+JUST_NOW = 0.5  # seconds
 SILENT = 3.0  # seconds without a frame after which a topic that spoke is called silent
 INFO_MAX_AGE = 10.0  # seconds between the stamps of an image and of a camera_info that it may take
 
@@ -106,7 +108,7 @@ class Inputs:
                 f"{topic}: image_topic is the name of the raw topic; /compressed is added to it"
             )
         self._listeners = [
-            _Listener(kind, self._node.resolve_topic_name(topic), 1, self._put_image),
+            _Listener(kind, self._node.resolve_topic_name(topic), FRAMES, self._put_image),
             _Listener(CameraInfo, self._node.resolve_topic_name(info), 10, self._put_info),
         ]
         try:
@@ -130,11 +132,20 @@ class Inputs:
         self.frames.clear()
 
     def pull(self) -> None:
-        """Takes what has come since the last time: of the image only the newest is left in the middleware."""
+        """Takes all that has come since the last time, for a request that wants the newest frame."""
         with self._lock:
             for listener in self._listeners:
                 for _ in range(listener.depth):
-                    if not self._take(listener):
+                    if self._take(listener) is None:
+                        break
+
+    def peek(self) -> None:
+        """Takes the least that tells whether the camera lives: up to the first message that has come just now."""
+        with self._lock:
+            for listener in self._listeners:
+                for _ in range(listener.depth):
+                    received = self._take(listener)
+                    if received is None or time.time() - received / 1e9 < JUST_NOW:
                         break
 
     def look(self) -> None:
@@ -145,7 +156,8 @@ class Inputs:
                 with self._lock:
                     if listener not in self._listeners:
                         return
-                    self._take(listener)  # what waits goes with the old subscription
+                    for _ in range(listener.depth):  # what waits would go with the old subscription
+                        self._take(listener)
                     self._subscribe(listener, wanted)
                 self._node.get_logger().info(f"{listener.topic}: {name_of(wanted)} now, as its publishers offer")
 
@@ -251,19 +263,23 @@ class Inputs:
         if self._node.executor is not None:
             self._node.executor.create_task(self.look)
 
-    def _take(self, listener: _Listener) -> bool:
-        """One message, if one has come. One that cannot be read is said and left out."""
+    def _take(self, listener: _Listener) -> int | None:
+        """One message: when it was received (nanoseconds since 1970, 0 when unknown), or None when none is there.
+
+        One that cannot be read is said and left out.
+        """
         subscription = listener.subscription
         try:
             with subscription.handle:
                 taken = subscription.handle.take_message(listener.kind, False)
-            if taken is not None:
-                listener.put(taken[0])
-            return taken is not None
+            if taken is None:
+                return None
+            listener.put(taken[0])
+            return int(taken[1].get("received_timestamp", 0))
         except Exception as error:
             self._broken = clean(f"a message could not be read: {type(error).__name__}: {error}")
             self._node.get_logger().warning(f"{listener.topic}: {self._broken}", throttle_duration_sec=10.0)
-            return True
+            return 0
 
     def _put_image(self, message: Any) -> None:
         self._came, self._broken = time.monotonic(), ""

@@ -218,7 +218,7 @@ class SegzeroNode(LifecycleNode):
         """Once a second: who publishes how, one frame, and the diagnostics."""
         self.inputs.look()
         if not self.requests.refusing():
-            self.inputs.pull()
+            self.inputs.peek()
         self.board.publish_diagnostics()
 
 
