@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import time
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from builtin_interfaces.msg import Time
 from mcap.reader import make_reader
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
+
+LARGE_FRAMES = Path(__file__).resolve().parent.parent / "config" / "fastdds_large_frames.xml"
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # up to Jazzy, and since
 
 
 def profile(offered: str) -> QoSProfile:
@@ -41,8 +46,18 @@ def message_type(name: str) -> Any | None:
         return None
 
 
+def make_room(environment: MutableMapping[str, str]) -> None:
+    """Gives Fast DDS room for whole frames, unless somebody has chosen its profile or transports.
+
+    A recorded camera is often best effort, and without room most of its frames are lost. Only who publishes needs it.
+    """
+    if not any(environment.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
+        environment.update(dict.fromkeys(PROFILE_VARIABLES, str(LARGE_FRAMES)))
+
+
 def play(path: Path, *, loop: bool, rate: float) -> None:
     """Publishes until the end, or for ever. Time between messages is the recording's, divided by rate."""
+    make_room(os.environ)
     rclpy.init()
     node = rclpy.create_node("player")
     clock = node.create_publisher(Clock, "/clock", 10)
