@@ -46,7 +46,7 @@ WHOLE := tests/test_demo.py tests/test_package.py tests/test_make.py
 ROS_TESTS = $(filter-out $(WHOLE),$(shell grep -lE '^ *(from|import) ($(ROS_IMPORTS))' tests/test_*.py))
 CORE_TESTS = $(filter-out $(WHOLE),$(shell grep -LE '^ *(from|import) ($(ROS_IMPORTS)|$(HEAVY_IMPORTS))' tests/test_*.py))
 
-.PHONY: help venv setup interfaces demo check test test-long test-ros test-kilted test-pythons lint types build \
+.PHONY: frames help venv setup interfaces demo check test test-long test-ros test-kilted test-pythons lint types build \
         train-demo train-demo-smoke reproduce reproduce-smoke report evaluate clean
 
 help:  ## This list
@@ -142,6 +142,9 @@ reproduce: $(TRAIN)  ## The experiment in small: every run that has no result ye
 reproduce-smoke: $(TRAIN)  ## The same with two updates and few items, in minutes
 	$(PY) -m training.experiments.reproduce --smoke --work build/reproduce-smoke --results build/reproduce-smoke/results
 	$(PY) -m training.experiments.report --smoke --root build/tabletop --results build/reproduce-smoke/results --out build/reproduce-smoke
+
+frames: $(MESSAGES) $(COMMAND)  ## Camera frames that arrive, and the idle node's cost: the tables of docs/frames.md (15 minutes)
+	$(PY) tools/frames.py --seconds 3 --page docs/frames.md
 
 report: $(TRAIN)  ## The experiment's report from its results
 	$(PY) -m training.experiments.report

@@ -27,6 +27,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from segzero_msgs.msg import Segmentation, State
+from segzero_msgs.srv import SegmentImage
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from tqdm import tqdm
@@ -114,6 +115,16 @@ class Robot:
         self.until(answered, 120, f'"{text}"')
         return self.newest["result"]
 
+    def call(self, text: str, picture: np.ndarray) -> Segmentation:
+        """The answer about a picture that is sent along."""
+        client = self.node.create_client(SegmentImage, "/segzero/segment")
+        self.until(client.service_is_ready, 10, "~/segment")
+        height, width = picture.shape[:2]
+        image = Image(height=height, width=width, step=3 * width, encoding="rgb8", data=picture.tobytes())
+        future = client.call_async(SegmentImage.Request(instruction=text, image=image))
+        self.until(future.done, 120, f'"{text}" by ~/segment')
+        return future.result().result
+
 
 def pixels(message: Image) -> np.ndarray:
     return (
@@ -172,14 +183,22 @@ def main() -> int:
                 rows.append(
                     (text, json.loads(said)["status"], found, "yes" if labels == sorted(wanted) else "NO", seconds)
                 )
+        # A picture of a camera's size, by the service.
+        text, wanted = INSTRUCTIONS[1]
+        began = time.monotonic()
+        result = robot.call(text, cv2.resize(pixels(robot.newest["source_image"]), (1920, 1080)))
+        found = ", ".join(f"{i.label} ({i.area} px)" for i in result.instances) or result.message
+        right = "yes" if [i.label for i in result.instances] == wanted else "NO"
+        failed += result.status not in (Segmentation.STATUS_OK, Segmentation.STATUS_NO_OBJECT)
+        rows.append((f"{text}, 1080p, ~/segment", "call", found, right, time.monotonic() - began))
     finally:
         for process in processes:
             process.terminate()
         for process in processes:
             process.wait(10)
-    print(f"\n{'instruction':28} {'status':10} {'found':44} {'as meant':9} seconds")
+    print(f"\n{'instruction':32} {'status':10} {'found':44} {'as meant':9} seconds")
     for text, status, found, right, seconds in rows:
-        print(f"{text:28} {status:10} {found[:44]:44} {right:9} {seconds:6.1f}")
+        print(f"{text:32} {status:10} {found[:44]:44} {right:9} {seconds:6.1f}")
     print(f"\npictures and results.jsonl: {arguments.out}")
     return 1 if failed else 0
 

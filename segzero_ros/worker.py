@@ -16,6 +16,7 @@ from segzero_ros.core.contract import Cancel, OnProgress, Segmentation, SegzeroE
 from segzero_ros.core.requests import Ticket
 
 log = logging.getLogger(__name__)
+PAUSE = 0.1  # seconds after an error that may come again at once
 
 
 class State(str, Enum):
@@ -98,11 +99,12 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        if self._after is not None and self._after._thread.ident is not None:
+        if self._after is not None and self._after._thread.is_alive():
+            self._tell(Snapshot(State.LOADING, "waiting for an earlier load to end"))
             self._after._thread.join()
         self._after = None
         models = self._loaded_models()
-        while models is not None and (ticket := self._source.take(self._stop)) is not None:
+        while models is not None and (ticket := self._taken()) is not None:
             result = self._answer(models, ticket)
             self._guarded(self._source.finish, ticket, result)
             self._tell(Snapshot(State.READY, "ready"))
@@ -110,6 +112,15 @@ class Worker:
                 self._guarded(self._release)
         models = None
         self._guarded(self._release)
+
+    def _taken(self) -> Ticket | None:
+        while not self._stop.is_set():
+            try:
+                return self._source.take(self._stop)
+            except BaseException:
+                log.exception("a request could not be taken")
+                self._stop.wait(PAUSE)
+        return None
 
     def _loaded_models(self) -> Any:
         """The models, or None: then the state says why, unless nobody wants them any more."""

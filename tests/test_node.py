@@ -31,7 +31,7 @@ def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, sta
     assert result.camera_info.k[0] == 100.0
 
     # Who subscribes after the answer still gets what is computed only for listeners.
-    for topic in ("mask", "label_mask", "overlay", "source_image"):
+    for topic in ("overlay", "answer_image", "source_image"):
         robot.listen(Image, f"/segzero/{topic}")
         assert robot.wait(f"/segzero/{topic}", lambda m: True).header == header
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -149,6 +150,41 @@ def test_diagnostics_are_never_ok_when_it_could_not_answer(robot: Robot, start: 
     assert robot.call(SetBool, "/segzero/enable", SetBool.Request(data=False)).success
     disabled = robot.wait("/diagnostics", lambda m: "enable" in m.status[0].message)
     assert level(disabled) == DiagnosticStatus.WARN
+
+
+def test_the_state_follows_enable(robot: Robot, start: Start) -> None:
+    start()
+    robot.ready()
+    for on, state in ((False, State.INACTIVE), (True, State.READY)):
+        before = len(robot.seen["/segzero/state"])
+        assert robot.call(SetBool, "/segzero/enable", SetBool.Request(data=on)).success
+        robot.wait("/segzero/state", lambda m, state=state: m.state == state, before)
+
+
+def test_images_that_nobody_could_answer_are_a_warning(robot: Robot, start: Start) -> None:
+    start(max_age=1.0)
+    robot.ready()
+    header = robot.show()
+    robot.wait("/diagnostics", lambda m: level(m) == DiagnosticStatus.OK)
+    header.stamp.sec -= 100
+    robot.send(image_to_msg(np.zeros((8, 8, 3), np.uint8), "rgb8", header))
+    robot.wait("/diagnostics", lambda m: "s old" in m.status[0].message and level(m) == DiagnosticStatus.WARN)
+    header.stamp.sec += 100
+    robot.send(image_to_msg(np.zeros((8, 8), np.float32), "32FC1", header))
+    robot.wait("/diagnostics", lambda m: "32FC1" in m.status[0].message and level(m) == DiagnosticStatus.WARN)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_when_the_process_ends_is_told(robot: Robot, start: Start, long_profile: Path, number: int) -> None:
+    process = start(profile=long_profile)
+    robot.ready()
+    robot.show()
+    robot.tell("the red mug")
+    robot.reasoning("the red mug")
+    process.send_signal(number)
+    result = robot.answer("the red mug")
+    assert result.status == Segmentation.STATUS_CANCELLED and "ending" in result.message
+    assert process.wait(PATIENCE) == 0
 
 
 def test_set_instruction_tells_the_id_of_the_answer(robot: Robot, start: Start) -> None:

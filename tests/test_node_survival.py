@@ -25,6 +25,7 @@ from rcl_interfaces.srv import (
 from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage, SetInstruction
 from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool, Trigger
 
 from tests.robot import PATIENCE, Robot
 
@@ -181,6 +182,15 @@ ILLEGAL: tuple[tuple[type, str, Any, Callable[[Any], bool]], ...] = (
     (DescribeParameters, "describe_parameters", DescribeParameters.Request(names=["\x01"]), lambda r: True),
     (ListParameters, "list_parameters", ListParameters.Request(prefixes=["", "x" * 5000], depth=2**63), lambda r: True),
     (
+        GetAvailableTransitions,
+        "get_transition_graph",
+        GetAvailableTransitions.Request(),
+        lambda r: bool(r.available_transitions),
+    ),
+    (SetBool, "enable", SetBool.Request(data=False), lambda r: r.success),
+    (SetBool, "enable", SetBool.Request(data=True), lambda r: r.success),
+    (Trigger, "clear", Trigger.Request(), lambda r: r.success),
+    (
         SetInstruction,
         "set_instruction",
         SetInstruction.Request(instruction="\x00"),
@@ -198,6 +208,8 @@ ILLEGAL: tuple[tuple[type, str, Any, Callable[[Any], bool]], ...] = (
 def test_every_service_answers_an_illegal_request_and_the_node_goes_on(robot: Robot, start: Start) -> None:
     process = start()
     robot.ready()
+    offered = {name.rpartition("/")[2] for name, _ in robot.node.get_service_names_and_types_by_node("segzero", "/")}
+    assert offered <= {name for _, name, _, _ in ILLEGAL}, "each service has its illegal request"
     for kind, name, request, right in ILLEGAL:
         response = robot.call(kind, f"/segzero/{name}", request)
         assert right(response), (name, response)

@@ -140,6 +140,16 @@ def test_an_instruction_stops_a_call_that_runs_and_goes_before_those_that_wait(b
     assert bench.take() is waiting
 
 
+def test_a_call_waits_behind_an_instruction_that_waits(bench: Bench) -> None:
+    running = bench.ask("duck", SERVICE)
+    bench.take()
+    instruction, call = bench.ask("mug"), bench.ask("bear", SERVICE)
+    bench.answer(running)
+    assert instruction.result is None and bench.take() is instruction
+    bench.answer(instruction)
+    assert bench.take() is call
+
+
 def test_calls_wait_for_each_other(bench: Bench) -> None:
     first = bench.ask("mug", SERVICE)
     bench.take()
@@ -190,7 +200,8 @@ def test_after_a_cancel_the_same_words_are_new_at_once(bench: Bench) -> None:
     bench.take()
     bench.requests.clear()
     assert bench.ask().request_id != first.request_id
-    bench.answer(first, Status.OK)  # too late to be cancelled
+    bench.answer(first, Status.OK)
+    assert first.result and first.result.status is Status.CANCELLED, "an answer that comes after the cancel is dropped"
     bench.requests.clear()
     assert bench.ask().result is None, "cleared words are forgotten"
 
@@ -282,9 +293,9 @@ def test_closing_and_disabling_end_all(bench: Bench, ending: str) -> None:
     else:
         bench.requests.enable(False)
     assert running.cancel.is_set()
-    assert {t.result.status for t in calls if t.result} == {Status.CANCELLED}
-    bench.answer(running, Status.CANCELLED)
-    assert running.result
+    assert [t.result and t.result.status for t in (running, *calls)] == [Status.CANCELLED] * 4, "and at once"
+    bench.answer(running)
+    assert bench.said() == [("mug", Status.CANCELLED)]
 
 
 def test_a_failed_load_answers_what_waited_with_its_reason(bench: Bench) -> None:
@@ -292,6 +303,37 @@ def test_a_failed_load_answers_what_waited_with_its_reason(bench: Bench) -> None
     ticket = bench.ask(by=PARAMETER)
     bench.requests.fail("loading failed: no weights")
     assert ticket.result and ticket.result.status is Status.NOT_READY and "no weights" in ticket.result.message
+
+
+def test_after_a_failed_load_everybody_is_refused_with_its_reason_until_the_next_one(bench: Bench) -> None:
+    bench.requests.fail("loading failed: no weights")
+    for by in Asker:
+        refused = bench.ask(by=by)
+        assert refused.result and refused.result.status is Status.NOT_READY and "no weights" in refused.result.message
+    bench.requests.models("the models are loading")
+    assert bench.ask().result is None
+
+
+def test_a_delivery_that_fails_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(ticket: Ticket) -> None:
+        raise RuntimeError("on purpose")
+
+    requests = Requests(deliver=fail)
+    requests.open()
+    ticket = requests.ask("mug", TOPIC).ticket
+    requests.close("the end")
+    assert ticket and ticket.ended.is_set() and "could not be handed over" in caplog.text
+
+
+def test_two_workers_may_have_a_request_each_and_both_end_in_time(bench: Bench) -> None:
+    first = bench.ask("mug", SERVICE, timeout=1.0)
+    bench.take()
+    second = bench.ask("duck", SERVICE, timeout=2.0)
+    bench.take()
+    bench.later(1.0 + GRACE)
+    assert first.result and second.result is None
+    bench.later(1.0)
+    assert second.result and second.result.status is Status.TIMEOUT
 
 
 # -- continuous mode
@@ -383,6 +425,43 @@ def test_a_series_between_two_rounds_ends_without_a_word(standing: Bench) -> Non
     standing.requests.clear()
     standing.answer(waiting, Status.CANCELLED)
     assert standing.said() == [("mug", Status.OK)]
+
+
+@pytest.mark.parametrize("ending", ["clear", "mode", "close"])
+def test_a_series_whose_round_was_given_up_for_a_call_still_has_its_end(standing: Bench, ending: str) -> None:
+    series = standing.ask()
+    running = standing.take()
+    standing.ask("duck", SERVICE)
+    standing.answer(running, Status.CANCELLED)
+    standing.take()
+    if ending == "mode":
+        standing.rules = Rules(continuous=False)
+        standing.requests.follow_rules()
+    elif ending == "clear":
+        standing.requests.clear()
+    else:
+        standing.requests.close("the end")
+    assert [(t.request_id, t.result and t.result.status) for t in standing.delivered] == [
+        (series.request_id, Status.CANCELLED)
+    ]
+
+
+def test_words_that_were_asked_once_stand_when_they_come_again_to_stand(standing: Bench) -> None:
+    once = standing.ask("mug", COMMAND, once=True)
+    running = standing.take()
+    assert repeats(standing) == once.request_id
+    standing.answer(running)
+    assert standing.take().request_id == once.request_id, "and are asked again"
+
+
+def test_standing_words_that_are_asked_once_are_a_new_request_and_stand_no_more(standing: Bench) -> None:
+    standing.ask()
+    standing.answer(standing.take())
+    standing.now += 10
+    once = standing.ask("mug", COMMAND, once=True)
+    assert standing.take() is once
+    standing.answer(once)
+    assert standing.requests._policy.next() is None
 
 
 def test_a_series_ends_with_the_mode(standing: Bench) -> None:
@@ -477,8 +556,10 @@ def test_whatever_happens_every_request_ends_once(storm: list[str], continuous: 
     bench.later(1000)
     assert all(t.result is not None and t.ended.is_set() for t in asked)
     assert len({id(t) for t in bench.delivered}) == len(bench.delivered)
-    published = [t for t in asked if t.by is not SERVICE and t.series is None]
-    assert all(any(d is t for d in bench.delivered) for t in published)
+    ends = {d.request_id for d in bench.delivered}
+    assert all(t.request_id in ends for t in asked if t.by is not SERVICE), (
+        "and everybody who was given an id hears of it"
+    )
     assert not any(t.by is SERVICE for t in bench.delivered)
 
 

@@ -7,6 +7,7 @@ Every request ends exactly once and in time. One lock, and no thread of its own:
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -19,6 +20,8 @@ from typing import Any
 
 from segzero_ros.core.contract import Cancel, Segmentation, SegzeroError, Status
 from segzero_ros.core.prompt import MAX_CHARS, validate_instruction
+
+log = logging.getLogger(__name__)
 
 MAX_CALLS = 10  # callers that may wait at the same time
 GRACE = 0.5  # seconds that the worker has to end a request by itself, after its deadline or its cancel
@@ -45,17 +48,23 @@ class Rules:
 
 @dataclass(eq=False)
 class _Series:
-    """An instruction of continuous mode, asked again on newer frames. last: how its round before ended."""
+    """An instruction of continuous mode, asked again on newer frames.
+
+    last: how its round before ended. owed: its last round was given up without a word, or there has been none yet.
+    """
 
     instruction: str
     request_id: str
     by: Asker
     last: Status | None = None
+    owed: bool = True
 
     def is_news(self, status: Status) -> bool:
         """Whether a round that ended so is published: a failure is said once, an interruption not at all."""
         if status is Status.CANCELLED:
+            self.owed = True
             return False
+        self.owed = False
         before, self.last = self.last, status
         answers = (Status.OK, Status.NO_OBJECT, Status.PARSE_ERROR)  # each about a frame of its own
         return status in answers or status is not before
@@ -98,10 +107,14 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Asked:
-    """request_id: of the answer. ticket: the new request, or None where an earlier one with the same words answers."""
+    """request_id: of the answer. ticket: the new request, or None where an earlier one with the same words answers.
+
+    refusal: why it was not taken; the ticket has ended then.
+    """
 
     request_id: str
     ticket: Ticket | None
+    refusal: SegzeroError | None = None
 
 
 class _Gate:
@@ -110,13 +123,14 @@ class _Gate:
     def __init__(self) -> None:
         self.closed = "the node is not active"
         self.loading = "the models are not loaded"
+        self.failed = ""  # why there will be no models
         self.enabled = True
 
     def refusing(self) -> str:
         return self.closed or ("" if self.enabled else "disabled by ~/enable")
 
     def refusal(self, by: Asker, calls: int) -> SegzeroError | None:
-        if why := self.refusing():
+        if why := self.refusing() or self.failed:
             return SegzeroError(Status.NOT_READY, why)
         if by is Asker.SERVICE and self.loading:
             return SegzeroError(Status.NOT_READY, self.loading)
@@ -126,12 +140,15 @@ class _Gate:
 
 
 class _Line:
-    """What waits and what runs: one instruction, which goes first, and calls in their order. No lock of its own."""
+    """What waits and what runs: one instruction, which goes first, and calls in their order. No lock of its own.
+
+    Several may run where several workers take.
+    """
 
     def __init__(self) -> None:
         self.instruction: Ticket | None = None
         self.calls: deque[Ticket] = deque()
-        self.running: Ticket | None = None
+        self.running: list[Ticket] = []
 
     def put(self, ticket: Ticket) -> None:
         if ticket.by is Asker.SERVICE:
@@ -155,19 +172,16 @@ class _Line:
         return [*([self.instruction] if self.instruction else []), *self.calls]
 
     def unended(self) -> list[Ticket]:
-        return self.waiting() + ([self.running] if self.running and self.running.result is None else [])
+        return self.waiting() + [t for t in self.running if t.result is None]
 
     def due(self, ticket: Ticket) -> float:
         """When the request is ended by force: one that runs has a moment to end by itself."""
-        running = ticket is self.running
-        due = float("inf") if ticket.deadline is None else ticket.deadline + (GRACE if running else 0.0)
+        due = float("inf") if ticket.deadline is None else ticket.deadline + (GRACE if ticket in self.running else 0.0)
         return due if ticket.cancelled is None else min(due, ticket.cancelled + GRACE)
 
     def asking(self, words: str) -> Ticket | None:
         """The instruction with these words whose answer is still to come."""
-        return next(
-            (t for t in (self.running, self.instruction) if t and t.repeatable and t.instruction == words), None
-        )
+        return next((t for t in self.unended() if t.repeatable and t.instruction == words), None)
 
 
 class _Policy:
@@ -184,26 +198,30 @@ class _Policy:
         self._series: _Series | None = None
         self._answered: tuple[Ticket, float] | None = None
 
-    def ask(self, ticket: Ticket, bad: SegzeroError | None, rules: Rules, once: bool) -> Asked:
-        by = ticket.by
-        refusal = self.gate.refusal(by, len(self.line.calls)) or bad
+    def ask(self, ticket: Ticket, problem: SegzeroError | None, rules: Rules, once: bool) -> Asked:
+        refusal = self.gate.refusal(ticket.by, len(self.line.calls)) or problem
         if refusal:
             self._end(ticket, refusal.status, refusal.message)
-            return Asked(ticket.request_id, ticket)
-        if by is not Asker.SERVICE:
-            if earlier := self._repeated(ticket, rules.repeat_gap):
+            return Asked(ticket.request_id, ticket, refusal)
+        if ticket.by is Asker.SERVICE:
+            reason = "replaced by a call of ~/segment"
+            for running in self.line.running:
+                if running.by is not Asker.SERVICE:  # calls wait for each other
+                    self._cancel(running, reason)
+        else:
+            standing = rules.continuous and not once
+            if earlier := self._repeated(ticket, rules.repeat_gap, standing):
                 return Asked(earlier, None)
-            self._series = None
-        self._replace(by)
-        if rules.continuous and not once and by is not Asker.SERVICE:
-            ticket.series = self._series = _Series(ticket.instruction, ticket.request_id, by)
+            self.forget("replaced by a newer instruction")
+            if standing:
+                ticket.series = self._series = _Series(ticket.instruction, ticket.request_id, ticket.by)
         self.line.put(ticket)
         return Asked(ticket.request_id, ticket)
 
     def next(self) -> Ticket | None:
         ticket = self.line.next() or self._round()
         if ticket:
-            self.line.running = ticket
+            self.line.running.append(ticket)
             if ticket.deadline is None and not ticket.again:
                 ticket.deadline = self.clock() + ticket.timeout
         return ticket
@@ -214,19 +232,30 @@ class _Policy:
             ticket.deadline = self.clock() + ticket.timeout
 
     def finish(self, ticket: Ticket, result: Segmentation) -> None:
-        """Ends the request unless it has ended."""
-        if self.line.running is ticket:
-            self.line.running = None
-        if result.status is Status.CANCELLED and ticket.reason:
-            result = replace(result, message=ticket.reason)
+        """Ends the request unless it has ended. One that was cancelled meanwhile has no other end."""
+        if ticket in self.line.running:
+            self.line.running.remove(ticket)
+        if ticket.cancelled is not None:
+            result = replace(result, status=Status.CANCELLED, message=ticket.reason, instances=())
         self._finish(ticket, result)
 
     def forget(self, reason: str) -> None:
-        """Ends the instruction and what runs."""
-        self._series = None
+        """Ends the instruction, the series and what runs."""
         self._answered = None
-        self._drop_instruction(reason)
-        self._cancel_running(reason)
+        series, self._series = self._series, None
+        if waiting := self.line.instruction:
+            self.line.remove(waiting)
+            self._end(waiting, Status.CANCELLED, f"cancelled before it began: {reason}")
+        for running in self.line.running:
+            self._cancel(running, reason)
+        if series and series.owed and not any(t.series is series for t in (waiting, *self.line.running) if t):
+            end = Ticket(series.request_id, series.instruction, series.by, self.clock(), 0.0, None)
+            self._end(end, Status.CANCELLED, reason)
+
+    def follow_rules(self) -> None:
+        """A series ends with the mode."""
+        if self._series and not self.rules().continuous:
+            self.forget("mode is once now")
 
     def end_waiting(self, status: Status, message: str) -> None:
         for ticket in self.line.waiting():
@@ -234,11 +263,14 @@ class _Policy:
             self._end(ticket, status, message)
 
     def end_all(self, reason: str) -> None:
+        """Nothing is left to end afterwards: the worker's late answers are dropped."""
         self.forget(reason)
         self.end_waiting(Status.CANCELLED, reason)
+        for running in list(self.line.running):
+            self._end(running, Status.CANCELLED, reason)
 
     def fail(self, message: str) -> None:
-        self.gate.loading = message
+        self.gate.failed = message
         self._series = None
         self.end_waiting(Status.NOT_READY, message)
 
@@ -247,7 +279,7 @@ class _Policy:
         for ticket in self.line.unended():
             if now < self.line.due(ticket):
                 continue
-            if ticket is not self.line.running:
+            if ticket not in self.line.running:
                 self.line.remove(ticket)
                 why = self.gate.loading or "others were before it"
                 self._end(ticket, Status.TIMEOUT, f"it was not begun within {ticket.timeout:g} s: {why}")
@@ -260,35 +292,31 @@ class _Policy:
     def next_due(self) -> float:
         return min((self.line.due(t) for t in self.line.unended()), default=float("inf"))
 
-    def _repeated(self, ticket: Ticket, gap: float) -> str | None:
-        """Id of the instruction with the same words that waits, runs, stands, or was answered within `gap` seconds."""
-        if other := self.line.asking(ticket.instruction):
+    def _repeated(self, ticket: Ticket, gap: float, standing: bool) -> str | None:
+        """Id of the instruction with the same words that waits, runs, stands, or was answered within `gap` seconds.
+
+        Words that are to stand repeat an instruction that was asked once, which stands then; not the other way round.
+        """
+        other = self.line.asking(ticket.instruction)
+        if other and (standing or other.series is None):
+            if standing and other.series is None:
+                other.series = self._series = _Series(other.instruction, other.request_id, other.by)
             return other.request_id
-        if self._series and self._series.instruction == ticket.instruction:
+        if self._series and standing and self._series.instruction == ticket.instruction:
             return self._series.request_id
-        if self._answered:
+        if self._answered and not standing:
             other, when = self._answered
             if other.instruction == ticket.instruction and 0 <= ticket.asked - when < gap:
                 return other.request_id
         return None
 
-    def _replace(self, by: Asker) -> None:
-        """The newest wins, over what runs and over an instruction that waits; calls wait for each other."""
-        reason = "replaced by a call of ~/segment" if by is Asker.SERVICE else "replaced by a newer instruction"
-        self._drop_instruction(reason)
-        running = self.line.running
-        if running and not (by is Asker.SERVICE and running.by is Asker.SERVICE):
-            self._cancel_running(reason)
-
     def _round(self) -> Ticket | None:
         """The standing instruction again."""
-        rules = self.rules()
-        if self._series and not rules.continuous:
-            self._series = None
+        self.follow_rules()
         if self._series is None:
             return None
-        s = self._series
-        return Ticket(s.request_id, s.instruction, s.by, self.clock(), rules.timeout, None, series=s, again=True)
+        s, seconds = self._series, self.rules().timeout
+        return Ticket(s.request_id, s.instruction, s.by, self.clock(), seconds, None, series=s, again=True)
 
     def _end(self, ticket: Ticket, status: Status, message: str) -> None:
         self._finish(ticket, Segmentation(status, message, ticket.instruction, 0, 0))
@@ -297,24 +325,27 @@ class _Policy:
         if ticket.result is not None:
             return
         ticket.result = result
+        try:
+            if self._is_said(ticket, result):
+                self.deliver(ticket)
+                if result.status in (Status.OK, Status.NO_OBJECT):
+                    self._answered = (ticket, self.clock())
+        except Exception:  # who waits must not wait for ever
+            log.exception("an answer could not be handed over")
+        finally:
+            ticket.ended.set()
+
+    def _is_said(self, ticket: Ticket, result: Segmentation) -> bool:
+        """Whether the end is for everybody, and news."""
+        if ticket.by is Asker.SERVICE:
+            return False
         if ticket.again and ticket.frame is None and result.status is Status.CANCELLED:
-            ticket.ended.set()  # it waited for a frame: between two rounds nothing runs
-            return
-        series = ticket.series if ticket.series is self._series else None  # one that goes on
-        if ticket.by is not Asker.SERVICE and (series is None or series.is_news(result.status)):
-            self.deliver(ticket)
-            if result.status in (Status.OK, Status.NO_OBJECT):
-                self._answered = (ticket, self.clock())
-        ticket.ended.set()
+            return False  # it waited for a frame: between two rounds nothing runs
+        goes_on = ticket.series is not None and ticket.series is self._series
+        return not goes_on or ticket.series.is_news(result.status)  # type: ignore[union-attr]
 
-    def _drop_instruction(self, reason: str) -> None:
-        if waiting := self.line.instruction:
-            self.line.remove(waiting)
-            self._end(waiting, Status.CANCELLED, f"{reason} before it began")
-
-    def _cancel_running(self, reason: str) -> None:
-        running = self.line.running
-        if running and running.cancelled is None:
+    def _cancel(self, running: Ticket, reason: str) -> None:
+        if running.cancelled is None and running.result is None:
             running.cancelled, running.reason = self.clock(), reason
             running.cancel.set()
 
@@ -352,13 +383,13 @@ class Requests:
         # An instruction at start waits for models that take minutes; its time begins when it is taken.
         deadline = None if by is Asker.PARAMETER else now + seconds
         ticket = Ticket(uuid.uuid4().hex, text[:200], by, now, seconds, deadline, image)
-        bad = None
+        problem = None
         try:
             ticket.instruction = validate_instruction(text, max_chars=rules.max_chars)
         except SegzeroError as error:
-            bad = error
+            problem = error
         with self._locked() as policy:
-            asked = policy.ask(ticket, bad, rules, once)
+            asked = policy.ask(ticket, problem, rules, once)
         self._on_cancel()
         return asked
 
@@ -409,9 +440,20 @@ class Requests:
         """Ends each request when its time is over, until `stop` is set and `wake` called. For a thread of its own."""
         with self._changed:
             while not stop.is_set():
-                self._policy.expire()
-                due = self._policy.next_due()
+                due = float("inf")
+                try:
+                    self._policy.expire()
+                    due = self._policy.next_due()
+                except Exception:  # the thread is the only one that ends what nobody answers
+                    log.exception("deadlines could not be looked at")
+                    due = self._clock() + GRACE
                 self._changed.wait(None if due == float("inf") else max(0.001, due - self._clock()))
+
+    def follow_rules(self) -> None:
+        """The mode may have changed."""
+        with self._locked() as policy:
+            policy.follow_rules()
+        self._on_cancel()
 
     def wake(self) -> None:
         """Look at the stop flags now."""
@@ -423,7 +465,7 @@ class Requests:
     def models(self, missing: str) -> None:
         """missing: why there are none yet; empty when they are there. Calls are refused while there are none."""
         with self._locked() as policy:
-            policy.gate.loading = missing
+            policy.gate.loading, policy.gate.failed = missing, ""
 
     def fail(self, message: str) -> None:
         """There will be no models: ends what waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
@@ -11,7 +12,6 @@ from segzero_msgs.srv import SegmentImage, SetInstruction
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from segzero_ros.core.contract import Status
 from segzero_ros.core.requests import Asked, Asker, Requests
 from segzero_ros.core.text import clean, one_line
 from segzero_ros.ros.messages import status_constant, to_result_msg
@@ -24,10 +24,11 @@ BURST = 200  # calls that the middleware holds until they are taken; its own def
 class Commands:
     """Services of a node, from its start; the topic from `open` on."""
 
-    def __init__(self, node: Any, requests: Requests, reply_of: Any) -> None:
+    def __init__(self, node: Any, requests: Requests, reply_of: Any, gate_changed: Callable[[], None]) -> None:
         self._node = node
         self._requests = requests
         self._reply_of = reply_of
+        self._gate_changed = gate_changed
         self._topic: Any = None
         self._quick = MutuallyExclusiveCallbackGroup()
         many, burst = ReentrantCallbackGroup(), profile(BURST)
@@ -57,10 +58,10 @@ class Commands:
         ticket = asked.ticket
         if ticket is None:
             self._node.get_logger().debug(f'"{one_line(text, 80)}" by {by.value} repeats {asked.request_id[:8]}')
-        elif ticket.result is None:
+        elif asked.refusal is None:
             self._node.get_logger().info(f'instruction {asked.request_id[:8]} by {by.value}: "{one_line(text, 80)}"')
-        elif ticket.result.status not in (Status.OK, Status.NO_OBJECT):
-            self._node.get_logger().info(f"refused {by.value}: {one_line(ticket.result.message)}")
+        else:
+            self._node.get_logger().info(f"refused {by.value}: {one_line(asked.refusal.message)}")
         return asked
 
     def _segment(self, request: SegmentImage.Request, response: SegmentImage.Response) -> SegmentImage.Response:
@@ -79,13 +80,11 @@ class Commands:
 
     def _set(self, request: SetInstruction.Request, response: SetInstruction.Response) -> SetInstruction.Response:
         asked = self.instruct(request.instruction, Asker.COMMAND, request.once)
-        result = asked.ticket.result if asked.ticket else None
-        refused = result is not None and result.status not in (Status.OK, Status.NO_OBJECT, Status.CANCELLED)
-        response.success = not refused
-        response.status = status_constant(result) if refused and result else SegmentationMsg.STATUS_OK
-        if refused and result:
-            response.message = clean(result.message)
+        if asked.refusal is not None:
+            response.success, response.status = False, status_constant(asked.refusal.status)
+            response.message = clean(asked.refusal.message)
             return response
+        response.success, response.status = True, SegmentationMsg.STATUS_OK
         response.request_id = asked.request_id
         response.message = "taken" if asked.ticket else "the same instruction waits, runs or was just answered"
         return response
@@ -97,5 +96,6 @@ class Commands:
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._requests.enable(request.data)
+        self._gate_changed()
         response.success, response.message = True, "enabled" if request.data else "disabled"
         return response

@@ -46,7 +46,7 @@ def main(args: list[str] | None = None) -> int:
         with _held_back_stderr():
             node = _started(args)
     except Exception as error:
-        if "debug" in [a.lower() for a in args]:
+        if any("debug" in argument.lower() for argument in args):
             traceback.print_exc()
         print(f"segzero: {_sentence(error)}", file=sys.stderr)
         return 1
@@ -130,7 +130,8 @@ def _run(node: Any, stops: set[signal.Signals]) -> None:
         except Exception:
             if rclpy.ok():
                 logging.exception("the executor ended")
-        os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=spin, name="segzero-executor", daemon=True)
     thread.start()

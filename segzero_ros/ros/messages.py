@@ -13,14 +13,14 @@ from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from segzero_ros.core.contract import Instance as Found
-from segzero_ros.core.contract import Segmentation
+from segzero_ros.core.contract import Segmentation, Status
 from segzero_ros.core.result_dict import result_dict
 from segzero_ros.core.text import clean
 from segzero_ros.ros.convert import bytes_array
 
 
-def status_constant(result: Segmentation) -> int:
-    return int(getattr(SegmentationMsg, f"STATUS_{result.status.value}"))
+def status_constant(status: Status) -> int:
+    return int(getattr(SegmentationMsg, f"STATUS_{status.value}"))
 
 
 def region(found: Found) -> RegionOfInterest:
@@ -68,7 +68,7 @@ def to_result_msg(result: Segmentation, header: Any, camera_info: Any | None, re
         header=header,
         request_id=request_id,
         instruction=clean(result.instruction),
-        status=status_constant(result),
+        status=status_constant(result.status),
         message=clean(result.message),
         source=SegmentationMsg.SOURCE_REASONED,
         reasoned_stamp=header.stamp,

@@ -5,6 +5,7 @@ Transitions that the node makes by itself run in the callback group of change_st
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -30,7 +31,9 @@ from segzero_ros.ros.responder import Responder
 from segzero_ros.ros.status import StatusBoard
 from segzero_ros.worker import Snapshot, State, Worker
 
+log = logging.getLogger(__name__)
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+MAX_CHARS = 100_000
 NOT_ACTIVE = "the node is not active"
 LOAD = ("reasoner", "reasoner_revision", "segmenter", "segmenter_revision", "device", "dtype", "attention")
 
@@ -43,7 +46,7 @@ class SegzeroNode(LifecycleNode):
         self.outputs = Outputs(self)
         self.requests = Requests(self._rules, self._deliver, self.inputs.frames.wake)
         self.board = StatusBoard(self, self.inputs, self.requests.refusing)
-        self.commands = Commands(self, self.requests, self._reply)
+        self.commands = Commands(self, self.requests, self._reply, self.board.republish)
         self.responder = Responder(self, self.inputs, self.requests, self.board)
         self.worker: Worker | None = None
 
@@ -58,7 +61,7 @@ class SegzeroNode(LifecycleNode):
         self._guard = self.create_guard_condition(self._make_transitions, self.default_callback_group)
         guard_services(self)
         parameters.warn_unknown(self)
-        self.board.again()
+        self.board.republish()
         if self.get_parameter("autostart").value:
             self._soon(self._autostart)
 
@@ -78,7 +81,7 @@ class SegzeroNode(LifecycleNode):
         try:
             result = super().on_activate(state)
             self.requests.open()
-            self.board.again()
+            self.board.republish()
             if text := self.get_parameter("instruction").value:
                 self.commands.instruct(text, Asker.PARAMETER)
         except Exception as error:
@@ -86,12 +89,12 @@ class SegzeroNode(LifecycleNode):
             result = FAILURE
         if result != SUCCESS:
             self.requests.close(NOT_ACTIVE)
-            self.board.again()
+            self.board.republish()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.requests.close(NOT_ACTIVE)
-        self.board.again()
+        self.board.republish()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -147,7 +150,7 @@ class SegzeroNode(LifecycleNode):
         self.commands.close()
         self.inputs.close()
         self.outputs.forget()
-        self.board.model, self.board.loaded = "", {}
+        self.board.set_models("", {})
 
     def _log_failure(self, what: str, error: Exception) -> None:
         self.get_logger().error(clean(f"could not {what}: {error}"))
@@ -189,7 +192,7 @@ class SegzeroNode(LifecycleNode):
         )
 
     def _deliver(self, ticket: Ticket) -> None:
-        self.outputs.put(self._reply(ticket))
+        self.outputs.put(lambda: self._reply(ticket))
 
     def _reply(self, ticket: Ticket) -> Reply:
         """The answer under its frame's header; the node's time and no frame_id where there was no frame."""
@@ -200,9 +203,10 @@ class SegzeroNode(LifecycleNode):
         return Reply(frame.image.header, frame.image, self.inputs.calibration(frame), ticket.result, ticket.request_id)
 
     def _on_loaded(self, pipeline: Pipeline) -> None:
-        self.board.model = pipeline.model
-        self.board.loaded = {"reasoner": str(pipeline.reasoner.info), "segmenter": str(pipeline.segmenter.info)}
-        self.get_logger().info(clean("loaded " + "; ".join(f"{r} {i}" for r, i in self.board.loaded.items())))
+        pipeline.max_instruction_chars = MAX_CHARS  # the parameter's bound; the requests keep the parameter
+        loaded = {"reasoner": str(pipeline.reasoner.info), "segmenter": str(pipeline.segmenter.info)}
+        self.board.set_models(pipeline.model, loaded)
+        self.get_logger().info(clean("loaded " + "; ".join(f"{role} {info}" for role, info in loaded.items())))
         self.requests.models("")
 
     def _on_state(self, snapshot: Snapshot) -> None:
@@ -215,11 +219,14 @@ class SegzeroNode(LifecycleNode):
             self._soon(self._unload_failed)
 
     def _tick(self) -> None:
-        """Once a second: who publishes how, one frame, and the diagnostics."""
-        self.inputs.look()
-        if not self.requests.refusing():
-            self.inputs.peek()
-        self.board.publish_diagnostics()
+        """Once a second: the mode, who publishes how, one frame, and the diagnostics; each whatever the others do."""
+        steps = [self.requests.follow_rules, self.inputs.look]
+        steps += [] if self.requests.refusing() else [self.inputs.peek]
+        for step in (*steps, self.board.publish_diagnostics):
+            try:
+                step()
+            except Exception:
+                log.exception("a look at the camera or the diagnostics failed")
 
 
 def _release_memory() -> None:

@@ -72,8 +72,8 @@ class Outputs:
         self._thread = threading.Thread(target=self._run, name="segzero-outputs", daemon=True)
         self._thread.start()
 
-    def put(self, reply: Reply) -> None:
-        """Publish this answer after those that were put before."""
+    def put(self, reply: Reply | Callable[[], Reply]) -> None:
+        """Publish this answer, or the one that this makes, after those that were put before."""
         self._queue.put(reply)
 
     def forget(self) -> None:
@@ -111,13 +111,16 @@ class Outputs:
                 output.current = True
                 self._empty(output)
         else:
-            self._publish(item)
+            self._publish(item() if callable(item) else item)
 
     def _publish(self, reply: Reply) -> None:
         """Large messages first: in shared memory a large sample evicts a small one, which is resent seconds later."""
         self._reply = reply
         for output in self._all:
             output.current = False
+        for output in self._all:  # before anything is drawn: who comes now must not be given the answer before
+            if output.heavy and output.latched and not output.publisher.get_subscription_count():
+                self._empty(output)
         self._serve_heavy()
         for output in self._all:
             if not output.heavy:
@@ -138,23 +141,22 @@ class Outputs:
     def _say(self, output: _Output) -> None:
         """Publishes; an output with nothing to say about this answer must not keep the answer before."""
         assert self._reply is not None
+        output.current = True
         try:
             message = output.make(self._reply)
+            if message is not None:
+                output.latched = True
+                output.publisher.publish(message)
+                return
         except Exception as error:
             self._error(output.name, error)
-            message = None
-        output.current = True
-        if message is None:
-            self._empty(output)
-        else:
-            output.publisher.publish(message)
-            output.latched = True
+        self._empty(output)
 
     def _empty(self, output: _Output) -> None:
         """Re-creates the publisher: the only way to clear its history."""
         if output.latched:
-            self._node.destroy_publisher(output.publisher)
-            output.publisher, output.latched = self._publisher(output), False
+            old, output.publisher, output.latched = output.publisher, self._publisher(output), False
+            self._node.destroy_publisher(old)
 
     def _error(self, what: str, error: Exception) -> None:
         self._node.get_logger().error(clean(f"{what}: {type(error).__name__}: {error}"))

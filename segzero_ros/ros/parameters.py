@@ -144,7 +144,7 @@ def declare(node: Any) -> None:
 
 def warn_unknown(node: Any) -> None:
     """Says which names of a YAML or of the command line nobody reads: rclpy drops them without a word."""
-    declared = set(node._parameter_descriptors) if hasattr(node, "_parameter_descriptors") else set(BY_NAME)
+    declared = set(BY_NAME)
     for name in sorted(set(getattr(node, "_parameter_overrides", {})) - declared):
         if name.startswith("qos_overrides.") or name in OTHERS:
             continue

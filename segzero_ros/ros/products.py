@@ -10,7 +10,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from segzero_ros.core.contract import Image as Pixels
-from segzero_ros.core.contract import Segmentation
+from segzero_ros.core.contract import Segmentation, Status
 from segzero_ros.core.geometry import label_image
 from segzero_ros.core.text import clean
 from segzero_ros.overlay import captioned, draw_overlay
@@ -31,6 +31,11 @@ class Reply:
         self.segmentation = segmentation
         self.request_id = request_id
         self._overlay: Pixels | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether there are masks, be they none: a black mask after a failure would say that nothing is there."""
+        return self.segmentation.status in (Status.OK, Status.NO_OBJECT) and self.segmentation.height > 0
 
     def source(self) -> Pixels:
         """The frame's pixels, RGB. Raises SegzeroError for an encoding that is not taken."""
@@ -68,7 +73,7 @@ def source_image(r: Reply) -> Any:
 def mask(r: Reply) -> Any:
     """All instances in one: 0 or 255."""
     s = r.segmentation
-    if not s.height:
+    if not r.answered:
         return None
     union = np.zeros((s.height, s.width), np.uint8)
     for i in s.instances:
@@ -79,7 +84,7 @@ def mask(r: Reply) -> Any:
 def label_mask(r: Reply) -> Any:
     """i where instance i is: mono8, or 16UC1 with more than 254 instances."""
     s = r.segmentation
-    if not s.height:
+    if not r.answered:
         return None
     labels = label_image([i.mask for i in s.instances], [i.score for i in s.instances], s.height, s.width)
     return image_to_msg(labels, "mono8" if labels.dtype == np.uint8 else "16UC1", r.header)
@@ -105,6 +110,8 @@ def detections(r: Reply) -> Any:
     """vision_msgs/Detection2DArray: the masks' boxes as centre and size. ~/label_info names the class ids."""
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
+    if not r.answered:
+        return None
     out = Detection2DArray(header=r.header)
     for i in r.segmentation.instances:
         detection = Detection2D(header=r.header)
@@ -122,6 +129,8 @@ def label_info(r: Reply) -> Any:
     """vision_msgs/LabelInfo: what the values of ~/label_mask and the class ids of ~/detections stand for."""
     from vision_msgs.msg import LabelInfo, VisionClass
 
+    if not r.answered:
+        return None
     instances = r.segmentation.instances
     unlabelled = 255 if len(instances) < 255 else 65535
     names = [(0, "background"), *((i.index, clean(i.label)) for i in instances), (unlabelled, "unlabelled")]

@@ -8,12 +8,12 @@ from typing import Any
 
 from sensor_msgs.msg import CompressedImage
 
-from segzero_ros.core.contract import Event, Segmentation, SegzeroError, Status
+from segzero_ros.core.contract import Boxes, Event, Segmentation, SegzeroError, Status
 from segzero_ros.core.frames import Frame
 from segzero_ros.core.pipeline import Pipeline
 from segzero_ros.core.requests import Requests, Ticket
 from segzero_ros.ros.convert import compressed_from_msg, image_from_msg
-from segzero_ros.ros.inputs import Inputs, nanoseconds
+from segzero_ros.ros.inputs import Inputs, nanoseconds, unfit_info
 from segzero_ros.ros.status import StatusBoard
 from segzero_ros.worker import OnState, Snapshot, State
 
@@ -38,24 +38,36 @@ class Responder:
             on_state(Snapshot(State.REASONING, "reasoning", instruction=ticket.instruction))
             image = frame.image
             pixels = compressed_from_msg(image) if isinstance(image, CompressedImage) else image_from_msg(image)
+            self._begin(ticket, frame, pixels.shape[1], pixels.shape[0])
             assert ticket.deadline is not None
             left = ticket.deadline - time.monotonic()
             if left <= 0:
                 raise SegzeroError(Status.TIMEOUT, f"there was no answer within {ticket.timeout:g} s")
-            pipeline.max_instruction_chars = self._node.get_parameter("max_instruction_chars").value
-            result = pipeline.segment(
-                pixels, ticket.instruction, cancel=ticket.cancel, timeout=left, on_event=self._on_event
-            )
+
+            def on_event(event: Event) -> None:
+                self._board.on_event(event)
+                if isinstance(event, Boxes):
+                    on_state(Snapshot(State.REASONING, "segmenting", instruction=ticket.instruction))
+
+            result = pipeline.segment(pixels, ticket.instruction, cancel=ticket.cancel, timeout=left, on_event=on_event)
             if result.status is Status.OUT_OF_MEMORY:
                 pipeline.forget()
             queue = began - ticket.asked
-            timing = replace(result.timing, queue=queue, total=queue + result.timing.total, dropped_frames=dropped)
+            total = time.monotonic() - ticket.asked
+            timing = replace(result.timing, queue=queue, total=total, dropped_frames=dropped)
             return replace(result, timing=timing)
         except SegzeroError as error:
             return Segmentation(error.status, error.message, ticket.instruction, 0, 0, model=pipeline.model)
 
-    def _on_event(self, event: Event) -> None:
-        self._board.on_event(event)
+    def _begin(self, ticket: Ticket, frame: Frame, width: int, height: int) -> None:
+        """Now that the size of a compressed image is known, its camera_info must fit it, too."""
+        info = frame.sides.get("camera_info")
+        why = unfit_info(frame.image, info, (width, height)) if info is not None else ""
+        if why:
+            frame = replace(frame, sides={}, missing={"camera_info": why})
+            self._requests.begin(ticket, frame)
+        if ticket.image is None:
+            self._inputs.warn_missing(frame)
 
     def _frame(self, ticket: Ticket) -> tuple[Frame, int]:
         """The frame to reason about, and how many were taken in vain. Raises SegzeroError."""
@@ -82,7 +94,6 @@ class Responder:
             if newest:
                 self._requests.begin(ticket, newest)
             raise SegzeroError(error.status, f"{error.message}; {self._inputs.describe()}") from error
-        self._inputs.warn_missing(frame)
         dropped = max(0, frame.number - self._answered - 1) if self._answered else 0
         self._answered = frame.number
         return frame, dropped

@@ -12,7 +12,7 @@ from segzero_msgs.msg import State as StateMsg
 
 from segzero_ros.core.contract import Event, Masks, Reasoning
 from segzero_ros.core.text import clean
-from segzero_ros.ros.inputs import SILENT, Inputs
+from segzero_ros.ros.inputs import Inputs
 from segzero_ros.ros.qos import profile
 from segzero_ros.worker import Snapshot, State
 
@@ -42,8 +42,13 @@ class StatusBoard:
             self.characters = 0
             self._publish()
 
-    def again(self) -> None:
-        """The node became active or inactive."""
+    def set_models(self, model: str, loaded: dict[str, str]) -> None:
+        """model: as in the results; loaded: what each role has loaded."""
+        with self._lock:
+            self.model, self.loaded = model, loaded
+
+    def republish(self) -> None:
+        """The node became active or inactive, enabled or disabled."""
         with self._lock:
             self._publish()
 
@@ -90,11 +95,8 @@ class StatusBoard:
         why = self._inactive()
         if shown.state not in (State.READY, State.REASONING) or why:
             return DiagnosticStatus.WARN, shown.message if not why or why in shown.message else why
-        silence = self._inputs.silence()
-        if silence is None:
-            return DiagnosticStatus.WARN, f"no image yet; {self._inputs.describe()}"
-        if silence > SILENT:
-            return DiagnosticStatus.WARN, f"no image for {silence:.0f} s; {self._inputs.describe()}"
+        if complaint := self._inputs.complaint(self._node.get_parameter("max_age").value):
+            return DiagnosticStatus.WARN, f"{complaint}; {self._inputs.describe()}"
         return DiagnosticStatus.OK, shown.message
 
     def _publish(self) -> None:

@@ -1,0 +1,178 @@
+"""One topic that is pulled: its subscription, which follows the publishers' reliability, and in words what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.qos import QoSPolicyKind, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+
+from segzero_ros.core.text import clean
+from segzero_ros.ros.qos import BEST_EFFORT, RELIABLE, name_of, profile, reliability_for
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+CHOICES = {"reliable": RELIABLE, "best_effort": BEST_EFFORT}
+
+
+class Pulled(CallbackGroup):
+    """Keeps the executor from taking messages; events of the subscription are executed."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return not isinstance(entity, Subscription)
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return self.can_execute(entity)
+
+    def ending_execution(self, entity: Any) -> None:
+        return
+
+
+class Listener:
+    """Not thread-safe: `Inputs` has the lock. put(message, received): what to do with a message; received as in `take`.
+
+    changed() is called on the executor when publishers come or go, and must not touch the subscription at once.
+    Raises ValueError for an override that is none, and what rclpy raises for a name that is no topic.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        kind: type,
+        topic: str,
+        depth: int,
+        put: Callable[[Any, int], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._node = node
+        self.kind = kind
+        self.topic = node.resolve_topic_name(topic)
+        self.depth = depth
+        self._put = put
+        self._changed = changed
+        self._group = Pulled()
+        self._subscription: Any = None
+        self.broken = ""  # why the last message could not be read
+        self._override = self._overridden()
+        self.reliability = self._override or BEST_EFFORT
+        self._subscribe(self._wanted())
+
+    @property
+    def type_name(self) -> str:
+        return f"sensor_msgs/msg/{self.kind.__name__}"
+
+    def take(self) -> int | None:
+        """One message, handed to `put`: when it was received (nanoseconds since 1970, 0 when unknown).
+
+        None when there is none, or none that can be read; that is said.
+        """
+        try:
+            with self._subscription.handle:
+                taken = self._subscription.handle.take_message(self.kind, False)
+            if taken is None:
+                return None
+            received = int(taken[1].get("received_timestamp", 0))
+            self._put(taken[0], received)
+        except Exception as error:
+            self.broken = clean(f"a message could not be read: {type(error).__name__}: {error}")
+            self._node.get_logger().warning(f"{self.topic}: {self.broken}", throttle_duration_sec=10.0)
+            return None
+        self.broken = ""
+        return received
+
+    def drain(self) -> None:
+        """All that waits."""
+        for _ in range(self.depth):
+            if self.take() is None:
+                break
+
+    def follow(self) -> bool:
+        """Subscribes anew where the publishers offer another reliability than before; True then."""
+        wanted = self._wanted()
+        if wanted == self.reliability:
+            return False
+        self.drain()  # what waits would go with the old subscription
+        self._subscribe(wanted)
+        return True
+
+    def close(self) -> None:
+        self._node.destroy_subscription(self._subscription)
+
+    def describe(self) -> str:
+        """In words: the topic, who publishes it, and what does not fit."""
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        ends = ", ".join(_in_words(p) for p in publishers[:4]) or "none"
+        mine = f"topic {self.topic} ({self.type_name}, {name_of(self.reliability)})"
+        return "; ".join([mine, f"publishers: {ends}", *self._hints(publishers)])
+
+    def _hints(self, publishers: list[Any]) -> list[str]:
+        kinds = {p.topic_type for p in publishers}
+        hints = [self.broken] if self.broken else []
+        if publishers and self.type_name not in kinds:
+            compressed = "sensor_msgs/msg/CompressedImage" in kinds
+            hints.append(f"nobody there publishes {self.type_name}")
+            if compressed or "sensor_msgs/msg/Image" in kinds:
+                hints.append(f"set image_transport: {'compressed' if compressed else 'raw'}")
+        if self.topic.endswith("/compressed/compressed"):
+            hints.append("image_topic is the name of the raw topic, /compressed is added to it")
+        if self._override and any(p.qos_profile.reliability != self.reliability for p in publishers):
+            hints.append(f"qos_overrides asks for {name_of(self.reliability)}, which not all offer")
+        if not publishers:
+            own = self._node.get_fully_qualified_name() + "/"
+            others = [t for t, types in self._node.get_topic_names_and_types() if self.type_name in types]
+            others = [t for t in others if not t.startswith(own) and self._node.count_publishers(t)]
+            if others:
+                hints.append(f"there are images on {', '.join(sorted(others)[:4])}")
+        return hints
+
+    def _wanted(self) -> ReliabilityPolicy:
+        if self._override:
+            return self._override
+        return reliability_for(self._node.get_publishers_info_by_topic(self.topic), self.reliability)
+
+    def _overridden(self) -> ReliabilityPolicy | None:
+        """Reads qos_overrides: rclpy's own would fix the reliability of the first subscription for all later ones."""
+        name = f"qos_overrides.{self.topic}.subscription.reliability"
+        if not self._node.has_parameter(name):
+            self._node.declare_parameter(name, "")
+        value = str(self._node.get_parameter(name).value or "")
+        if value and value not in CHOICES:
+            raise ValueError(f"{name} is {value!r}; it is reliable or best_effort")
+        return CHOICES.get(value)
+
+    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+        """The old subscription goes when the new one is there."""
+        old = self._subscription
+        try:
+            self._subscription = self._created(reliability, matched=lambda event: self._changed())
+        except (TypeError, UnsupportedEventTypeError):  # Humble, or a middleware without this event
+            self._subscription = self._created(reliability)
+        self.reliability = reliability
+        if old is not None:
+            self._node.destroy_subscription(old)
+
+    def _created(self, reliability: ReliabilityPolicy, **events: Any) -> Any:
+        quality = profile(self.depth, reliability)
+        subscription = self._node.create_subscription(
+            self.kind,
+            self.topic,
+            self._put,
+            quality,
+            callback_group=self._group,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._changed(), **events),
+            qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
+        )
+        self.depth = max(1, quality.depth)  # an override may have changed it
+        return subscription
+
+
+def _in_words(publisher: Any) -> str:
+    name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+    name = "a node" if "_UNKNOWN_" in name else name  # its name comes a moment after its publisher
+    return f"{name} ({publisher.topic_type}, {name_of(publisher.qos_profile.reliability)})"
