@@ -180,13 +180,11 @@ def receiver(case: Case, takes: bool) -> None:
     inputs = Inputs(node)
     inputs.open(TOPIC, "compressed" if case.compressed else "raw", "", "")
     node.create_timer(1.0, inputs.look, MutuallyExclusiveCallbackGroup())
-    states: list[Any] = []
-    node.create_subscription(State, "/segzero/state", states.append, profile(latched=True))
+    states = node.create_subscription(State, "/segzero/state", print, profile(latched=True))
     executor, stop = Executor(2), Cancel()
     executor.add_node(node)
-    spinning = threading.Thread(target=executor.spin)
-    spinning.start()
     late: list[float] = []
+    loaded = False
 
     def take() -> None:
         number = 0
@@ -196,11 +194,15 @@ def receiver(case: Case, takes: bool) -> None:
                 number = frame.number
                 late.append((node.get_clock().now().nanoseconds - frame.stamp) / 1e6)
 
-    taking = threading.Thread(target=take)
-    if takes:
-        taking.start()
+    threads = [threading.Thread(target=work) for work in (executor.spin, take)] if takes else []
+    for thread in threads:
+        thread.start()
     say(ready=True)
     for _ in sys.stdin:
+        if not takes:  # nor does anything else in this process: it is the middleware's own cost
+            inputs.look()
+            while news := states.handle.take_message(State, False):
+                loaded = news[0].state == State.READY
         ends = node.get_subscriptions_info_by_topic(topic)
         say(
             publishers=node.count_publishers(topic),
@@ -208,13 +210,12 @@ def receiver(case: Case, takes: bool) -> None:
             qualities=[e.qos_profile.reliability.name for e in ends if e.node_name == "receiver"],
             count=inputs.frames.count,
             late=late[-case.frames :],
-            loaded=bool(states) and states[-1].state == State.READY,
+            loaded=loaded,
         )
     stop.set()
-    if takes:
-        taking.join()
     executor.shutdown()
-    spinning.join()
+    for thread in threads:
+        thread.join()
     inputs.close()
     node.destroy_node()
     rclpy.try_shutdown()
