@@ -207,7 +207,8 @@ def test_colcon_test_runs_tests_that_need_neither_torch_nor_a_graph(workspace: P
     select = "--packages-select segzero_ros --build-base build_tests --install-base install_tests"
     in_shell(f"colcon build {select}", workspace)
     listed = in_shell("cd build_tests/segzero_ros && ctest -N", workspace)
-    assert {line.split()[-1] for line in listed.splitlines() if "Test #" in line} == {"core", "overlay", "launch"}
+    suite = {"core", "frames", "requests", "worker", "overlay", "launch"}
+    assert {line.split()[-1] for line in listed.splitlines() if "Test #" in line} == suite
     test = "colcon test --event-handlers console_direct+ --return-code-on-test-failure"
     in_shell(f"{test} {select} --ctest-args -R launch", workspace)
     assert list((workspace / "build_tests/segzero_ros/test_results").rglob("launch.xunit.xml"))
