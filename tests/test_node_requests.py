@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from segzero_msgs.msg import Segmentation
+from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage, SetInstruction
 from std_srvs.srv import SetBool, Trigger
 
@@ -53,13 +53,23 @@ def test_three_waiting_calls_stop_neither_images_nor_clear_nor_lifecycle(
         future = client.call_async(SegmentImage.Request(instruction=f"mug {number}"))
         future.add_done_callback(lambda _, event=event: event.set())
         futures.append(future)
-    robot.reasoning("mug 0")
+    begun: set[str] = set()
+
+    def next_begins() -> None:
+        """Calls that are sent at once may be taken in any order."""
+        reasons = robot.wait(
+            "/segzero/state",
+            lambda m: m.state == State.REASONING and m.message == "reasoning" and m.instruction not in begun,
+        )
+        begun.add(reasons.instruction)
+
+    next_begins()
     robot.show(2)
     # Each answer lets the next call in; the last is ended by the lifecycle.
-    assert robot.call(Trigger, "/segzero/clear", Trigger.Request()).success
-    robot.reasoning("mug 1")
-    assert robot.call(Trigger, "/segzero/clear", Trigger.Request()).success
-    robot.reasoning("mug 2")
+    for _ in range(2):
+        assert robot.call(Trigger, "/segzero/clear", Trigger.Request()).success
+        next_begins()
+    assert begun == {"mug 0", "mug 1", "mug 2"}
     assert robot.change(Transition.TRANSITION_DEACTIVATE)
     for future, event in zip(futures, answered, strict=True):
         assert event.wait(PATIENCE)
