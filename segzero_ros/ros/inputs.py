@@ -72,9 +72,9 @@ class Inputs:
         compressed, info = input_topics(base, compressed, camera_info)
         kind, topic = (Image, base) if transport == "raw" else (CompressedImage, compressed)
         with self._lock:
-            first = Listener(self._node, kind, topic, FRAMES, self._put_image, self._look_soon)
+            first = Listener(self._node, kind, topic, FRAMES, self._put_image)
             try:
-                second = Listener(self._node, CameraInfo, info, 10, self._put_info, self._look_soon)
+                second = Listener(self._node, CameraInfo, info, 10, self._put_info)
             except Exception:
                 first.close()
                 raise
@@ -154,11 +154,6 @@ class Inputs:
         info = copy.deepcopy(info)
         info.header = frame.image.header
         return info
-
-    def _look_soon(self) -> None:
-        """Not at once: the event belongs to the subscription that may have to go."""
-        if self._node.executor is not None:
-            self._node.executor.create_task(self.look)
 
     def _put_image(self, message: Any, received: int) -> None:
         """received: of the computer's clock; a frame may have waited in the middleware for long."""

@@ -14,15 +14,15 @@ from segzero_ros.core.text import clean
 from segzero_ros.ros.qos import BEST_EFFORT, RELIABLE, name_of, profile, reliability_for
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 CHOICES = {"reliable": RELIABLE, "best_effort": BEST_EFFORT}
 
 
 class Pulled(CallbackGroup):
-    """Keeps the executor from taking messages; events of the subscription are executed."""
+    """Keeps the executor from taking messages."""
 
     def can_execute(self, entity: Any) -> bool:
         return not isinstance(entity, Subscription)
@@ -37,25 +37,15 @@ class Pulled(CallbackGroup):
 class Listener:
     """Not thread-safe: `Inputs` has the lock. put(message, received): what to do with a message; received as in `take`.
 
-    changed() is called on the executor when publishers come or go, and must not touch the subscription at once.
     Raises ValueError for an override that is none, and what rclpy raises for a name that is no topic.
     """
 
-    def __init__(
-        self,
-        node: Any,
-        kind: type,
-        topic: str,
-        depth: int,
-        put: Callable[[Any, int], None],
-        changed: Callable[[], None],
-    ) -> None:
+    def __init__(self, node: Any, kind: type, topic: str, depth: int, put: Callable[[Any, int], None]) -> None:
         self._node = node
         self.kind = kind
         self.topic = node.resolve_topic_name(topic)
         self.depth = depth
         self._put = put
-        self._changed = changed
         self._group = Pulled()
         self._subscription: Any = None
         self.broken = ""  # why the last message could not be read
@@ -148,28 +138,21 @@ class Listener:
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
         """The old subscription goes when the new one is there."""
-        old = self._subscription
-        try:
-            self._subscription = self._created(reliability, matched=lambda event: self._changed())
-        except (TypeError, UnsupportedEventTypeError):  # Humble, or a middleware without this event
-            self._subscription = self._created(reliability)
-        self.reliability = reliability
-        if old is not None:
-            self._node.destroy_subscription(old)
-
-    def _created(self, reliability: ReliabilityPolicy, **events: Any) -> Any:
-        quality = profile(self.depth, reliability)
-        subscription = self._node.create_subscription(
+        old, quality = self._subscription, profile(self.depth, reliability)
+        self._subscription = self._node.create_subscription(
             self.kind,
             self.topic,
             self._put,
             quality,
             callback_group=self._group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._changed(), **events),
+            # None: beside messages that nobody takes, an event in the wait set makes rmw_fastrtps wake for ever.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
             qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
         )
+        self.reliability = reliability
         self.depth = max(1, quality.depth)  # an override may have changed it
-        return subscription
+        if old is not None:
+            self._node.destroy_subscription(old)
 
 
 def _in_words(publisher: Any) -> str:

@@ -79,6 +79,7 @@ class Responder:
             raise SegzeroError(Status.TIMEOUT, f"it was not begun within {ticket.timeout:g} s")
         wait = self._node.get_parameter("image_timeout").value
         frames = self._inputs.frames
+        self._inputs.look()
         try:
             frame = frames.take(
                 lambda: int(self._node.get_clock().now().nanoseconds),
