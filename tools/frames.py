@@ -491,8 +491,12 @@ def main() -> None:
     ]
     rows = []
     for case in tqdm(cases, desc="frames", unit="row"):
-        rows.append(measure(case))
-        tqdm.write(f"{words(case)}: {shown(rows[-1])}, {rows[-1].late:.0f} ms late")
+        try:
+            rows.append(measure(case))
+        except RuntimeError as error:  # the table has a gap there, and the other rows
+            tqdm.write(f"{words(case)}: {error}")
+        else:
+            tqdm.write(f"{words(case)}: {shown(rows[-1])}, {rows[-1].late:.0f} ms late")
     idle = measure_idle(10.0, arguments.idle_rounds) if arguments.idle_rounds else None
     print(table(rows) + (idle_table(idle) if idle else ""))
     if arguments.json:
