@@ -143,7 +143,7 @@ reproduce-smoke: $(TRAIN)  ## The same with two updates and few items, in minute
 	$(PY) -m training.experiments.reproduce --smoke --work build/reproduce-smoke --results build/reproduce-smoke/results
 	$(PY) -m training.experiments.report --smoke --root build/tabletop --results build/reproduce-smoke/results --out build/reproduce-smoke
 
-frames: $(MESSAGES) $(COMMAND)  ## Camera frames that arrive, and the idle node's cost: the tables of docs/frames.md (15 minutes)
+frames: $(MESSAGES) $(COMMAND)  ## Camera frames that arrive, and the idle node's cost: the tables of docs/frames.md (20 minutes)
 	$(PY) tools/frames.py --seconds 3 --page docs/frames.md
 
 report: $(TRAIN)  ## The experiment's report from its results
