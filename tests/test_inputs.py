@@ -218,6 +218,15 @@ def test_images_elsewhere_are_pointed_to(bench: Bench) -> None:
     assert f"there are images on {bench.space}/color/image_raw" in bench.inputs.describe()
 
 
+def test_raw_images_are_pointed_to_where_compressed_ones_are_wanted(bench: Bench) -> None:
+    bench.open("compressed")
+    bench.publish(RELIABLE)
+    end = time.monotonic() + PATIENCE
+    while "raw images" not in bench.inputs.describe() and time.monotonic() < end:
+        threading.Event().wait(0.02)
+    assert f"there are raw images on {bench.space}/image: image_transport: raw" in bench.inputs.describe()
+
+
 def test_a_doubled_compressed_is_said(bench: Bench) -> None:
     bench.open("compressed", "image/compressed")
     assert "/compressed is added to it" in bench.inputs.describe()

@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage, SetInstruction
 from sensor_msgs.msg import Image
@@ -67,6 +68,32 @@ def test_thirty_calls_at_once_are_all_answered_or_refused(robot: Robot, start: S
     ends = {r.status for r in results}
     assert ends <= {Segmentation.STATUS_PARSE_ERROR, Segmentation.STATUS_BUSY}
     assert sum(r.status == Segmentation.STATUS_PARSE_ERROR for r in results) >= 10
+
+
+def test_a_burst_of_any_service_of_ours_is_answered_to_the_last(robot: Robot, start: Start) -> None:
+    start()
+    robot.ready()
+    services: tuple[tuple[type, str, Any], ...] = (
+        (SetInstruction, "set_instruction", SetInstruction.Request(instruction="mug")),
+        (Trigger, "clear", Trigger.Request()),
+        (SetBool, "enable", SetBool.Request(data=True)),
+    )
+    for kind, name, request in services:
+        # A client's own default keeps ten replies, and each client of a service receives those of all.
+        deep = QoSProfile(depth=200)
+        clients = [robot.node.create_client(kind, f"/segzero/{name}", qos_profile=deep) for _ in range(5)]
+        assert all(client.wait_for_service(PATIENCE) for client in clients)
+        for client in clients:  # a reply to a client that the node does not know yet is lost
+            known = threading.Event()
+            while not known.is_set():
+                client.call_async(request).add_done_callback(lambda _, known=known: known.set())
+                known.wait(1.0)
+        left = threading.Semaphore(0)
+        futures = [client.call_async(request) for client in clients for _ in range(10)]
+        for future in futures:
+            future.add_done_callback(lambda _, left=left: left.release())
+        for _ in futures:
+            assert left.acquire(timeout=PATIENCE), f"{name}: {sum(f.done() for f in futures)} of {len(futures)}"
 
 
 @pytest.mark.parametrize("ending", ["deactivate", "enable"])

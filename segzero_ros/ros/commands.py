@@ -31,11 +31,13 @@ class Commands:
         self._gate_changed = gate_changed
         self._topic: Any = None
         self._quick = MutuallyExclusiveCallbackGroup()
-        many, burst = ReentrantCallbackGroup(), profile(BURST)
-        node.create_service(SegmentImage, "~/segment", self._segment, qos_profile=burst, callback_group=many)
-        node.create_service(SetInstruction, "~/set_instruction", self._set, callback_group=self._quick)
-        node.create_service(Trigger, "~/clear", self._clear, callback_group=self._quick)
-        node.create_service(SetBool, "~/enable", self._enable, callback_group=self._quick)
+        for kind, name, callback, group in (
+            (SegmentImage, "~/segment", self._segment, ReentrantCallbackGroup()),
+            (SetInstruction, "~/set_instruction", self._set, self._quick),
+            (Trigger, "~/clear", self._clear, self._quick),
+            (SetBool, "~/enable", self._enable, self._quick),
+        ):
+            node.create_service(kind, name, callback, qos_profile=profile(BURST), callback_group=group)
 
     def open(self) -> None:
         self._topic = self._topic or self._node.create_subscription(

@@ -18,6 +18,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+IMAGES = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}  # and their transport
 CHOICES = {"reliable": RELIABLE, "best_effort": BEST_EFFORT}
 
 
@@ -113,18 +114,26 @@ class Listener:
             hints.append("image_topic is the name of the raw topic, /compressed is added to it")
         if self._override and any(p.qos_profile.reliability != self.reliability for p in publishers):
             hints.append(f"qos_overrides asks for {name_of(self.reliability)}, which not all offer")
-        if not publishers:
-            own = self._node.get_fully_qualified_name() + "/"
-            others = [t for t, types in self._node.get_topic_names_and_types() if self.type_name in types]
-            others = [t for t in others if not t.startswith(own) and self._node.count_publishers(t)]
-            if others:
-                hints.append(f"there are images on {', '.join(sorted(others)[:4])}")
+        return hints if publishers else [*hints, *self._elsewhere()]
+
+    def _elsewhere(self) -> list[str]:
+        """Where images are, when they are not here."""
+        own = self._node.get_fully_qualified_name() + "/"
+        hints = []
+        for name, transport in IMAGES.items():
+            topics = [t for t, types in self._node.get_topic_names_and_types() if name in types]
+            topics = sorted(t for t in topics if not t.startswith(own) and self._node.count_publishers(t))[:4]
+            if topics and name == self.type_name:
+                hints.append(f"there are images on {', '.join(topics)}")
+            elif topics:
+                hints.append(f"there are {transport} images on {', '.join(topics)}: image_transport: {transport}")
         return hints
 
     def _wanted(self) -> ReliabilityPolicy:
         if self._override:
             return self._override
-        return reliability_for(self._node.get_publishers_info_by_topic(self.topic), self.reliability)
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        return reliability_for([p for p in publishers if p.topic_type == self.type_name], self.reliability)
 
     def _overridden(self) -> ReliabilityPolicy | None:
         """Reads qos_overrides: rclpy's own would fix the reliability of the first subscription for all later ones."""
