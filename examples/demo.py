@@ -48,8 +48,9 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 class Robot:
     """Gives instructions and keeps the newest message of every topic."""
 
-    def __init__(self, processes: list[subprocess.Popen]) -> None:
+    def __init__(self, processes: list[subprocess.Popen], log: Path) -> None:
         rclpy.init()
+        self.log = log  # of the node
         self.processes = processes
         self.node = rclpy.create_node("demo")
         self.executor = SingleThreadedExecutor()
@@ -77,7 +78,8 @@ class Robot:
             self.executor.spin_once(timeout_sec=0.1)
             for process in self.processes:
                 if process.poll() is not None:
-                    raise SystemExit(f"{process.args!r} ended with code {process.returncode}")
+                    said = "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-20:])
+                    raise SystemExit(f"{process.args!r} ended with code {process.returncode}\n{said}")
             if time.monotonic() > end:
                 raise SystemExit(f"{what}: nothing within {seconds:g} s")
 
@@ -157,13 +159,14 @@ def main() -> int:
     settings = "-p use_sim_time:=true -p image_topic:=/camera/color/image_raw " + " ".join(own)
     node = [sys.executable, "-m", "segzero_ros", "--ros-args", "--params-file", str(ROOT / "config/demo.yaml")]
     player = [sys.executable, str(ROOT / "examples/play.py"), str(ROOT / "examples/demo.mcap"), "--loop"]
+    log = arguments.out / "node.log"  # not on the terminal: its lines would tear the progress bar
     processes = [
-        subprocess.Popen([*node, *settings.split()], cwd=ROOT),
+        subprocess.Popen([*node, *settings.split()], cwd=ROOT, stderr=log.open("w")),
         subprocess.Popen(player, stderr=subprocess.DEVNULL),
     ]
     rows, failed = [], 0
     try:
-        robot = Robot(processes)
+        robot = Robot(processes, log)
         print(f"ready: {robot.load().model}")
         with (arguments.out / "results.jsonl").open("w") as lines:
             for number, (text, wanted) in enumerate(tqdm(INSTRUCTIONS, desc="instructions", unit="instruction"), 1):
@@ -190,7 +193,8 @@ def main() -> int:
         found = ", ".join(f"{i.label} ({i.area} px)" for i in result.instances) or result.message
         right = "yes" if [i.label for i in result.instances] == wanted else "NO"
         failed += result.status not in (Segmentation.STATUS_OK, Segmentation.STATUS_NO_OBJECT)
-        rows.append((f"{text}, 1080p, ~/segment", "call", found, right, time.monotonic() - began))
+        status = {Segmentation.STATUS_OK: "OK", Segmentation.STATUS_NO_OBJECT: "NO_OBJECT"}.get(result.status, "failed")
+        rows.append((f"{text}, 1080p, ~/segment", status, found, right, time.monotonic() - began))
     finally:
         for process in processes:
             process.terminate()
@@ -199,7 +203,7 @@ def main() -> int:
     print(f"\n{'instruction':32} {'status':10} {'found':44} {'as meant':9} seconds")
     for text, status, found, right, seconds in rows:
         print(f"{text:32} {status:10} {found[:44]:44} {right:9} {seconds:6.1f}")
-    print(f"\npictures and results.jsonl: {arguments.out}")
+    print(f"\npictures, results.jsonl and node.log: {arguments.out}")
     return 1 if failed else 0
 
 

@@ -150,6 +150,72 @@ def test_an_override_that_is_none_is_a_sentence(bench: Bench) -> None:
         bench.open()
 
 
+def test_a_camera_that_published_once_before_the_node_is_heard_when_it_keeps_its_image(bench: Bench) -> None:
+    latched = bench.camera.create_publisher(Image, f"{bench.space}/image", profile(1, RELIABLE, latched=True))
+    latched.publish(image_to_msg(HD, "rgb8", header(7)))
+    bench.open()
+    end = time.monotonic() + PATIENCE
+    while bench.inputs.frames.newest() is None and time.monotonic() < end:
+        bench.inputs.look()
+        bench.inputs.pull()
+        threading.Event().wait(0.03)
+    frame = bench.inputs.frames.newest()
+    assert frame and frame.stamp == 7 * 10**9
+
+
+def test_a_publisher_of_another_type_does_not_decide_the_reliability(bench: Bench) -> None:
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera)
+    other = rclpy.Context()
+    rclpy.init(context=other)
+    stranger = rclpy.create_node("stranger", context=other)
+    stranger.create_publisher(CompressedImage, f"{bench.space}/image", profile(1, BEST_EFFORT))
+    end = time.monotonic() + PATIENCE
+    while "stranger" not in bench.inputs.describe() and time.monotonic() < end:
+        threading.Event().wait(0.02)
+    bench.inputs.look()
+    assert "stranger" in bench.inputs.describe() and "sensor_msgs/msg/Image, reliable)" in bench.inputs.describe()
+    stranger.destroy_node()
+    rclpy.shutdown(context=other)
+
+
+def test_a_name_that_is_no_topic_is_said_with_its_parameter(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="image_topic is 'no topic', which is no topic name") as error:
+        bench.inputs.open("no topic", "raw", "", "")
+    assert " at /" not in str(error.value)
+
+
+def test_a_slow_camera_is_waited_for_by_its_own_pace(bench: Bench) -> None:
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera) and bench.hears(camera)
+    bench.inputs._gap = 4.0
+    assert bench.inputs.patience(1.0) == 10.0 and bench.inputs.patience(20.0) == 20.0
+
+
+def test_frames_that_nobody_takes_do_not_keep_the_executor_turning(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A QoS event of the subscription would: beside an untaken message rmw_fastrtps wakes for it without a pause."""
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera)
+    executor, turns = bench.executors[0], itertools.count()
+    get_nodes = executor.get_nodes
+
+    def counted() -> list[Any]:
+        """rclpy asks for the nodes each time before it waits."""
+        next(turns)
+        return get_nodes()
+
+    monkeypatch.setattr(executor, "get_nodes", counted)
+    for n in range(10):
+        camera.publish(image_to_msg(HD, "rgb8", header(n + 100)))
+        assert camera.wait_for_all_acked(Duration(seconds=PATIENCE))
+    assert next(turns) < 100
+
+
 def test_nothing_is_taken_until_somebody_asks(bench: Bench) -> None:
     bench.open()
     camera = bench.publish(RELIABLE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -199,19 +198,6 @@ def test_images_that_nobody_could_answer_are_a_warning(robot: Robot, start: Star
     header.stamp = robot.node.get_clock().now().to_msg()
     robot.send(image_to_msg(np.zeros((8, 8), np.float32), "32FC1", header))
     robot.wait("/diagnostics", lambda m: "32FC1" in m.status[0].message and level(m) == DiagnosticStatus.WARN)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_waits_when_the_process_ends_is_told(robot: Robot, start: Start, long_profile: Path, number: int) -> None:
-    process = start(profile=long_profile)
-    robot.ready()
-    robot.show()
-    robot.tell("the red mug")
-    robot.reasoning("the red mug")
-    process.send_signal(number)
-    result = robot.answer("the red mug")
-    assert result.status == Segmentation.STATUS_CANCELLED and "ending" in result.message
-    assert process.wait(PATIENCE) == 0
 
 
 def test_set_instruction_tells_the_id_of_the_answer(robot: Robot, start: Start) -> None:

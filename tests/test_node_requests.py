@@ -169,7 +169,7 @@ def test_odd_instructions_get_a_typed_answer_each_and_the_node_stays(robot: Robo
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_middle_of_a_generation_ends_the_node_cleanly(
+def test_a_signal_in_the_middle_of_a_generation_is_told_and_ends_the_node_cleanly(
     robot: Robot, start: Start, long_profile: Path, number: int
 ) -> None:
     process = start(profile=long_profile)
@@ -178,6 +178,9 @@ def test_a_signal_in_the_middle_of_a_generation_ends_the_node_cleanly(
     robot.tell("the red mug")
     robot.reasoning("the red mug")
     process.send_signal(number)
+    told = robot.answer("the red mug")
+    assert told.status == Segmentation.STATUS_CANCELLED and "ending" in told.message
+    robot.wait("/segzero/state", lambda m: m.state == State.UNLOADED and "ended" in m.message)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in said
 

@@ -31,6 +31,7 @@ from segzero_ros.core.contract import (
 from segzero_ros.core.geometry import square_image
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.steps import OnEvent, ReasoningStep, SegmentingStep, Thought
+from segzero_ros.core.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -217,5 +218,4 @@ def _explain(error: Exception) -> tuple[Status, str]:
     log.debug("a request failed", exc_info=error)
     if is_out_of_memory(error):
         return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
-    name = type(error).__name__
-    return Status.BACKEND_ERROR, f"a model failed: {name}: {(str(error).splitlines() or [''])[0][:300]}"
+    return Status.BACKEND_ERROR, f"a model failed: {type(error).__name__}: {first_line(error)}"

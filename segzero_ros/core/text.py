@@ -15,3 +15,9 @@ def one_line(text: object, limit: int = 300) -> str:
     """For a log: no line break and no escape sequence of a hostile instruction, at most `limit` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in clean(text)).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """An error in one line. rcl adds the place in its own source, and sometimes a second error."""
+    text = clean(str(error).split(", at /")[0]).strip()
+    return (text.splitlines() or [type(error).__name__])[0][:limit]

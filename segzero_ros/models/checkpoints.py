@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from segzero_ros.core.contract import SegzeroError, Status
+from segzero_ros.core.text import first_line
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -122,7 +123,3 @@ def refuse_missing(name: str, keys: Collection[str]) -> None:
     if keys:
         some = ", ".join(sorted(keys)[:3])
         raise SegzeroError(Status.NOT_READY, f"{name} lacks {len(keys)} weights of its model, such as {some}")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -23,6 +23,7 @@ from segzero_ros.core.contract import (
     is_out_of_memory,
 )
 from segzero_ros.core.profiles import Profile
+from segzero_ros.core.text import first_line
 from segzero_ros.models import checkpoints
 from segzero_ros.models.devices import choose_device, choose_dtype, memory_of
 
@@ -71,7 +72,7 @@ def load_segmenter(
     except Exception as error:
         if is_out_of_memory(error):
             raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
-        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {checkpoints.first_line(error)}") from error
+        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {first_line(error)}") from error
     info = LoadedModel(
         name=name,
         revision=checkpoints.revision_of(folder, revision),

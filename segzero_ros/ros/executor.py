@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,7 @@ from rclpy.timer import Timer
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.05  # seconds to wait for a pool thread to pick a callback up; longer only when all are in use
+QUIET = 10.0  # seconds in which the same error is logged once
 PAUSE = 0.05  # seconds after an error of the waiting itself, which may come again at once
 
 
@@ -36,6 +38,7 @@ class Executor(rclpy.executors.Executor):
         self._threads = ThreadPoolExecutor(threads, "segzero-callback")
         self._busy = 0  # tasks in threads
         self._idle = threading.Condition()
+        self._logged: dict[str, float] = {}  # what was logged when
         self._spins = threading.RLock()  # held as long as it spins; a callback may end it
 
     def spin(self) -> None:
@@ -71,9 +74,9 @@ class Executor(rclpy.executors.Executor):
             task, entity, _ = self.wait_for_ready_callbacks(timeout_sec)
         except (TimeoutException, ShutdownException, ExternalShutdownException):
             return
-        except Exception:  # an entity that was destroyed at a bad moment: the next round does without it
+        except Exception as error:  # an entity that was destroyed at a bad moment: the next round does without it
             if self._context.ok() and not self._is_shutdown:
-                log.exception("the executor could not wait")
+                self._log("the executor could not wait", error)
                 threading.Event().wait(PAUSE)
             return
         if entity is None or isinstance(entity, (Service, Timer, GuardCondition)):
@@ -91,8 +94,8 @@ class Executor(rclpy.executors.Executor):
         def taken(entity: Any) -> Any:
             try:
                 return take(entity)
-            except Exception:
-                log.exception("a message could not be taken from %s", entity)
+            except Exception as error:
+                self._log("a message could not be taken", error)
                 return None
 
         return super()._make_handler(entity, node, taken, *more)
@@ -110,4 +113,11 @@ class Executor(rclpy.executors.Executor):
         task()
         error = task.exception() if task.done() else None
         if error is not None:
-            log.error("a callback failed", exc_info=error)
+            self._log("a callback failed", error)
+
+    def _log(self, what: str, error: BaseException) -> None:
+        """With its trace; an error that comes again and again, once in a while."""
+        key, now = f"{what}: {type(error).__name__}: {error}", time.monotonic()
+        if now - self._logged.get(key, -QUIET) >= QUIET:
+            self._logged = {k: t for k, t in self._logged.items() if now - t < QUIET} | {key: now}
+            log.error("%s", what, exc_info=error)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
 
-from segzero_ros.core.text import clean
+from segzero_ros.core.text import clean, first_line
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +30,11 @@ def _guarded(node: Any, service: Any) -> Any:
             return callback(request, response)
         except Exception as error:
             log.debug("%s failed", name, exc_info=True)
-            sentence = clean(f"{name} refused a request: {_first_line(error)}")
+            sentence = clean(f"{name} refused a request: {first_line(error)}")
             node.get_logger().error(sentence)
             return _refusal(request, response, sentence)
 
     return call
-
-
-def _first_line(error: Exception) -> str:
-    """rcl adds the place in its own source, in further parts."""
-    return (str(error).split(", at ")[0].strip().splitlines() or [type(error).__name__])[0]
 
 
 def _refusal(request: Any, response: Any, sentence: str) -> Any:

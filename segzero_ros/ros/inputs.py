@@ -15,7 +15,7 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.core.frames import Frame, FrameStore, Side
-from segzero_ros.core.text import clean
+from segzero_ros.core.text import clean, first_line
 from segzero_ros.ros.convert import LAYOUTS
 from segzero_ros.ros.listener import Listener
 from segzero_ros.ros.qos import name_of
@@ -23,6 +23,7 @@ from segzero_ros.ros.qos import name_of
 FRAMES = 5  # kept by the middleware until they are taken, so that a burst that was resent loses none
 JUST_NOW = 0.5  # seconds
 SILENT = 3.0  # seconds without a frame after which a topic that spoke is called silent
+SLOWER = 2.5  # times the time between two frames, after which the next one is missed
 INFO_MAX_AGE = 10.0  # seconds between the stamps of an image and of a camera_info that it may take
 
 
@@ -64,17 +65,18 @@ class Inputs:
         self._came: float | None = None  # time.monotonic() when the newest frame was received
         self._gap = 0.0  # seconds between the two newest frames that were seen
         self._warned = ""
+        self.unreadable = ""  # why the last frame that was wanted could not be decoded
         self.frames = FrameStore({"camera_info": Side(unfit_info, INFO_MAX_AGE)}, self.pull)
 
     def open(self, image: str, transport: str, compressed: str, camera_info: str) -> None:
-        """Subscribes. Raises what `Listener` raises; then nothing is subscribed."""
-        base = self._node.resolve_topic_name(image)
+        """Subscribes. Raises ValueError for a name that is no topic and for an override; nothing is subscribed then."""
+        base = self._resolved(image, "image_topic")
         compressed, info = input_topics(base, compressed, camera_info)
         kind, topic = (Image, base) if transport == "raw" else (CompressedImage, compressed)
         with self._lock:
-            first = Listener(self._node, kind, topic, FRAMES, self._put_image)
+            first = Listener(self._node, kind, self._resolved(topic, "compressed_topic"), FRAMES, self._put_image)
             try:
-                second = Listener(self._node, CameraInfo, info, 10, self._put_info)
+                second = Listener(self._node, CameraInfo, self._resolved(info, "camera_info_topic"), 10, self._put_info)
             except Exception:
                 first.close()
                 raise
@@ -89,7 +91,7 @@ class Inputs:
             listeners, self._listeners = self._listeners, ()
             for listener in listeners:
                 listener.close()
-            self._came, self._gap, self._warned = None, 0.0, ""
+            self._came, self._gap, self._warned, self.unreadable = None, 0.0, "", ""
         self.frames.clear()
 
     def pull(self) -> None:
@@ -119,19 +121,23 @@ class Inputs:
         came = self._came
         return None if came is None else time.monotonic() - came
 
+    def patience(self, wait: float) -> float:
+        """Seconds to wait for the next frame before it is missed: `wait`, and longer for a camera that is slower."""
+        return max(wait, SLOWER * self._gap)
+
     def complaint(self, max_age: float) -> str:
         """Why a request that came now would get no frame, or "". max_age: seconds, 0 for any."""
         frame, silence = self.frames.newest(), self.silence()
         if frame is None or silence is None:
             return "no image yet"
-        if silence > max(SILENT, 2.5 * self._gap):
+        if silence > self.patience(SILENT):
             return f"no image for {silence:.0f} s"
         late = (frame.received - frame.stamp) / 1e9
         if max_age > 0 and late > max_age:
             return f"images come {late:.1f} s old, and max_age is {max_age:g} s"
         if isinstance(frame.image, Image) and frame.image.encoding not in LAYOUTS:
             return f"images are {frame.image.encoding[:40]!r}, an encoding that is not taken"
-        return ""
+        return self.unreadable
 
     def describe(self) -> str:
         """In words: the image topic, who publishes it, and what does not fit."""
@@ -144,6 +150,12 @@ class Inputs:
         if why and why != self._warned and listeners:
             self._node.get_logger().warning(clean(f"no camera_info on {listeners[1].topic} fits: {why}"))
         self._warned = why
+
+    def _resolved(self, topic: str, parameter: str) -> str:
+        try:
+            return str(self._node.resolve_topic_name(topic))
+        except Exception as error:
+            raise ValueError(f"{parameter} is {topic!r}, which is no topic name: {first_line(error)}") from error
 
     @staticmethod
     def calibration(frame: Frame) -> CameraInfo | None:

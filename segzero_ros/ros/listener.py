@@ -11,7 +11,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 from segzero_ros.core.text import clean
-from segzero_ros.ros.qos import BEST_EFFORT, RELIABLE, name_of, profile, reliability_for
+from segzero_ros.ros.qos import BEST_EFFORT, RELIABLE, latched_by, name_of, profile, reliability_for
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -38,21 +38,21 @@ class Pulled(CallbackGroup):
 class Listener:
     """Not thread-safe: `Inputs` has the lock. put(message, received): what to do with a message; received as in `take`.
 
-    Raises ValueError for an override that is none, and what rclpy raises for a name that is no topic.
+    topic: resolved. Raises ValueError for an override that is none.
     """
 
     def __init__(self, node: Any, kind: type, topic: str, depth: int, put: Callable[[Any, int], None]) -> None:
         self._node = node
         self.kind = kind
-        self.topic = node.resolve_topic_name(topic)
+        self.topic = topic
         self.depth = depth
         self._put = put
         self._group = Pulled()
         self._subscription: Any = None
         self.broken = ""  # why the last message could not be read
         self._override = self._overridden()
-        self.reliability = self._override or BEST_EFFORT
-        self._subscribe(self._wanted())
+        self.reliability, self._latched = self._override or BEST_EFFORT, False
+        self._subscribe(*self._wanted())
 
     @property
     def type_name(self) -> str:
@@ -84,12 +84,12 @@ class Listener:
                 break
 
     def follow(self) -> bool:
-        """Subscribes anew where the publishers offer another reliability than before; True then."""
+        """Subscribes anew where the publishers offer something else than before; True then."""
         wanted = self._wanted()
-        if wanted == self.reliability:
+        if wanted == (self.reliability, self._latched):
             return False
         self.drain()  # what waits would go with the old subscription
-        self._subscribe(wanted)
+        self._subscribe(*wanted)
         return True
 
     def close(self) -> None:
@@ -129,11 +129,12 @@ class Listener:
                 hints.append(f"there are {transport} images on {', '.join(topics)}: image_transport: {transport}")
         return hints
 
-    def _wanted(self) -> ReliabilityPolicy:
-        if self._override:
-            return self._override
+    def _wanted(self) -> tuple[ReliabilityPolicy, bool]:
+        """Reliability, and whether to ask for what was published before."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
-        return reliability_for([p for p in publishers if p.topic_type == self.type_name], self.reliability)
+        publishers = [p for p in publishers if p.topic_type == self.type_name]
+        reliability = self._override or reliability_for(publishers, self.reliability)
+        return reliability, latched_by(publishers, self._latched)
 
     def _overridden(self) -> ReliabilityPolicy | None:
         """Reads qos_overrides: rclpy's own would fix the reliability of the first subscription for all later ones."""
@@ -145,9 +146,9 @@ class Listener:
             raise ValueError(f"{name} is {value!r}; it is reliable or best_effort")
         return CHOICES.get(value)
 
-    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+    def _subscribe(self, reliability: ReliabilityPolicy, latched: bool) -> None:
         """The old subscription goes when the new one is there."""
-        old, quality = self._subscription, profile(self.depth, reliability)
+        old, quality = self._subscription, profile(self.depth, reliability, latched)
         self._subscription = self._node.create_subscription(
             self.kind,
             self.topic,
@@ -158,7 +159,7 @@ class Listener:
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
             qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
         )
-        self.reliability = reliability
+        self.reliability, self._latched = reliability, latched
         self.depth = max(1, quality.depth)  # an override may have changed it
         if old is not None:
             self._node.destroy_subscription(old)

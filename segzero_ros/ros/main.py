@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segzero_ros.core.text import clean
+from segzero_ros.core.text import clean, first_line
 
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 EXIT_DEADLINE = 1.0  # seconds for requests, outputs and the worker to end after one of them
@@ -168,9 +168,7 @@ def _sentence(error: Exception) -> str:
         return clean(f"{error}; `segzero doctor` checks the installation")
     if type(error).__name__ == "UnknownROSArgsError":
         return clean(f"unknown ROS arguments: {str(error).strip('[]')}")
-    # rcl adds the place in its own source, and sometimes a second error.
-    text = str(error).split(", at ")[0].strip().splitlines() or [type(error).__name__]
-    return clean(text[0])
+    return first_line(error)
 
 
 def _pip(module: str) -> str:

@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from segzero_ros.core.contract import Cancel, OnProgress
 from segzero_ros.core.profiles import load_profile
 from segzero_ros.core.requests import Asker, Requests, Rules, Ticket
-from segzero_ros.core.text import clean
+from segzero_ros.core.text import clean, first_line
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.ros import parameters
 from segzero_ros.ros.commands import Commands
@@ -73,7 +73,7 @@ class SegzeroNode(LifecycleNode):
         except Exception as error:  # rclpy would swallow it
             self._log_failure("configure", error)
             self._dismantle()
-            self.board.tell(Snapshot(State.FAILED, f"{error}"))
+            self.board.tell(Snapshot(State.FAILED, first_line(error)))
             return FAILURE
         return SUCCESS
 
@@ -109,6 +109,7 @@ class SegzeroNode(LifecycleNode):
     def close(self, deadline: float) -> bool:
         """Ends requests and the worker. False when that did not end within `deadline` seconds."""
         self.requests.close("the node is ending")
+        self.board.tell(Snapshot(State.UNLOADED, "the node has ended"))
         self._ending.set()
         self.requests.wake()
         if self.worker:
@@ -153,7 +154,7 @@ class SegzeroNode(LifecycleNode):
         self.board.set_models("", {})
 
     def _log_failure(self, what: str, error: Exception) -> None:
-        self.get_logger().error(clean(f"could not {what}: {error}"))
+        self.get_logger().error(f"could not {what}: {first_line(error)}")
 
     # -- transitions of the node's own
 

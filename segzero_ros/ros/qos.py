@@ -31,5 +31,11 @@ def reliability_for(publishers: Iterable[Any], now: ReliabilityPolicy) -> Reliab
     return RELIABLE if all(o == RELIABLE for o in offered) else BEST_EFFORT
 
 
+def latched_by(publishers: Iterable[Any], now: bool) -> bool:
+    """Whether all publishers keep their last message for late subscribers (transient local): else none may be asked."""
+    offered = [p.qos_profile.durability for p in publishers]
+    return all(o == DurabilityPolicy.TRANSIENT_LOCAL for o in offered) if offered else now
+
+
 def name_of(reliability: ReliabilityPolicy) -> str:
     return str(reliability.name).lower().replace("_", " ")

@@ -38,7 +38,9 @@ class Responder:
             on_state(Snapshot(State.REASONING, "reasoning", instruction=ticket.instruction))
             image = frame.image
             pixels = compressed_from_msg(image) if isinstance(image, CompressedImage) else image_from_msg(image)
-            self._begin(ticket, frame, pixels.shape[1], pixels.shape[0])
+            self._keep_fitting_info(ticket, frame, pixels.shape[1], pixels.shape[0])
+            if ticket.image is None:
+                self._inputs.unreadable = ""
             assert ticket.deadline is not None
             left = ticket.deadline - time.monotonic()
             if left <= 0:
@@ -57,9 +59,11 @@ class Responder:
             timing = replace(result.timing, queue=queue, total=total, dropped_frames=dropped)
             return replace(result, timing=timing)
         except SegzeroError as error:
+            if error.status is Status.UNSUPPORTED_ENCODING and ticket.image is None:
+                self._inputs.unreadable = error.message
             return Segmentation(error.status, error.message, ticket.instruction, 0, 0, model=pipeline.model)
 
-    def _begin(self, ticket: Ticket, frame: Frame, width: int, height: int) -> None:
+    def _keep_fitting_info(self, ticket: Ticket, frame: Frame, width: int, height: int) -> None:
         """Now that the size of a compressed image is known, its camera_info must fit it, too."""
         info = frame.sides.get("camera_info")
         why = unfit_info(frame.image, info, (width, height)) if info is not None else ""
@@ -84,7 +88,7 @@ class Responder:
             frame = frames.take(
                 lambda: int(self._node.get_clock().now().nanoseconds),
                 self._node.get_parameter("max_age").value,
-                float("inf") if ticket.patient else min(left, wait),
+                float("inf") if ticket.patient else min(left, self._inputs.patience(wait) if ticket.again else wait),
                 ticket.cancel,
                 after=self._answered if ticket.again else 0,
             )
