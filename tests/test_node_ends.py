@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -57,6 +59,8 @@ def test_thirty_calls_at_once_are_all_answered_or_refused(robot: Robot, start: S
     client = robot.node.create_client(SegmentImage, "/segzero/segment")
     assert client.wait_for_service(PATIENCE)
     left = threading.Semaphore(0)
+    client.call_async(SegmentImage.Request()).add_done_callback(lambda _: left.release())
+    assert left.acquire(timeout=PATIENCE), "from here on the node knows the client"
     futures = [client.call_async(SegmentImage.Request(instruction=f"mug {n}")) for n in range(30)]
     for future in futures:
         future.add_done_callback(lambda _: left.release())
@@ -67,6 +71,23 @@ def test_thirty_calls_at_once_are_all_answered_or_refused(robot: Robot, start: S
     ends = {r.status for r in results}
     assert ends <= {Segmentation.STATUS_PARSE_ERROR, Segmentation.STATUS_BUSY}
     assert sum(r.status == Segmentation.STATUS_PARSE_ERROR for r in results) >= 10
+
+
+def test_replies_do_not_overwrite_each_other_at_a_client_that_is_slow_to_take_them(robot: Robot, start: Start) -> None:
+    start()
+    robot.ready()
+    slow = rclpy.create_node("slow", context=robot.context)
+    executor = SingleThreadedExecutor(context=robot.context)
+    executor.add_node(slow)
+    client = slow.create_client(SegmentImage, "/segzero/segment")
+    assert client.wait_for_service(PATIENCE)
+    executor.spin_until_future_complete(client.call_async(SegmentImage.Request()), PATIENCE)  # now each knows the other
+    futures = [client.call_async(SegmentImage.Request(instruction=f"mug {n}", timeout=5.0)) for n in range(40)]
+    until = time.monotonic() + PATIENCE
+    while not all(f.done() for f in futures) and time.monotonic() < until:
+        executor.spin_once(1.0)
+        threading.Event().wait(0.008)  # what a client does between two replies
+    assert sum(f.done() for f in futures) == len(futures)
 
 
 def test_a_burst_of_any_service_of_ours_is_answered_to_the_last(robot: Robot, start: Start) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from segzero_ros.ros.qos import profile
 
 MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a request's own, too
 BURST = 200  # calls that the middleware holds until they are taken; its own default of 10 loses the eleventh
+PACE = 0.02  # seconds between two replies: a client keeps ten of them by default, and a burst overwrites the first
 
 
 class Commands:
@@ -31,6 +34,8 @@ class Commands:
         self._gate_changed = gate_changed
         self._topic: Any = None
         self._quick = MutuallyExclusiveCallbackGroup()
+        self._replying = threading.Lock()
+        self._replied = 0.0
         for kind, name, callback, group in (
             (SegmentImage, "~/segment", self._segment, ReentrantCallbackGroup()),
             (SetInstruction, "~/set_instruction", self._set, self._quick),
@@ -75,6 +80,9 @@ class Commands:
         self._requests.wait(ticket)
         reply = self._reply_of(ticket)
         s = reply.segmentation
+        with self._replying:
+            time.sleep(max(0.0, self._replied + PACE - time.monotonic()))
+            self._replied = time.monotonic()
         said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
         self._node.get_logger().info(f"call {ticket.request_id[:8]} of ~/segment {said}")
         response.result = to_result_msg(s, reply.header, reply.camera_info, reply.request_id)
