@@ -105,6 +105,7 @@ def load(profile, arguments: argparse.Namespace) -> Pipeline:  # type: ignore[no
             device=arguments.device,
             dtype=arguments.dtype,
             offline=arguments.offline,
+            trial=False,  # the request itself follows at once
             on_progress=tell,
         )
     print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)

@@ -23,14 +23,19 @@ class Pipeline(CorePipeline):
         dtype: str | None = None,
         attention: str | None = None,
         offline: bool = False,
+        trial: bool = True,
         on_progress: OnProgress | None = None,
         cancel: Cancel | None = None,
     ) -> Pipeline:
-        """Loads both models of a profile, or others by path or hub name. Raises SegzeroError with a sentence."""
+        """Loads both models of a profile, or others by path or hub name, and tries them unless `trial` is False.
+
+        Raises SegzeroError with a sentence.
+        """
         tell = on_progress or (lambda share, what: None)
         tell(0.0, "importing the model libraries")
         from segzero_ros.models.reasoner_transformers import load_reasoner
         from segzero_ros.models.segmenter_transformers import load_segmenter
+        from segzero_ros.models.trial import try_out
 
         # The small one first: on shared memory it is the one that must not be left without room.
         small = load_segmenter(
@@ -51,8 +56,10 @@ class Pipeline(CorePipeline):
             dtype=dtype,
             attention=attention,
             offline=offline,
-            on_progress=lambda share, what: tell(0.3 + 0.7 * share, what),
+            on_progress=lambda share, what: tell(0.3 + (0.5 if trial else 0.7) * share, what),
             cancel=cancel,
         )
+        if trial:
+            try_out(large, small, profile, lambda share, what: tell(0.8 + 0.2 * share, what), cancel or Cancel())
         tell(1.0, "loaded")
         return cls(large, small, profile)

@@ -13,6 +13,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.trainer_utils import rotate_checkpoints
 
 from segzero_ros.models import checkpoints
+from segzero_ros.models.loading import refuse_misfits
 from training.configuration import Configuration, ConfigurationError, Model
 from training.train import WHOLE
 
@@ -104,7 +105,7 @@ def load_model(model: Model, folder: Path) -> Any:
         local_files_only=True,
         output_loading_info=True,
     )
-    checkpoints.refuse_missing(str(model.path), info["missing_keys"])
+    refuse_misfits(str(model.path), found, info)
     freeze(found, model.freeze)
     return found
 

@@ -234,7 +234,10 @@ class Reasoner(Protocol):
         on_text: OnText | None = None,
         cancel: Cancel | None = None,
         sampling: Sampling | None = None,
-    ) -> list[Generation]: ...
+        max_new_tokens: int | None = None,
+    ) -> list[Generation]:
+        """Texts in the order of the prompts; at most max_new_tokens each, by default the profile's."""
+        ...
 
 
 class Segmenter(Protocol):

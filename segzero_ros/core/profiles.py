@@ -47,6 +47,10 @@ class Profile:
     model_class: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
     reasoner_revision: str | None = None
     segmenter_revision: str | None = None
+    subfolder: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+    adapter_subfolder: str | None = None
     licence: str = ""
 
     @property

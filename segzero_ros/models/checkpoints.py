@@ -1,20 +1,36 @@
 """From a name to a folder of weights: embedded, a local path, or the hub. safetensors only.
 
-Everything that can be known without a model library is checked first, so that a missing, truncated or corrupt file
-is a sentence and not a stack trace.
+Everything that can be known without a model library is checked first, so that a missing, truncated, corrupt or foreign
+file is a sentence and not a stack trace.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.text import first_line
+from segzero_ros.models import weights
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+MAX_CONFIG = 1_000_000  # bytes
+
+# Forms of weights that are not loaded, by the ending of a file's name, and what to do.
+_FORMS = {
+    ".gguf": "GGUF is llama.cpp's format: serve it with llama-server, or take the checkpoint in safetensors",
+    ".pt": "a .pt file is a pickle, which can run code; SAM 2 lies on the hub in safetensors, such as"
+    " facebook/sam2.1-hiera-large",
+    ".pth": "a .pth file is a pickle, which can run code; take the checkpoint in safetensors",
+    ".bin": "a .bin file is a pickle, which can run code; take the checkpoint in safetensors, or convert it where you"
+    " trust it with save_pretrained",
+    ".ckpt": "a .ckpt file is a pickle, which can run code; take the checkpoint in safetensors",
+    ".onnx": "ONNX files are not loaded; take the checkpoint in safetensors",
+    ".engine": "TensorRT engines are not loaded; take the checkpoint in safetensors",
+}
 
 
 def resolve(
@@ -22,23 +38,50 @@ def resolve(
     role: str,
     *,
     revision: str | None = None,
+    subfolder: str | None = None,
     offline: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Path:
-    """The folder of a checkpoint. role: "reasoner" or "segmenter". Raises SegzeroError(NOT_READY).
+    """The folder of a checkpoint. role: "reasoner", "segmenter" or "adapter". Raises SegzeroError(NOT_READY).
 
-    on_progress: told the share of the files (0 to 1) while they come from the hub.
+    subfolder: where in the folder or the hub's repository the checkpoint lies. on_progress: told the share of the files
+    (0 to 1) while they come from the hub.
     """
-    if name == "embedded":
-        folder = EMBEDDED / role
-    elif Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise SegzeroError(Status.NOT_READY, f"there is no folder {name} with a {role}'s weights")
-    else:
-        folder = _from_hub(name, revision, offline, on_progress)
+    folder = _inside(_found(name, role, revision, offline, on_progress), subfolder)
     check(folder, role)
     return folder
+
+
+def _found(
+    name: str, role: str, revision: str | None, offline: bool, on_progress: Callable[[float], None] | None
+) -> Path:
+    if "\0" in name or len(name) > 1000:
+        raise _refused(f"{name[:80]!r} is no name of a {role}")
+    if name == "embedded":
+        return EMBEDDED / role
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        is_file = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, not allowed, ~nobody
+        raise _refused(f"{name[:200]} cannot be looked at: {first_line(error)}") from error
+    if is_file:
+        raise _refused(f"{path} is a file, not a checkpoint's folder{_advice([path])}")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise _refused(f"there is no folder {name[:200]} with a {role}'s weights")
+    return _from_hub(name, revision, offline, on_progress)
+
+
+def _inside(folder: Path, subfolder: str | None) -> Path:
+    if not subfolder:
+        return folder
+    parts = PurePosixPath(subfolder)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise _refused(f"subfolder {subfolder[:80]!r} leads out of the checkpoint's folder")
+    if not (folder / parts).is_dir():
+        raise _refused(f"{folder} has no subfolder {subfolder[:80]}")
+    return folder / parts
 
 
 def revision_of(folder: Path, requested: str | None) -> str:
@@ -71,55 +114,75 @@ def _from_hub(name: str, revision: str | None, offline: bool, on_progress: Calla
         )
     except Exception as error:
         hint = "it is not on this disk and offline is set" if offline else "is the name right, and the network there?"
-        raise SegzeroError(
-            Status.NOT_READY, f"could not get {name} from the hub ({hint}): {first_line(error)}"
-        ) from error
+        raise _refused(f"could not get {name} from the hub ({hint}): {first_line(error)}") from error
 
 
 def check(folder: Path, role: str) -> None:
     """Raises SegzeroError(NOT_READY) unless the folder holds a readable configuration and whole safetensors files."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise SegzeroError(Status.NOT_READY, f"{folder} holds no {role}: config.json is missing")
-    try:
-        json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SegzeroError(Status.NOT_READY, f"{config} is not valid JSON: {error}") from error
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise SegzeroError(
-            Status.NOT_READY, f"{folder} holds no {role}: there is no .safetensors file (others are not loaded)"
+    if role == "adapter":
+        read_json(folder / "adapter_config.json", "a LoRA adapter")
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise _refused(f"{folder} lacks adapter_model.safetensors{_advice(folder.iterdir())}")
+        weights.refuse_unknown_formats(folder, weights.read_header(folder / "adapter_model.safetensors"))
+        return
+    if not (folder / "config.json").is_file():
+        raise _refused(f"{folder} holds no {role}: config.json is missing{_whereabouts(folder)}")
+    if (folder / "adapter_config.json").is_file():
+        raise _refused(f"{folder} is an adapter beside a configuration; give its base as {role} and it as adapter")
+    config = read_json(folder / "config.json", f"a {role}")
+    scheme = config.get("quantization_config")
+    if scheme:
+        method = scheme.get("quant_method") if isinstance(scheme, dict) else scheme
+        raise _refused(
+            f"{folder} is quantised ({str(method)[:40]}); quantised weights are not loaded: take the checkpoint in"
+            " bfloat16 or float16"
         )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SegzeroError(Status.NOT_READY, f"{index} is corrupt: {error!r}; fetch it again") from error
-        if missing := sorted(wanted - {w.name for w in weights}):
-            raise SegzeroError(Status.NOT_READY, f"{folder} lacks {', '.join(missing[:3])}")
-    for path in weights:
-        _check_weights(path)
+    if not any(folder.glob("*.safetensors")):
+        others = _advice(folder.iterdir())
+        raise _refused(f"{folder} holds no {role}: there is no .safetensors file (others are not loaded){others}")
+    weights.refuse_unknown_formats(folder, weights.tensors_of(folder))
 
 
-def _check_weights(path: Path) -> None:
-    """The header of a safetensors file says how long the file is."""
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON file that holds an object. what: for the sentence. Raises SegzeroError(NOT_READY)."""
+    if not path.is_file():
+        raise _refused(f"{path.parent} holds no {what.removeprefix('a ')}: {path.name} is missing")
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= min(size - 8, 100_000_000):
-                raise ValueError("the header is damaged")
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        if 8 + length + max(ends, default=0) != size:
-            raise ValueError(f"it has {size} bytes and should have {8 + length + max(ends, default=0)}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise SegzeroError(Status.NOT_READY, f"{path} is truncated or corrupt: {error}; fetch it again") from error
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _refused(f"{path} is not valid JSON: {first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise _refused(f"{path} is not valid: it holds no JSON object")
+    return found
 
 
-def refuse_missing(name: str, keys: Collection[str]) -> None:
-    """The library fills weights that a checkpoint lacks with random numbers."""
-    if keys:
-        some = ", ".join(sorted(keys)[:3])
-        raise SegzeroError(Status.NOT_READY, f"{name} lacks {len(keys)} weights of its model, such as {some}")
+def _whereabouts(folder: Path) -> str:
+    """What a folder without config.json probably is, and what to give instead."""
+    try:
+        there = sorted(folder.iterdir())
+    except OSError as error:
+        return f"; it cannot be read: {first_line(error)}"
+    if folder.name.startswith("models--") or (folder / "snapshots").is_dir():
+        snapshots = sorted((folder / "snapshots").glob("*/config.json"))
+        name = "/".join(folder.name.removeprefix("models--").split("--"))
+        inside = f", or the folder {snapshots[-1].parent}" if snapshots else ""
+        return f"; it is a folder of the hub's cache: give the name {name}{inside}"
+    if (folder / "adapter_config.json").is_file():
+        return "; it is a LoRA adapter: give its base here and this folder as adapter"
+    if inner := [p.name for p in there if (p / "config.json").is_file()]:
+        return f"; is {folder / inner[-1]} meant?"
+    return _advice(there)
+
+
+def _advice(paths: Any) -> str:
+    """A sentence for the first file whose form is not loaded."""
+    for path in sorted(paths):
+        if path.suffix.lower() in _FORMS:
+            return f"; {_FORMS[path.suffix.lower()]}"
+    return ""
+
+
+def _refused(sentence: str) -> SegzeroError:
+    return SegzeroError(Status.NOT_READY, sentence)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from segzero_ros.core.contract import (
@@ -25,12 +25,10 @@ from segzero_ros.core.contract import (
     Sampling,
     SegzeroError,
     Status,
-    is_out_of_memory,
 )
 from segzero_ros.core.profiles import Profile
-from segzero_ros.core.text import first_line
-from segzero_ros.models import checkpoints
-from segzero_ros.models.devices import choose_attention, choose_device, choose_dtype, memory_of
+from segzero_ros.models.loading import Checkpoint, Placement, load_model
+from segzero_ros.models.vocabulary import load_tokenizer
 
 # preprocessor_config.json of the published checkpoints.
 _NORMS = {
@@ -53,46 +51,16 @@ def load_reasoner(
 ) -> TransformersReasoner:
     """Loads a checkpoint folder or hub name. Raises SegzeroError with a sentence for what is missing or broken."""
     tell = on_progress or (lambda share, what: None)
-    name = checkpoint or profile.reasoner
-    revision = revision or (profile.reasoner_revision if name == profile.reasoner else None)
-    tell(0.0, f"finding {name}")
-    folder = checkpoints.resolve(
-        name, "reasoner", revision=revision, offline=offline, on_progress=lambda s: tell(0.3 * s, f"fetching {name}")
+    own = checkpoint is None or checkpoint == profile.reasoner
+    wanted = Checkpoint(
+        checkpoint or profile.reasoner,
+        revision or (profile.reasoner_revision if own else None),
+        *((profile.subfolder, profile.adapter, profile.adapter_revision, profile.adapter_subfolder) if own else ()),
     )
-    _stop_if(cancel)
-    tell(0.3, f"loading {name}")
-    where = choose_device(device)
-    kind = choose_dtype(dtype, where)
-    model_class = _model_class(profile)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, found = model_class.from_pretrained(
-            folder,
-            dtype=kind,
-            attn_implementation=choose_attention(attention, where, kind),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        checkpoints.refuse_missing(name, found["missing_keys"])
-        _stop_if(cancel)
-        tell(0.9, f"moving {name} to {where}")
-        model = model.to(where).eval()
-    except SegzeroError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
-        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {first_line(error)}") from error
-    info = LoadedModel(
-        name=name,
-        revision=checkpoints.revision_of(folder, revision),
-        parameters=sum(p.numel() for p in model.parameters()),
-        dtype=str(kind).removeprefix("torch."),
-        device=str(where),
-        memory_bytes=memory_of(model),
-    )
+    placement = Placement(device, dtype, attention, offline)
+    types = {profile.model_class}
+    model, folder, info = load_model(_model_class(profile), wanted, "reasoner", types, placement, tell, cancel)
+    tokenizer = load_tokenizer(folder, model)
     return TransformersReasoner(model, tokenizer, profile, info)
 
 
@@ -104,11 +72,6 @@ def _model_class(profile: Profile) -> Any:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     return Qwen2_5_VLForConditionalGeneration
-
-
-def _stop_if(cancel: Cancel | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise SegzeroError(Status.CANCELLED, "the load was cancelled")
 
 
 class TransformersReasoner:
@@ -164,6 +127,7 @@ class TransformersReasoner:
         on_text: OnText | None = None,
         cancel: Cancel | None = None,
         sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
     ) -> list[Generation]:
         """Greedy unless sampling is given. Left padding in batches.
 
@@ -193,13 +157,14 @@ class TransformersReasoner:
                 pixel_values=self.pixel_values(squares).to(device, self.model.dtype),
                 image_grid_thw=torch.tensor([[1, rows, rows]] * len(squares), device=device),
                 mm_token_type_ids=(ids == self._image_id).int().to(device),
-                max_new_tokens=self.profile.max_new_tokens,
+                max_new_tokens=max_new_tokens or self.profile.max_new_tokens,
                 **chosen,
                 repetition_penalty=1.0,
                 eos_token_id=sorted(ends - {None}),
                 pad_token_id=pad,
                 streamer=streamer if len(prompts) == 1 else None,
                 stopping_criteria=StoppingCriteriaList([stop]),
+                logits_processor=LogitsProcessorList([_Finite()]),
             )
         done = []
         for i, row in enumerate(out[:, longest:].tolist()):
@@ -234,6 +199,19 @@ def _seeded(sampling: Sampling | None) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
         yield
+
+
+class _Finite(LogitsProcessor):
+    """The likeliest of numbers that are none is token 0, for Qwen "!", for ever."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not scores.isfinite().all():
+            raise SegzeroError(
+                Status.BACKEND_ERROR,
+                f"the reasoning model's numbers are not finite in {str(scores.dtype).removeprefix('torch.')};"
+                " another dtype may help",
+            )
+        return scores
 
 
 class _Watch(StoppingCriteria):

@@ -18,14 +18,11 @@ from segzero_ros.core.contract import (
     Mask,
     OnProgress,
     Point,
-    SegzeroError,
-    Status,
-    is_out_of_memory,
 )
 from segzero_ros.core.profiles import Profile
-from segzero_ros.core.text import first_line
-from segzero_ros.models import checkpoints
-from segzero_ros.models.devices import choose_device, choose_dtype, memory_of
+from segzero_ros.models.loading import Checkpoint, Placement, load_model
+
+MODEL_TYPES = {"sam2", "sam2_video"}  # a video checkpoint holds the image model and more
 
 # ImageNet's, as in the published preprocessor_config.json.
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -44,43 +41,10 @@ def load_segmenter(
 ) -> TransformersSegmenter:
     """Loads a checkpoint folder or hub name (SAM 2.0 or 2.1, any size). Raises SegzeroError."""
     tell = on_progress or (lambda share, what: None)
-    name = checkpoint or profile.segmenter
-    revision = revision or (profile.segmenter_revision if name == profile.segmenter else None)
-    tell(0.0, f"finding {name}")
-    folder = checkpoints.resolve(
-        name, "segmenter", revision=revision, offline=offline, on_progress=lambda s: tell(0.3 * s, f"fetching {name}")
-    )
-    if cancel is not None and cancel.is_set():
-        raise SegzeroError(Status.CANCELLED, "the load was cancelled")
-    tell(0.3, f"loading {name}")
-    where = choose_device(device)
-    kind = choose_dtype(dtype, where)
-    try:
-        model_class: Any = Sam2Model  # with loading info it returns a pair, which its annotation does not say
-        model, found = model_class.from_pretrained(
-            folder,
-            dtype=kind,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        checkpoints.refuse_missing(name, found["missing_keys"])
-        model = model.to(where).eval()
-    except SegzeroError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
-        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {first_line(error)}") from error
-    info = LoadedModel(
-        name=name,
-        revision=checkpoints.revision_of(folder, revision),
-        parameters=sum(p.numel() for p in model.parameters()),
-        dtype=str(kind).removeprefix("torch."),
-        device=str(where),
-        memory_bytes=memory_of(model),
-    )
+    own = checkpoint is None or checkpoint == profile.segmenter
+    wanted = Checkpoint(checkpoint or profile.segmenter, revision or (profile.segmenter_revision if own else None))
+    placement = Placement(device, dtype, None, offline)
+    model, _, info = load_model(Sam2Model, wanted, "segmenter", MODEL_TYPES, placement, tell, cancel)
     return TransformersSegmenter(model, info)
 
 

@@ -123,7 +123,8 @@ class SegzeroNode(LifecycleNode):
         wishes = {name: p[name] or None for name in LOAD}
 
         def load(on_progress: OnProgress, cancel: Cancel) -> Pipeline:
-            return Pipeline.load(profile, **wishes, offline=p["offline"], on_progress=on_progress, cancel=cancel)
+            switches = {"offline": p["offline"], "trial": p["trial"]}
+            return Pipeline.load(profile, **wishes, **switches, on_progress=on_progress, cancel=cancel)
 
         self.inputs.open(p["image_topic"], p["image_transport"], p["compressed_topic"], p["camera_info_topic"])
         self.commands.open()

@@ -50,6 +50,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("dtype", "auto", "Number format of the weights.", choices=("auto", "float32", "float16", "bfloat16")),
     Parameter("attention", "auto", "Attention of the reasoning model: auto, eager, sdpa or flash_attention_2."),
     Parameter("offline", False, "Never ask the hub, take only what is on the disk."),
+    Parameter("trial", True, "Try the models once before the node is ready: one token, one mask."),
     Parameter("image_topic", "image", "Image topic; the compressed topic and camera_info follow from it."),
     Parameter(
         "image_transport", "raw", "raw: sensor_msgs/Image; compressed: CompressedImage.", choices=("raw", "compressed")

@@ -1,0 +1,257 @@
+"""A checkpoint's folder to a model on its device: refused with a sentence unless every weight has its place.
+
+The model library fills what a checkpoint lacks with random numbers and drops what it does not know. Both would answer
+nonsense under the name of the checkpoint, so here both are errors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+from transformers.utils import logging as library
+
+from segzero_ros.core.contract import Cancel, LoadedModel, OnProgress, SegzeroError, Status, is_out_of_memory
+from segzero_ros.core.text import first_line
+from segzero_ros.models import checkpoints, weights
+from segzero_ros.models.adapters import merge_adapter
+from segzero_ros.models.devices import choose_attention, choose_device, choose_dtype, memory_of
+
+log = logging.getLogger(__name__)
+
+MAX_LAYERS = 1000
+MAX_NUMBER = 100_000_000  # of anything that a configuration counts: widths, tokens, positions
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model comes from. name, revision, subfolder: as for `checkpoints.resolve`; adapter: a LoRA, merged."""
+
+    name: str
+    revision: str | None = None
+    subfolder: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+    adapter_subfolder: str | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model runs; None or "auto": chosen by what is there. offline: the hub is never asked."""
+
+    device: str | None = None
+    dtype: str | None = None
+    attention: str | None = None
+    offline: bool = False
+
+
+def load_model(
+    model_class: Any,
+    checkpoint: Checkpoint,
+    role: str,
+    model_types: Collection[str],
+    placement: Placement,
+    tell: OnProgress,
+    cancel: Cancel | None,
+) -> tuple[Any, Path, LoadedModel]:
+    """The model in evaluation mode, its folder, and what is told of it. Raises SegzeroError.
+
+    role: "reasoner" or "segmenter". model_types: of config.json, those that model_class can load.
+    """
+    name = checkpoint.name
+    tell(0.0, f"finding {name}")
+    folder = checkpoints.resolve(
+        name,
+        role,
+        revision=checkpoint.revision,
+        subfolder=checkpoint.subfolder,
+        offline=placement.offline,
+        on_progress=lambda s: tell(0.3 * s, f"fetching {name}"),
+    )
+    adapter = _adapter_of(checkpoint, placement.offline, tell)
+    refuse_other_type(folder, role, model_types)
+    tell(0.3, f"loading {name}")
+    where = choose_device(placement.device)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        kind = choose_dtype(placement.dtype, where)
+        refuse_larger_than_files(name, model_class, config, folder)
+        with _told(lambda share: tell(0.3 + 0.4 * share, f"loading {name}"), cancel):
+            model, found = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=kind,
+                attn_implementation=choose_attention(placement.attention, where, kind),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, with their names
+                output_loading_info=True,
+            )
+        refuse_misfits(name, model, found)
+        stop_if(cancel)
+        if adapter is not None:
+            tell(0.7, f"merging {checkpoint.adapter} into {name}")
+            model = merge_adapter(model, adapter)
+        tell(0.75, f"moving {name} to {where}")
+        model = model.to(where).eval()
+        tell(0.95, f"checking the weights of {name}")
+        refuse_non_finite(name, model, cancel)
+    except SegzeroError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
+        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {first_line(error)}") from error
+    info = LoadedModel(
+        name=name if adapter is None else f"{name} with {checkpoint.adapter}",
+        revision=checkpoints.revision_of(folder, checkpoint.revision),
+        parameters=sum(p.numel() for p in model.parameters()),
+        dtype=str(kind).removeprefix("torch."),
+        device=str(where),
+        memory_bytes=memory_of(model),
+    )
+    return model, folder, info
+
+
+def stop_if(cancel: Cancel | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise SegzeroError(Status.CANCELLED, "the load was cancelled")
+
+
+def _adapter_of(checkpoint: Checkpoint, offline: bool, tell: OnProgress) -> Path | None:
+    if not checkpoint.adapter:
+        return None
+    return checkpoints.resolve(
+        checkpoint.adapter,
+        "adapter",
+        revision=checkpoint.adapter_revision,
+        subfolder=checkpoint.adapter_subfolder,
+        offline=offline,
+        on_progress=lambda s: tell(0.3, f"fetching {checkpoint.adapter}"),
+    )
+
+
+def refuse_other_type(folder: Path, role: str, model_types: Collection[str]) -> None:
+    config = checkpoints.read_json(folder / "config.json", f"a {role}")
+    found = config.get("model_type")
+    if found not in model_types:
+        raise _refused(
+            f"{folder} holds a model of type {str(found)[:60]!r} by its config.json; this {role} is to be"
+            f" {' or '.join(sorted(model_types))} (the profile's model_class)"
+        )
+    _refuse_huge_numbers(folder, config, "")
+
+
+def _refuse_huge_numbers(folder: Path, value: Any, key: str, depth: int = 0) -> None:
+    """A model is built before its weights are looked at, so numbers that would take hours or all memory go first."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_huge_numbers(folder, inner, str(name), depth + 1)
+    elif isinstance(value, list):
+        for inner in value[: MAX_LAYERS + 1]:
+            _refuse_huge_numbers(folder, inner, key, depth + 1)
+        if len(value) > MAX_LAYERS and "token" not in key:
+            raise _refused(f"{folder}/config.json: {key[:60]} has {len(value)} entries, which no model has")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        layers = key in ("depth", "num_layers", "num_hidden_layers", "blocks_per_stage")
+        if abs(value) > (MAX_LAYERS if layers else MAX_NUMBER):
+            raise _refused(f"{folder}/config.json: {key[:60]} is {value:.3g}, which no model has")
+
+
+def refuse_larger_than_files(name: str, model_class: Any, config: Any, folder: Path) -> None:
+    """A configuration of a larger model than the files hold would be built in full before it is refused."""
+    with torch.device("meta"):
+        wanted = sum(p.numel() for p in model_class(config).parameters())
+    held = sum(t.count for t in weights.tensors_of(folder).values())
+    # A tied matrix may stand in the files once, and the model counts it once; small buffers come and go.
+    if wanted > 1.5 * held + 1_000_000:
+        raise _refused(
+            f"{name}: config.json describes a model of {wanted / 1e6:.1f} M parameters, and the files hold"
+            f" {held / 1e6:.1f} M; they do not belong together"
+        )
+
+
+def refuse_misfits(name: str, model: Any, found: dict[str, Any]) -> None:
+    """What the library's report says: weights that are missing, of another shape, or without a place in the model.
+
+    Unknown weights of a module that the model has (scales, more layers) would change its answers, so they are refused;
+    others belong to parts that this model class does not have, and are named in a warning.
+    """
+    if missing := sorted(found["missing_keys"]):
+        raise _refused(f"{name} lacks {len(missing)} weights of its model, such as {', '.join(missing[:3])}")
+    if mismatched := sorted(found["mismatched_keys"], key=str):
+        key, stored, wanted = mismatched[0]
+        raise _refused(
+            f"{name}: {len(mismatched)} weights have another shape than config.json says, such as {key}:"
+            f" {tuple(stored)} in the file, {tuple(wanted)} in the model"
+        )
+    unknown = sorted(found["unexpected_keys"])
+    modules = {module for module, _ in model.named_modules()} - {"", model.base_model_prefix}
+    inside = [key for key in unknown if any(prefix in modules for prefix in _prefixes(key))]
+    if inside:
+        raise _refused(
+            f"{name}: {len(inside)} weights belong to parts of the model and have no place there, such as"
+            f" {', '.join(k[:100] for k in inside[:3])}: quantised, or not of this model_class"
+        )
+    if unknown:
+        log.warning("%s: %d weights are not used, such as %s", name, len(unknown), ", ".join(unknown[:3]))
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    parts = key.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts)))
+
+
+def refuse_non_finite(name: str, model: Any, cancel: Cancel | None = None) -> None:
+    """One number that is none makes all answers nonsense."""
+    for key, parameter in model.named_parameters():
+        stop_if(cancel)
+        # A sum is not finite where an element is not, and reads the weights once, without a copy.
+        if not parameter.detach().sum(dtype=torch.float32).isfinite() and not parameter.detach().isfinite().all():
+            raise _refused(f"{name}: {key} holds numbers that are not finite; the file is damaged")
+
+
+@contextmanager
+def _told(tell: Callable[[float], None], cancel: Cancel | None) -> Iterator[None]:
+    """The library's own progress bars are told here, and end the load where it is cancelled."""
+
+    def bar(factory: Any, args: Any, more: dict[str, Any]) -> Any:
+        if not args or not hasattr(args[0], "__len__"):
+            return factory(*args, **more | {"disable": True})
+        return _Watched(args[0], tell, cancel)
+
+    before = library.set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        library.set_tqdm_hook(before)
+
+
+class _Watched:
+    """An iterable that tells how far it is, in steps of five per cent."""
+
+    def __init__(self, items: Any, tell: Callable[[float], None], cancel: Cancel | None) -> None:
+        self.items, self.tell, self.cancel = items, tell, cancel
+
+    def __iter__(self) -> Iterator[Any]:
+        told = 0
+        for n, item in enumerate(self.items, 1):
+            stop_if(self.cancel)
+            yield item
+            if (percent := 100 * n // len(self.items)) >= told + 5:
+                told = percent
+                self.tell(n / len(self.items))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def _refused(sentence: str) -> SegzeroError:
+    return SegzeroError(Status.NOT_READY, sentence[:600])

@@ -1,0 +1,64 @@
+"""One token, one encoded picture, one mask, before anybody asks: what cannot answer says so while it loads.
+
+It fails by what the models raise, by numbers that are not finite and by memory; never by what they find.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segzero_ros.core.contract import (
+    Cancel,
+    Image,
+    OnProgress,
+    Reasoner,
+    Segmenter,
+    SegzeroError,
+    Status,
+    is_out_of_memory,
+)
+from segzero_ros.core.geometry import square_image
+from segzero_ros.core.profiles import Profile
+from segzero_ros.core.prompt import build_prompt
+from segzero_ros.core.text import first_line
+
+HEIGHT, WIDTH = 720, 1280  # a camera's
+
+
+def try_out(reasoner: Reasoner, segmenter: Segmenter, profile: Profile, tell: OnProgress, cancel: Cancel) -> None:
+    """Raises SegzeroError: OUT_OF_MEMORY, CANCELLED, or NOT_READY with the reason."""
+    picture = drawn_picture()
+    x, y = WIDTH // 2, HEIGHT // 2
+    try:
+        tell(0.0, "trying the segmenter")
+        features = segmenter.encode(picture)
+        segmenter.segment(features, [(x - 150.0, y - 150.0, x + 150.0, y + 150.0)], [((float(x), float(y)),)])
+        del features
+        _stop_if(cancel)
+        tell(0.3, "trying the reasoner")
+        square = square_image(picture, profile.square)
+        reasoner.generate([square], [build_prompt(profile, "the red disc")], cancel=cancel, max_new_tokens=1)
+        _stop_if(cancel)
+    except SegzeroError as error:
+        if error.status in (Status.CANCELLED, Status.OUT_OF_MEMORY):
+            raise
+        raise SegzeroError(Status.NOT_READY, f"the models cannot answer: {error.message}") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            sentence = "the models fit into the memory, but a request does not"
+            raise SegzeroError(Status.OUT_OF_MEMORY, sentence) from error
+        sentence = f"the models cannot answer: {type(error).__name__}: {first_line(error)}"
+        raise SegzeroError(Status.NOT_READY, sentence) from error
+
+
+def drawn_picture() -> Image:
+    """RGB (720, 1280, 3): a red disc on a grey ramp."""
+    ys, xs = np.mgrid[:HEIGHT, :WIDTH]
+    picture = np.repeat((xs * 255 // WIDTH).astype(np.uint8)[..., None], 3, 2)
+    picture[(xs - WIDTH // 2) ** 2 + (ys - HEIGHT // 2) ** 2 < 140**2] = (220, 40, 30)
+    return picture
+
+
+def _stop_if(cancel: Cancel) -> None:
+    if cancel.is_set():
+        raise SegzeroError(Status.CANCELLED, "the load was cancelled")
