@@ -23,6 +23,7 @@ setup(
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8,<5",
+        "peft>=0.18",
         "pillow>=10",
         "PyYAML>=6",
         "rosbags>=0.11",

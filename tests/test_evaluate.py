@@ -53,7 +53,7 @@ class Scripted:
     def __init__(self, texts: dict[str, list[str]]) -> None:
         self.texts, self.batches = texts, list[int]()
 
-    def generate(self, squares, prompts, *, on_text=None, cancel=None, sampling: Sampling | None = None):  # type: ignore[no-untyped-def]
+    def generate(self, squares, prompts, *, sampling: Sampling | None = None, **more):  # type: ignore[no-untyped-def]
         self.batches.append(len(prompts))
         rng = np.random.default_rng(sampling.seed if sampling else 0)
         out = []

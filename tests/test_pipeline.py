@@ -40,7 +40,7 @@ class Saying:
     def __init__(self, real: Pipeline, text: str) -> None:
         self.info, self.text = real.reasoner.info, text
 
-    def generate(self, squares, prompts, *, on_text=None, cancel=None, sampling=None):  # type: ignore[no-untyped-def]
+    def generate(self, squares, prompts, **more):  # type: ignore[no-untyped-def]
         return [Generation(self.text, 1, 1, False, False, 0.0) for _ in prompts]
 
 

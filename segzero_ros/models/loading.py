@@ -141,7 +141,7 @@ def _adapter_of(checkpoint: Checkpoint, offline: bool, tell: OnProgress) -> Path
 def refuse_other_type(folder: Path, role: str, model_types: Collection[str]) -> None:
     config = checkpoints.read_json(folder / "config.json", f"a {role}")
     found = config.get("model_type")
-    if found not in model_types:
+    if not isinstance(found, str) or found not in model_types:
         raise _refused(
             f"{folder} holds a model of type {str(found)[:60]!r} by its config.json; this {role} is to be"
             f" {' or '.join(sorted(model_types))} (the profile's model_class)"

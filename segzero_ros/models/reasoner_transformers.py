@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def load_reasoner(
     checkpoint: str | None = None,
     revision: str | None = None,
     *,
+    adapter: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     attention: str | None = None,
@@ -49,14 +51,27 @@ def load_reasoner(
     on_progress: OnProgress | None = None,
     cancel: Cancel | None = None,
 ) -> TransformersReasoner:
-    """Loads a checkpoint folder or hub name. Raises SegzeroError with a sentence for what is missing or broken."""
+    """Loads a checkpoint folder or hub name, with a LoRA adapter merged where one is given here or in the profile.
+
+    The profile's adapter goes with its own reasoner only. Raises SegzeroError with a sentence for what is missing or
+    broken.
+    """
     tell = on_progress or (lambda share, what: None)
     own = checkpoint is None or checkpoint == profile.reasoner
     wanted = Checkpoint(
         checkpoint or profile.reasoner,
         revision or (profile.reasoner_revision if own else None),
-        *((profile.subfolder, profile.adapter, profile.adapter_revision, profile.adapter_subfolder) if own else ()),
+        profile.subfolder if own else None,
     )
+    if adapter:
+        wanted = replace(wanted, adapter=adapter)
+    elif own and profile.adapter:
+        wanted = replace(
+            wanted,
+            adapter=profile.adapter,
+            adapter_revision=profile.adapter_revision,
+            adapter_subfolder=profile.adapter_subfolder,
+        )
     placement = Placement(device, dtype, attention, offline)
     types = {profile.model_class}
     model, folder, info = load_model(_model_class(profile), wanted, "reasoner", types, placement, tell, cancel)

@@ -54,7 +54,7 @@ def _names_in(index: Path) -> set[str]:
         if index.stat().st_size > MAX_INDEX:
             raise ValueError("it is too large")
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
+        if not names or not all(isinstance(n, str) and n and n == Path(n).name for n in names):
             raise ValueError("weight_map holds no file names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _refused(f"{index} is corrupt: {first_line(error)}; fetch it again") from error

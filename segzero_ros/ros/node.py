@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 MAX_CHARS = 100_000
 NOT_ACTIVE = "the node is not active"
-LOAD = ("reasoner", "reasoner_revision", "segmenter", "segmenter_revision", "device", "dtype", "attention")
+LOAD = ("reasoner", "reasoner_revision", "adapter", "segmenter", "segmenter_revision", "device", "dtype", "attention")
 
 
 class SegzeroNode(LifecycleNode):
@@ -120,7 +120,7 @@ class SegzeroNode(LifecycleNode):
     def _configure(self) -> None:
         p = parameters.values(self)
         profile = load_profile(p["profile"])
-        wishes = {name: p[name] or None for name in LOAD}
+        wishes: dict[str, Any] = {name: p[name] or None for name in LOAD}
 
         def load(on_progress: OnProgress, cancel: Cancel) -> Pipeline:
             switches = {"offline": p["offline"], "trial": p["trial"]}
