@@ -141,6 +141,18 @@ def check(folder: Path, role: str) -> None:
         others = _advice(folder.iterdir())
         raise _refused(f"{folder} holds no {role}: there is no .safetensors file (others are not loaded){others}")
     weights.refuse_unknown_formats(folder, weights.tensors_of(folder))
+    if (folder / "generation_config.json").is_file():
+        _check_ends(folder / "generation_config.json")
+
+
+def _check_ends(path: Path) -> None:
+    """The token numbers are all that is read of it; a wrong one would let no answer end."""
+    settings = read_json(path, "generation settings")
+    for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        value = settings.get(key)
+        numbers = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(n) is int and 0 <= n < 2**31 for n in numbers):
+            raise _refused(f"{path}: {key} is {str(value)[:40]!r}; it is a token's number or a list of them")
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

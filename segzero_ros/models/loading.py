@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from transformers.utils import logging as library
 
 from segzero_ros.core.contract import Cancel, LoadedModel, OnProgress, SegzeroError, Status, is_out_of_memory
-from segzero_ros.core.text import first_line
+from segzero_ros.core.text import one_line
 from segzero_ros.models import checkpoints, weights
 from segzero_ros.models.adapters import merge_adapter
 from segzero_ros.models.devices import choose_attention, choose_device, choose_dtype, memory_of
@@ -78,8 +78,8 @@ def load_model(
     refuse_other_type(folder, role, model_types)
     tell(0.3, f"loading {name}")
     where = choose_device(placement.device)
+    config = _read_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = choose_dtype(placement.dtype, where)
         refuse_larger_than_files(name, model_class, config, folder)
         with _told(lambda share: tell(0.3 + 0.4 * share, f"loading {name}"), cancel):
@@ -108,7 +108,7 @@ def load_model(
     except Exception as error:
         if is_out_of_memory(error):
             raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
-        raise SegzeroError(Status.NOT_READY, f"could not load {name}: {first_line(error)}") from error
+        raise _refused(f"could not load {name}: {one_line(str(error), 300) or type(error).__name__}") from error
     info = LoadedModel(
         name=name if adapter is None else f"{name} with {checkpoint.adapter}",
         revision=checkpoints.revision_of(folder, checkpoint.revision),
@@ -118,6 +118,14 @@ def load_model(
         memory_bytes=memory_of(model),
     )
     return model, folder, info
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library checks some fields, and trips over others
+        why = one_line(str(error), 300) or type(error).__name__
+        raise _refused(f"{folder}/config.json cannot be used: {why}") from error
 
 
 def stop_if(cancel: Cancel | None) -> None:

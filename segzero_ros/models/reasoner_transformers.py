@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from segzero_ros.core.contract import (
@@ -76,6 +76,9 @@ def load_reasoner(
     types = {profile.model_class}
     model, folder, info = load_model(_model_class(profile), wanted, "reasoner", types, placement, tell, cancel)
     tokenizer = load_tokenizer(folder, model)
+    # A file's other settings (beams, penalties, outputs) are not the checkpoint's but its publisher's wishes.
+    own_ends = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=own_ends.eos_token_id, pad_token_id=own_ends.pad_token_id)
     return TransformersReasoner(model, tokenizer, profile, info)
 
 
