@@ -121,13 +121,13 @@ def read_image(path: Path) -> Image:
 
 
 def _write(arguments: argparse.Namespace, image: Image, result: Segmentation) -> None:
-    from segzero_ros.core.geometry import label_image
+    from segzero_ros.core.geometry import label_image, union_mask
     from segzero_ros.core.result_dict import result_dict
     from segzero_ros.overlay import captioned, draw_overlay
 
-    masks = [i.mask for i in result.instances]
+    masks = [i.packed for i in result.instances]
     if arguments.out:
-        union = np.logical_or.reduce(masks) if masks else np.zeros(image.shape[:2], bool)
+        union = union_mask(masks, *image.shape[:2])
         PIL.fromarray(union.astype(np.uint8) * 255).save(arguments.out)
     if arguments.labels:
         labels = label_image(masks, [i.score for i in result.instances], *image.shape[:2])

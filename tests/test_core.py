@@ -20,6 +20,7 @@ from segzero_ros.core.geometry import (
     boxes_iou_matrix,
     label_image,
     mask_box,
+    pack,
     rle_decode,
     rle_encode,
     square_image,
@@ -272,4 +273,4 @@ def test_iou_counts_pixels(a: list, b: list) -> None:
 def test_where_masks_overlap_the_higher_score_wins_and_ties_go_to_the_earlier() -> None:
     a, b, c = (np.zeros((1, 4), bool) for _ in range(3))
     a[0, :2] = b[0, 1:3] = c[0, 2:] = True
-    assert label_image([a, b, c], [0.5, 0.9, 0.9], 1, 4).tolist() == [[1, 2, 2, 3]]
+    assert label_image([pack(m) for m in (a, b, c)], [0.5, 0.9, 0.9], 1, 4).tolist() == [[1, 2, 2, 3]]

@@ -72,7 +72,7 @@ class Boxes:
     def encode(self, image: Any) -> Any:
         return image.shape[:2]
 
-    def segment(self, features: Any, boxes: Any, points: Any) -> list[tuple[np.ndarray, float]]:
+    def segment(self, features: Any, boxes: Any, points: Any, *, cancel: Any = None) -> list[tuple[np.ndarray, float]]:
         if any(b[0] == 13 for b in boxes):
             raise RuntimeError("no memory for masks")
         return [(rectangle(tuple(round(v) for v in b)), 0.9) for b in boxes]  # type: ignore[arg-type]

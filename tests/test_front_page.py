@@ -36,11 +36,12 @@ def test_the_reader_s_snippet_reads_a_real_answer(
 ) -> None:
     from std_msgs.msg import Header
 
+    from segzero_ros.core.geometry import pack
     from segzero_ros.ros.messages import to_result_msg
 
     mask = np.zeros((720, 1280), bool)
     mask[100:150, 200:300] = True
-    mug = Instance(1, "red mug", 0.9, mask, (200.0, 100.0, 300.0, 150.0), None, (), int(mask.sum()))
+    mug = Instance(1, "red mug", 0.9, pack(mask), (200.0, 100.0, 300.0, 150.0), None, (), int(mask.sum()))
     result = Segmentation(Status.OK, "1 object", "the red mug", 720, 1280, (mug,))
     heard = threading.Event()
 

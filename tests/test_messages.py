@@ -21,7 +21,7 @@ from std_msgs.msg import Header
 
 from segzero_ros.core import contract
 from segzero_ros.core.contract import Instance, Segmentation, Status, Timing
-from segzero_ros.core.geometry import mask_box
+from segzero_ros.core.geometry import mask_box, pack
 from segzero_ros.ros.messages import result_json, to_result_msg
 
 HEADER = Header(stamp=Time(sec=1234567890, nanosec=999999999), frame_id="camera/färbung ✓")
@@ -31,7 +31,7 @@ BoolMask = NDArray[np.bool_]
 def found(index: int, mask: BoolMask, **more: Any) -> Instance:
     prompt = (1.5, 2.0, 9.0, 8.25)
     box = mask_box(mask) or prompt
-    return Instance(index, f"object {index}", 0.75, mask, box, prompt, ((3.0, 4.5),), int(mask.sum()), **more)
+    return Instance(index, f"object {index}", 0.75, pack(mask), box, prompt, ((3.0, 4.5),), int(mask.sum()), **more)
 
 
 def rectangle(x1: int, y1: int, x2: int, y2: int, height: int = 30, width: int = 40) -> BoolMask:

@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image as ImageMsg
 from std_msgs.msg import Header, String
 
 from segzero_ros.core.contract import Image, Instance, Segmentation, Status
-from segzero_ros.core.geometry import mask_box
+from segzero_ros.core.geometry import mask_box, pack
 from segzero_ros.overlay import captioned, draw_overlay
 from segzero_ros.ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
 from segzero_ros.ros.executor import Executor
@@ -119,7 +119,7 @@ def instance(index: int, x: int, score: float = 0.5, label: str = "mug") -> Inst
     mask[10:30, x : x + 20] = True
     box = mask_box(mask)
     assert box
-    return Instance(index, label, score, mask, box, box, (), 400)
+    return Instance(index, label, score, pack(mask), box, box, (), 400)
 
 
 def answer(*instances: Instance, reasoning: str = "It is red.") -> Segmentation:

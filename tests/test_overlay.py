@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segzero_ros.core.contract import Box, Image, Instance, Segmentation, Status
-from segzero_ros.core.geometry import mask_box
+from segzero_ros.core.geometry import mask_box, pack
 from segzero_ros.overlay import MAX_LINES, caption, captioned, color, draw_overlay, side_by_side
 
 BoolMask = NDArray[np.bool_]
@@ -31,7 +31,7 @@ def rectangle(x1: int, y1: int, x2: int, y2: int, height: int = 240, width: int 
 
 def found(index: int, mask: BoolMask, label: str = "mug", **more: Any) -> Instance:
     box: Box = mask_box(mask) or (0.0, 0.0, 2.0, 2.0)
-    return replace(Instance(index, label, 0.5, mask, box, box, (), int(mask.sum())), **more)
+    return replace(Instance(index, label, 0.5, pack(mask), box, box, (), int(mask.sum())), **more)
 
 
 def answer(*instances: Instance, height: int = 240, width: int = 320, **more: Any) -> Segmentation:

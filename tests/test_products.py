@@ -12,6 +12,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from segzero_ros.core.contract import Instance, Segmentation, Status
+from segzero_ros.core.geometry import pack
 from segzero_ros.ros import products
 from segzero_ros.ros.products import Reply
 
@@ -43,7 +44,7 @@ def reply(count: int, height: int = 48, width: int = 64) -> Reply:
     mask = np.zeros((height, width), bool)
     mask[10:20, 5:25] = True
     box = (5.0, 10.0, 25.0, 20.0)
-    found = tuple(Instance(n, f"mug {n}", 0.5, mask, box, box, (), 200) for n in range(1, count + 1))
+    found = tuple(Instance(n, f"mug {n}", 0.5, pack(mask), box, box, (), 200) for n in range(1, count + 1))
     return Reply(HEADER, None, None, Segmentation(Status.OK, "", "mugs", height, width, found), "7")
 
 

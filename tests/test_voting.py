@@ -9,26 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segzero_ros.core.contract import PackedMask
+from segzero_ros.core.geometry import pack
 from training.voting import Ballot, clusters, vote
 
 SIZE = 40
 
 
-def rectangle(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+def rectangle(x1: int, y1: int, x2: int, y2: int) -> PackedMask:
     mask = np.zeros((SIZE, SIZE), bool)
     mask[y1:y2, x1:x2] = True
-    return mask
+    return pack(mask)
 
 
 MUG, MUG_AGAIN, DUCK, BEAR = (rectangle(*b) for b in ((0, 0, 10, 10), (0, 0, 10, 9), (20, 20, 30, 30), (30, 0, 40, 9)))
 NOTHING = Ballot((), ())
 
 
-def one(mask: np.ndarray, score: float = 0.5) -> Ballot:
+def one(mask: PackedMask, score: float = 0.5) -> Ballot:
     return Ballot((mask,), (score,))
 
 
-def masks_of(ballots: list[Ballot], **given: float) -> list[np.ndarray]:
+def masks_of(ballots: list[Ballot], **given: float) -> list[PackedMask]:
     found = vote(ballots, **given)
     assert found is not None
     return [ballots[c.ballot].masks[c.mask] for c in found]
@@ -56,7 +58,7 @@ def test_as_many_objects_as_most_answers_name() -> None:
 
 def test_a_cluster_below_the_share_is_left_out_unless_all_are() -> None:
     crowd = [Ballot((MUG, DUCK), (0.9, 0.9))] + [Ballot((MUG, BEAR), (0.9, 0.9))] * 9
-    assert [m.tolist() for m in masks_of(crowd)] == [MUG.tolist(), BEAR.tolist()]
+    assert masks_of(crowd) == [MUG, BEAR]
     scattered = [one(rectangle(4 * n, 0, 4 * n + 4, 4)) for n in range(8)]
     assert len(masks_of(scattered)) == 1
 
@@ -73,7 +75,7 @@ def test_empty_masks_do_not_agree_with_each_other() -> None:
 def test_the_bound_of_a_cluster_belongs_to_it(height: int, together: int) -> None:
     whole = np.ones((100, 100), bool)
     part = whole & (np.arange(100)[:, None] < height)
-    assert len(clusters([one(whole), one(part)])) == together
+    assert len(clusters([one(pack(whole)), one(pack(part))])) == together
 
 
 def naive(ballots: list[Ballot]) -> list[tuple[int, int]] | None:
@@ -83,7 +85,7 @@ def naive(ballots: list[Ballot]) -> list[tuple[int, int]] | None:
     if sum(not b.masks for b in ballots) * 2 >= len(ballots):
         return []
     groups: list[list[tuple[int, int]]] = []
-    pixels = {(b, m): set(np.flatnonzero(x)) for b, v in enumerate(ballots) for m, x in enumerate(v.masks)}
+    pixels = {(b, m): set(np.flatnonzero(x.full())) for b, v in enumerate(ballots) for m, x in enumerate(v.masks)}
     for who, mine in pixels.items():
         for group in groups:
             first = pixels[group[0]]
@@ -117,6 +119,5 @@ def test_equals_the_published_procedure_step_by_step(drawn: list) -> None:
 @given(BALLOTS, st.integers(1, 4))
 def test_the_same_ballots_several_times_over_change_nothing(drawn: list, times: int) -> None:
     ballots = [Ballot(tuple(rectangle(*b) for b, _ in d), tuple(s for _, s in d)) for d in drawn]
-    if ballots and all(m.any() for b in ballots for m in b.masks):  # empty ones never meet in a cluster
-        a, b = masks_of(ballots), masks_of(ballots * times)
-        assert [m.tolist() for m in a] == [m.tolist() for m in b]
+    if ballots and all(m.area for b in ballots for m in b.masks):  # empty ones never meet in a cluster
+        assert masks_of(ballots) == masks_of(ballots * times)

@@ -47,7 +47,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segzero_ros.core.contract import Box, Image, Mask, Point, Sampling, Segmentation, SegzeroError, Status
-from segzero_ros.core.geometry import mask_box, rle_encode
+from segzero_ros.core.geometry import mask_box, rle_encode, union_mask
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import ProfileError, load_profile
 from training import protocols
@@ -228,8 +228,7 @@ def record(index: int, case: Case, asked: Asked, result: Segmentation) -> Record
     """Everything about one item, ready for JSON."""
     height, width = asked.image.shape[:2]
     true, ignore = asked.truth(), asked.ignore
-    masks = [i.mask for i in result.instances]
-    predicted = np.logical_or.reduce(masks) if masks else np.zeros((height, width), bool)
+    predicted = union_mask((i.packed for i in result.instances), height, width)
     boxes = [i.prompt_box or i.box for i in result.instances]
     true_boxes = [t.box for t in asked.targets]
     inside = 0
@@ -260,7 +259,7 @@ def record(index: int, case: Case, asked: Asked, result: Segmentation) -> Record
         "points": [[list(p) for p in i.prompt_points] for i in result.instances],
         "labels": [i.label for i in result.instances],
         "scores": [i.score for i in result.instances],
-        "masks": [rle_encode(m) for m in masks],
+        "masks": [rle_encode(i.mask) for i in result.instances],
         "ignored": int(np.count_nonzero(ignore)) if ignore is not None else 0,
         "tokens": result.timing.completion_tokens,
         "box_acc": box_accuracy(boxes, true_boxes),
@@ -315,7 +314,7 @@ def answer_by_vote(
         sampling = Sampling(voting.temperature, voting.top_p, seed)
         results += pipeline.segment_batch([asked.image] * count, [asked.text] * count, sampling=sampling)
     voters = [r for r in results if r.status.value in ANSWERED]
-    ballots = [Ballot(tuple(i.mask for i in r.instances), tuple(i.score for i in r.instances)) for r in voters]
+    ballots = [Ballot(tuple(i.packed for i in r.instances), tuple(i.score for i in r.instances)) for r in voters]
     chosen = vote(ballots)
     if chosen is None:
         return results[0], _samples(results, asked, [])
@@ -330,7 +329,7 @@ def _samples(results: Sequence[Segmentation], asked: Asked, votes: list[int]) ->
     true, boxes = asked.truth(), [t.box for t in asked.targets]
     found = []
     for r in results:
-        union = np.logical_or.reduce([np.zeros(asked.image.shape[:2], bool), *(i.mask for i in r.instances)])
+        union = union_mask((i.packed for i in r.instances), *asked.image.shape[:2])
         found.append(
             {
                 "status": r.status.value,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.core.contract import Instance, Mask, Segmentation, Status
-from segzero_ros.core.geometry import rle_decode
+from segzero_ros.core.geometry import pack, rle_decode
 from training.records import NOT_ASKED, Record
 
 WIDTH = 448  # of a tile, pixels
@@ -84,7 +84,7 @@ def _tile(record: Record, image: NDArray[np.uint8], truth: Mask | None) -> NDArr
 
     instances = []
     for n, box in enumerate(record["boxes"]):
-        mask = scaled(rle_decode(record["masks"][n], height, width))
+        mask = pack(scaled(rle_decode(record["masks"][n], height, width)))
         x1, y1, x2, y2 = (v * factor for v in box)
         points = tuple((x * factor, y * factor) for x, y in record["points"][n])
         instances.append(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segzero_ros.core.contract import Mask
+from segzero_ros.core.contract import PackedMask
+from segzero_ros.core.geometry import packed_iou
 
 CLUSTER_IOU = 0.85
 VOTE_SHARE = 0.2
@@ -21,9 +22,9 @@ EMPTY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Ballot:
-    """One readable answer: its masks (H, W) and the segmenter's scores for them; no masks where nothing matches."""
+    """One readable answer: its masks and the segmenter's scores for them; no masks where nothing matches."""
 
-    masks: tuple[Mask, ...]
+    masks: tuple[PackedMask, ...]
     scores: tuple[float, ...]
 
 
@@ -48,22 +49,19 @@ def clusters(ballots: Sequence[Ballot], iou: float = CLUSTER_IOU) -> list[Cluste
 
     Empty masks overlap nothing, not even each other. A ballot votes once, however many of its masks are in.
     """
+
+    def mask(b: int, m: int) -> PackedMask:
+        return ballots[b].masks[m]
+
     where = [(b, m) for b, ballot in enumerate(ballots) for m in range(len(ballot.masks))]
-    if not where:
-        return []
-    flat = np.stack([ballots[b].masks[m].ravel() for b, m in where]).astype(np.float32)
-    inner = flat @ flat.T  # exact: counts of pixels are below 2 ** 24
-    areas = inner.diagonal()
-    union = areas[:, None] + areas[None, :] - inner
-    overlap = np.divide(inner, union, out=np.zeros_like(inner, np.float64), where=union > 0)
-    groups: list[list[int]] = []
-    for n in range(len(where)):
-        home = next((g for g in groups if overlap[n, g[0]] >= iou), None)
+    groups: list[list[tuple[int, int]]] = []
+    for who in where:
+        home = next((g for g in groups if packed_iou(mask(*who), mask(*g[0])) >= iou), None)
         if home is None:
-            groups.append([n])
+            groups.append([who])
         else:
-            home.append(n)
-    return [Cluster(tuple(where[n] for n in g), len({where[n][0] for n in g})) for g in groups]
+            home.append(who)
+    return [Cluster(tuple(g), len({b for b, _ in g})) for g in groups]
 
 
 def vote(
@@ -93,7 +91,7 @@ def vote(
 
     chosen = []
     for cluster in strong:
-        best = max(cluster.members, key=lambda w: (score(*w), int(np.count_nonzero(ballots[w[0]].masks[w[1]]))))
+        best = max(cluster.members, key=lambda w: (score(*w), ballots[w[0]].masks[w[1]].area))
         mean = float(np.mean([score(*w) for w in cluster.members]))
         chosen.append(Choice(*best, cluster.votes, mean))
     return sorted(chosen, key=lambda c: (-c.votes, -c.score))[:number]

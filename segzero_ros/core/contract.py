@@ -12,7 +12,7 @@ Conventions, once for the whole package:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -87,17 +87,54 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class PackedMask:
+    """A mask as the bits of its tight box: whole masks of many objects would fill the memory. `geometry.pack` makes it.
+
+    shape: (H, W) of the whole mask. box: its tight box in whole pixels; all 0 when the mask is empty.
+    bits: the box row by row, eight pixels a byte, as numpy.packbits writes them.
+    """
+
+    shape: tuple[int, int]
+    box: tuple[int, int, int, int]
+    area: int  # pixels
+    bits: bytes = field(repr=False)
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Where the box is: `image[mask.window]` has the shape of `mask.crop()`."""
+        x1, y1, x2, y2 = self.box
+        return slice(y1, y2), slice(x1, x2)
+
+    def crop(self) -> Mask:
+        """What is inside the box, made anew at every call."""
+        x1, y1, x2, y2 = self.box
+        packed = np.frombuffer(self.bits, np.uint8)
+        return np.unpackbits(packed, count=(y2 - y1) * (x2 - x1)).reshape(y2 - y1, x2 - x1).view(np.bool_)
+
+    def full(self) -> Mask:
+        """(H, W), made anew at every call."""
+        whole = np.zeros(self.shape, np.bool_)
+        whole[self.window] = self.crop()
+        return whole
+
+
+@dataclass(frozen=True)
 class Instance:
     """One object of the answer with its own mask, at source resolution."""
 
     index: int  # 1, 2, ...: its value in the label image
     label: str
     score: float
-    mask: Mask = field(repr=False)
+    packed: PackedMask = field(repr=False)
     box: Box  # tight box of the mask; the prompt box when the mask is empty
     prompt_box: Box | None
     prompt_points: tuple[Point, ...]
     area: int  # pixels
+
+    @property
+    def mask(self) -> Mask:
+        """(H, W), made anew at every access; `packed.crop()` is its tight box alone."""
+        return self.packed.full()
 
 
 @dataclass(frozen=True)
@@ -250,7 +287,16 @@ class Segmenter(Protocol):
         ...
 
     def segment(
-        self, features: object, boxes: list[Box | None], points: list[tuple[Point, ...]]
-    ) -> list[tuple[Mask, float]]:
-        """One (mask, score) per prompt, in source pixels; best of the multimask outputs by predicted IoU."""
+        self,
+        features: object,
+        boxes: list[Box | None],
+        points: list[tuple[Point, ...]],
+        *,
+        cancel: Cancel | None = None,
+    ) -> Sequence[tuple[Mask, float]]:
+        """One (mask, score) per prompt, in source pixels; best of the multimask outputs by predicted IoU.
+
+        A mask may be made when it is asked for, so ask once and keep few. Raises SegzeroError: CANCELLED once `cancel`
+        is set (also while masks are made), BACKEND_ERROR for numbers that are not finite.
+        """
         ...

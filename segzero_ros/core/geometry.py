@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
 
-from segzero_ros.core.contract import Box, Candidate, Image, Mask, Point
+from segzero_ros.core.contract import Box, Candidate, Image, Mask, PackedMask, Point
 from segzero_ros.core.profiles import Profile
 
 
@@ -63,7 +63,36 @@ def mask_box(mask: Mask) -> Box | None:
     return float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)
 
 
-def label_image(masks: Sequence[Mask], scores: Sequence[float], height: int, width: int) -> NDArray[np.unsignedinteger]:
+def pack(mask: Mask) -> PackedMask:
+    """The bits of its tight box."""
+    height, width = mask.shape
+    x1, y1, x2, y2 = (int(v) for v in mask_box(mask) or (0, 0, 0, 0))
+    crop = mask[y1:y2, x1:x2]
+    return PackedMask((height, width), (x1, y1, x2, y2), int(np.count_nonzero(crop)), np.packbits(crop).tobytes())
+
+
+def packed_iou(a: PackedMask, b: PackedMask) -> float:
+    """IoU of two masks of one shape, without the whole of either; 0 for two empty ones."""
+    x1, y1 = (max(p, q) for p, q in zip(a.box[:2], b.box[:2], strict=True))
+    x2, y2 = (min(p, q) for p, q in zip(a.box[2:], b.box[2:], strict=True))
+    if x1 >= x2 or y1 >= y2:
+        return 0.0
+    inner = (m.crop()[y1 - m.box[1] : y2 - m.box[1], x1 - m.box[0] : x2 - m.box[0]] for m in (a, b))
+    both = int(np.count_nonzero(next(inner) & next(inner)))
+    return both / (a.area + b.area - both)
+
+
+def union_mask(masks: Iterable[PackedMask], height: int, width: int) -> Mask:
+    """Where any of them is."""
+    union = np.zeros((height, width), np.bool_)
+    for mask in masks:
+        union[mask.window] |= mask.crop()
+    return union
+
+
+def label_image(
+    masks: Sequence[PackedMask], scores: Sequence[float], height: int, width: int
+) -> NDArray[np.unsignedinteger]:
     """0 = background, i = instance i (from 1). Where masks overlap, the higher score wins, ties the earlier one.
 
     uint8 up to 254 instances, else uint16: 255, and 65535 in uint16, mean unlabelled to others. Instances from the
@@ -71,7 +100,7 @@ def label_image(masks: Sequence[Mask], scores: Sequence[float], height: int, wid
     """
     labels = np.zeros((height, width), np.uint8 if len(masks) <= 254 else np.uint16)
     for i in sorted(range(min(len(masks), 65534)), key=lambda i: (scores[i], -i)):
-        labels[masks[i]] = i + 1
+        labels[masks[i].window][masks[i].crop()] = i + 1
     return labels
 
 

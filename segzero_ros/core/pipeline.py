@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from segzero_ros.core.contract import (
     Done,
     Event,
     Image,
+    Instance,
     Queued,
     Reasoner,
     Reasoning,
@@ -34,6 +35,7 @@ from segzero_ros.core.steps import OnEvent, ReasoningStep, SegmentingStep, Thoug
 from segzero_ros.core.text import first_line
 
 log = logging.getLogger(__name__)
+MAX_NAMED = 5  # empty masks in a message
 
 
 def _nothing(event: Event) -> None:
@@ -197,9 +199,16 @@ class Pipeline:
         )
         if thought.answer.status is not Status.OK:
             return result
-        instances, timing = self.segmenting.run(image, thought.candidates, instruction, on_event=on_event)
+        try:
+            instances, timing = self.segmenting.run(image, thought.candidates, instruction, on_event=on_event)
+        except Exception as error:  # what was thought took most of the time, so it is kept
+            status, message = _explain(error)
+            if status in (Status.OUT_OF_MEMORY, Status.BACKEND_ERROR):
+                message += "; there are no masks, but the boxes are in the answer"
+            return replace(result, status=status, message=message)
         timing = replace(result.timing, segment=timing.segment, postprocess=timing.postprocess)
-        return replace(result, instances=instances, timing=timing)
+        message = "; ".join([result.message, *_empty_masks(instances)])
+        return replace(result, message=message, instances=instances, timing=timing)
 
 
 def _sentence(answer: Answer) -> str:
@@ -210,6 +219,17 @@ def _sentence(answer: Answer) -> str:
     count = len(answer.candidates)
     found = f"{count} object{'s' if count > 1 else ''}"
     return found + ("; " + "; ".join(answer.reasons) if answer.reasons else "")
+
+
+def _empty_masks(instances: Sequence[Instance]) -> list[str]:
+    """A sentence for each object of which the segmenter saw no pixel, and for the rest of many."""
+    empty = [i for i in instances if not i.area]
+    said = []
+    for i in empty[:MAX_NAMED]:
+        x1, y1, x2, y2 = i.prompt_box or i.box
+        of = f" (its box is {x2 - x1:g} x {y2 - y1:g} pixels)" if i.prompt_box else ""
+        said.append(f"object {i.index} has an empty mask{of}")
+    return said + [f"{len(empty) - MAX_NAMED} more have empty masks"] * (len(empty) > MAX_NAMED)
 
 
 def _explain(error: Exception) -> tuple[Status, str]:

@@ -32,7 +32,7 @@ from segzero_ros.core.contract import (
     Status,
     Timing,
 )
-from segzero_ros.core.geometry import clip_point, mask_box, square_image, to_source
+from segzero_ros.core.geometry import clip_point, pack, square_image, to_source
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.prompt import MAX_CHARS, build_prompt, validate_instruction
 
@@ -120,22 +120,30 @@ class SegmentingStep:
         self._encoded: tuple[str, object] | None = None
 
     def run(
-        self, image: Image, candidates: tuple[Candidate, ...], instruction: str, *, on_event: OnEvent
+        self,
+        image: Image,
+        candidates: tuple[Candidate, ...],
+        instruction: str,
+        *,
+        on_event: OnEvent,
+        cancel: Cancel | None = None,
     ) -> tuple[tuple[Instance, ...], Timing]:
         """Emits Masks. An instance without a label is labelled by the instruction. Raises what the model raises."""
         height, width = image.shape[:2]
         began = time.perf_counter()
         prompts = [self._prompts(c, height, width) for c in candidates]
-        found = self.segmenter.segment(self._features(image), [b for b, _ in prompts], [p for _, p in prompts])
-        segmented = time.perf_counter()
-        instances = []
+        boxes, points = [b for b, _ in prompts], [p for _, p in prompts]
+        found = self.segmenter.segment(self._features(image), boxes, points, cancel=cancel)
+        packing, instances = 0.0, []
         for index, (c, (mask, score)) in enumerate(zip(candidates, found, strict=True), 1):
-            box = mask_box(mask) or c.box or (0.0, 0.0, 0.0, 0.0)
-            area = int(np.count_nonzero(mask))
-            instances.append(Instance(index, c.label or instruction, score, mask, box, c.box, c.points, area))
+            made = time.perf_counter()
+            packed = pack(mask)  # before the next one is made: whole masks of many objects would fill the memory
+            x1, y1, x2, y2 = map(float, packed.box)
+            box = (x1, y1, x2, y2) if packed.area else c.box or (0.0, 0.0, 0.0, 0.0)
+            instances.append(Instance(index, c.label or instruction, score, packed, box, c.box, c.points, packed.area))
+            packing += time.perf_counter() - made
         on_event(Masks(tuple(instances)))
-        timing = Timing(segment=segmented - began, postprocess=time.perf_counter() - segmented)
-        return tuple(instances), timing
+        return tuple(instances), Timing(segment=time.perf_counter() - began - packing, postprocess=packing)
 
     def forget(self) -> None:
         """Drops what was kept in case the same image comes again."""

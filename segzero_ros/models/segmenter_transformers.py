@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from segzero_ros.models.loading import Checkpoint, Placement, load_model
 
 MODEL_TYPES = {"sam2", "sam2_video"}  # a video checkpoint holds the image model and more
 
+PROMPTS = 32  # decoded together; SAM 2 large takes 9 MB for each
 # ImageNet's, as in the published preprocessor_config.json.
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -76,33 +78,69 @@ class TransformersSegmenter:
 
     @torch.inference_mode()
     def segment(
-        self, features: object, boxes: list[Box | None], points: list[tuple[Point, ...]]
-    ) -> list[tuple[Mask, float]]:
+        self,
+        features: object,
+        boxes: list[Box | None],
+        points: list[tuple[Point, ...]],
+        *,
+        cancel: Cancel | None = None,
+    ) -> Sequence[tuple[Mask, float]]:
         assert isinstance(features, Features)
-        found: list[tuple[Mask, float] | None] = [None] * len(boxes)
-        # One call for all prompts of one form; a tensor cannot hold some with and some without a box.
+        # One call for prompts of one form: a tensor cannot hold some with and some without a box.
         forms: dict[tuple[bool, int], list[int]] = {}
         for i, (box, many) in enumerate(zip(boxes, points, strict=True)):
             if box is None and not many:
                 raise ValueError("a prompt needs a box or a point")
             forms.setdefault((box is not None, len(many)), []).append(i)
-        scale = torch.tensor([self.side / features.width, self.side / features.height], device=self.model.device)
-        for (with_box, count), members in forms.items():
-            prompt: dict[str, torch.Tensor] = {}
-            if with_box:
-                xyxy = torch.tensor([[boxes[i] for i in members]], device=self.model.device, dtype=torch.float32)
-                prompt["input_boxes"] = xyxy * scale.repeat(2)
-            if count:
-                xy = torch.tensor([[points[i] for i in members]], device=self.model.device, dtype=torch.float32)
-                prompt["input_points"] = xy * scale
-                prompt["input_labels"] = torch.ones(1, len(members), count, dtype=torch.int64, device=self.model.device)
-            out = self.model(image_embeddings=list(features.embeddings), multimask_output=True, **prompt)
-            scores = out.iou_scores[0].float().nan_to_num(0.0)  # half precision can overflow
-            best = scores.argmax(1)
-            rows = torch.arange(len(members), device=best.device)
-            logits = out.pred_masks[0][rows, best].float()[None]
-            size = (features.height, features.width)
-            masks = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0] > 0
-            for n, i in enumerate(members):
-                found[i] = (masks[n].cpu().numpy(), float(scores[n, best[n]].clamp(0, 1)))
-        return [f for f in found if f is not None]
+        found: dict[int, tuple[torch.Tensor, float]] = {}
+        for members in forms.values():
+            for start in range(0, len(members), PROMPTS):
+                _stop_if(cancel)
+                some = members[start : start + PROMPTS]
+                decoded = self._decode(features, [boxes[i] for i in some], [points[i] for i in some])
+                found |= zip(some, decoded, strict=True)
+        return _Enlarged([found[i] for i in range(len(boxes))], (features.height, features.width), cancel)
+
+    def _decode(
+        self, features: Features, boxes: list[Box | None], points: list[tuple[Point, ...]]
+    ) -> list[tuple[torch.Tensor, float]]:
+        """Per prompt, all of one form: the mask's logits as small as the model makes them, and its score."""
+        device = self.model.device
+        scale = torch.tensor([self.side / features.width, self.side / features.height], device=device)
+        prompt: dict[str, torch.Tensor] = {}
+        if boxes[0] is not None:
+            prompt["input_boxes"] = torch.tensor([boxes], device=device, dtype=torch.float32) * scale.repeat(2)
+        if points[0]:
+            prompt["input_points"] = torch.tensor([points], device=device, dtype=torch.float32) * scale
+            prompt["input_labels"] = torch.ones(1, len(points), len(points[0]), dtype=torch.int64, device=device)
+        out = self.model(image_embeddings=list(features.embeddings), multimask_output=True, **prompt)
+        scores = out.iou_scores[0].float()
+        best = scores.argmax(1)
+        rows = torch.arange(len(boxes), device=device)
+        logits = out.pred_masks[0][rows, best].float()
+        if not (scores.isfinite().all() & logits.isfinite().all()):
+            why = "; float16 holds no number above 65504: try bfloat16 or float32" * (self.model.dtype == torch.float16)
+            raise SegzeroError(Status.BACKEND_ERROR, f"the segmenter gave non-finite numbers{why}")
+        return list(zip(logits, scores[rows, best].clamp(0, 1).tolist(), strict=True))
+
+
+class _Enlarged(Sequence[tuple[Mask, float]]):
+    """(mask, score) per prompt. A mask takes the source's size when it is asked for: all at once fill the memory."""
+
+    def __init__(self, decoded: list[tuple[torch.Tensor, float]], size: tuple[int, int], cancel: Cancel | None) -> None:
+        self._decoded, self._size, self._cancel = decoded, size, cancel
+
+    def __len__(self) -> int:
+        return len(self._decoded)
+
+    @torch.inference_mode()
+    def __getitem__(self, index: Any) -> Any:
+        _stop_if(self._cancel)
+        logits, score = self._decoded[index]
+        large = F.interpolate(logits[None, None], self._size, mode="bilinear", align_corners=False)
+        return (large[0, 0] > 0).cpu().numpy(), score
+
+
+def _stop_if(cancel: Cancel | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise SegzeroError(Status.CANCELLED, "the request was cancelled")

@@ -36,8 +36,7 @@ def mask_msg(found: Found) -> Mask:
     roi = region(found)
     if not found.area:
         return Mask(encoding=Mask.NONE)
-    crop = found.mask[roi.y_offset : roi.y_offset + roi.height, roi.x_offset : roi.x_offset + roi.width]
-    _, png = cv2.imencode(".png", crop.astype(np.uint8) * 255)
+    _, png = cv2.imencode(".png", found.packed.crop().view(np.uint8) * np.uint8(255))
     return Mask(
         encoding=Mask.PNG,
         width=roi.width,

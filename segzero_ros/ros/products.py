@@ -11,7 +11,7 @@ from std_msgs.msg import String
 
 from segzero_ros.core.contract import Image as Pixels
 from segzero_ros.core.contract import Segmentation, Status
-from segzero_ros.core.geometry import label_image
+from segzero_ros.core.geometry import label_image, union_mask
 from segzero_ros.core.text import clean
 from segzero_ros.overlay import captioned, draw_overlay
 from segzero_ros.ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
@@ -75,10 +75,8 @@ def mask(r: Reply) -> Any:
     s = r.segmentation
     if not r.answered:
         return None
-    union = np.zeros((s.height, s.width), np.uint8)
-    for i in s.instances:
-        union[i.mask] = 255
-    return image_to_msg(union, "mono8", r.header)
+    union = union_mask((i.packed for i in s.instances), s.height, s.width)
+    return image_to_msg(union.view(np.uint8) * np.uint8(255), "mono8", r.header)
 
 
 def label_mask(r: Reply) -> Any:
@@ -86,7 +84,7 @@ def label_mask(r: Reply) -> Any:
     s = r.segmentation
     if not r.answered:
         return None
-    labels = label_image([i.mask for i in s.instances], [i.score for i in s.instances], s.height, s.width)
+    labels = label_image([i.packed for i in s.instances], [i.score for i in s.instances], s.height, s.width)
     return image_to_msg(labels, "mono8" if labels.dtype == np.uint8 else "16UC1", r.header)
 
 
