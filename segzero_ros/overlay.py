@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
@@ -25,38 +26,47 @@ def color(index: int) -> tuple[int, int, int]:
     return int(255 * r), int(255 * g), int(255 * b)
 
 
+def _tint(index: int) -> NDArray[np.uint8]:
+    """(1, 256, 3): what half of a value and half of the instance's colour make, for every value and channel."""
+    return ((np.arange(256)[:, None] + color(index)) // 2).astype(np.uint8)[None]
+
+
 def draw_overlay(image: Image, result: Segmentation) -> Image:
     """RGB (H, W, 3): the source image with what was found, of the source's size."""
     canvas = image.copy()
     line = max(1, round(min(image.shape[:2]) / 240))
     for i in result.instances:
-        tint = np.array(color(i.index), np.float32)
-        canvas[i.mask] = (0.5 * canvas[i.mask] + 0.5 * tint).astype(np.uint8)
+        inside = canvas[i.packed.window]
+        if inside.size:
+            cv2.copyTo(cv2.LUT(inside, _tint(i.index)), i.packed.crop().view(np.uint8), inside)
     for i in result.instances:
-        outlines, _ = cv2.findContours(i.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        crop = i.packed.crop().view(np.uint8)
+        outlines, _ = cv2.findContours(crop, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=i.packed.box[:2])
         cv2.drawContours(canvas, outlines, -1, color(i.index), line)
         if i.prompt_box is not None:
             x1, y1, x2, y2 = (round(v) for v in i.prompt_box)
             cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color(i.index), line)
         for x, y in i.prompt_points:
             cv2.circle(canvas, (round(x), round(y)), 2 * line, (255, 255, 255), -1)
-    picture = PIL.fromarray(canvas)
+    height, width = canvas.shape[:2]
     font = _font(max(11, min(image.shape[:2]) // 30), "".join(i.label for i in result.instances).isascii())
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(PIL.new("RGB", (1, 1)))  # measures texts
     taken: list[tuple[float, float, float, float]] = []
     for i in result.instances:
-        room = picture.width - 3 - font.getlength(f"{i.index}  {i.score:.2f}")
+        room = width - 3 - font.getlength(f"{i.index}  {i.score:.2f}")
         label = _plain(i.label)
         label = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 3] + "..."
         text = f"{i.index} {_shorten(label, font, room)} {i.score:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         wide, high = right - left + 2, bottom - top + 4
-        x = max(0, min(i.box[0], picture.width - 1 - wide))
-        y = _free(x, max(0, i.box[1] - high - 1), wide, high, picture.height, taken)
+        x = max(0, min(i.box[0], width - 1 - wide))
+        y = _free(x, max(0, i.box[1] - high - 1), wide, high, height, taken)
         taken.append((x, y, x + wide, y + high))
-        draw.rectangle(taken[-1], fill=color(i.index))
-        draw.text((x + 1 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
-    return np.asarray(picture)
+        plate = PIL.new("RGB", (int(wide) + 1, int(high) + 1), color(i.index))
+        ImageDraw.Draw(plate).text((1 - left, 2 - top), text, fill=(0, 0, 0), font=font)
+        place = canvas[int(y) :, int(x) :][: plate.height, : plate.width]
+        place[:] = np.asarray(plate)[: place.shape[0], : place.shape[1]]
+    return canvas
 
 
 def captioned(picture: Image, result: Segmentation) -> Image:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image as PIL
+from PIL import ImageDraw
 
+from segzero_ros import overlay
 from segzero_ros.core.contract import Box, Image, Instance, Segmentation, Status
 from segzero_ros.core.geometry import mask_box, pack
 from segzero_ros.overlay import MAX_LINES, caption, captioned, color, draw_overlay, side_by_side
@@ -109,6 +113,50 @@ def test_a_label_stands_on_its_box_without_covering_it() -> None:
     bare = found(1, np.zeros((240, 320), bool), box=(50.0, 100.0, 90.0, 120.0), prompt_box=None)
     plate = mask_box((draw_overlay(plain, answer(bare))[:240] != 255).any(2))
     assert plate is not None and (plate[0], plate[3]) == (50, 100)
+
+
+def drawn_over_the_whole_picture(image: Image, result: Segmentation) -> Image:
+    """The drawing as it is defined, without any thought of speed."""
+    canvas = image.copy()
+    line = max(1, round(min(image.shape[:2]) / 240))
+    for i in result.instances:
+        canvas[i.mask] = (0.5 * canvas[i.mask] + 0.5 * np.array(color(i.index), np.float32)).astype(np.uint8)
+    for i in result.instances:
+        outlines, _ = cv2.findContours(i.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outlines, -1, color(i.index), line)
+    drawn = PIL.fromarray(canvas)
+    font = overlay._font(max(11, min(image.shape[:2]) // 30), True)
+    draw, taken = ImageDraw.Draw(drawn), []
+    for i in result.instances:
+        room = drawn.width - 3 - font.getlength(f"{i.index}  {i.score:.2f}")
+        text = f"{i.index} {overlay._shorten(i.label, font, room)} {i.score:.2f}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        wide, high = right - left + 2, bottom - top + 4
+        x = max(0, min(i.box[0], drawn.width - 1 - wide))
+        y = overlay._free(x, max(0, i.box[1] - high - 1), wide, high, drawn.height, taken)
+        taken.append((x, y, x + wide, y + high))
+        draw.rectangle(taken[-1], fill=color(i.index))
+        draw.text((x + 1 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
+    return np.asarray(drawn)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (20, 300), (48, 64), (480, 640), (1080, 1920)])
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.5])
+def test_drawing_in_the_boxes_of_objects_alone_equals_drawing_over_the_whole_picture(
+    share: float, height: int, width: int
+) -> None:
+    rng = np.random.default_rng(height)
+    instances = []
+    for index in range(1, 9):
+        mask = np.zeros((height, width), np.uint8)
+        (x1, x2), (y1, y2) = (sorted(rng.integers(0, side + 1, 2).tolist()) for side in (width, height))
+        cv2.ellipse(mask, ((x1 + x2) // 2, (y1 + y2) // 2), (x2 - x1, (y2 - y1) // 2), 20, 0, 360, 1, -1)
+        ragged = mask.astype(bool) & (rng.random((height, width)) < share)
+        instances.append(found(index, ragged, prompt_box=None))
+    result = answer(*instances, height=height, width=width)
+    image = picture(height, width)
+    wanted = drawn_over_the_whole_picture(image, result)
+    assert np.abs(draw_overlay(image, result).astype(int) - wanted).max() <= 1
 
 
 TEXTS = [
