@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from segzero_ros.core.contract import Cancel, OnProgress, Segmentation, SegzeroError, Status, is_out_of_memory
+from segzero_ros.core.contract import Cancel, OnProgress, Segmentation, SegzeroError, Status
+from segzero_ros.core.failures import is_lost_device, is_out_of_memory
 from segzero_ros.core.requests import Ticket
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,8 @@ class Worker:
 
     load(on_progress, cancel) returns the models, loaded(models) is told of them, serve(models, ticket, on_state)
     returns the answer. on_state(snapshot) is told of each change, never after `stop`. release() gives memory back, when
-    a request found none and when the models are dropped. after: a worker to wait for, since two loads need the memory
-    twice.
+    a request found none and when the models are dropped. on_lost(why) is told when the device is lost to this process
+    (`models.lost`); the thread ends. after: a worker to wait for, since two loads need the memory twice.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Worker:
         on_state: OnState,
         loaded: Callable[[Any], None] = lambda models: None,
         release: Callable[[], None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda why: None,
         after: Worker | None = None,
     ) -> None:
         self._source = source
@@ -76,6 +78,7 @@ class Worker:
         self._on_state = on_state
         self._loaded = loaded
         self._release = release
+        self._on_lost = on_lost
         self._after = after
         self._gate = threading.Lock()  # nothing is told after stop()
         self._stop = Cancel()
@@ -107,6 +110,9 @@ class Worker:
         while models is not None and (ticket := self._taken()) is not None:
             result = self._answer(models, ticket)
             self._guarded(self._source.finish, ticket, result)
+            if lost := getattr(models, "lost", ""):
+                self._guarded(self._on_lost, lost)
+                break
             self._tell(Snapshot(State.READY, "ready"))
             if result.status is Status.OUT_OF_MEMORY:
                 self._guarded(self._release)
@@ -130,7 +136,10 @@ class Worker:
         except BaseException as error:  # hostile files raise anything
             log.debug("loading failed", exc_info=True)
             known = isinstance(error, SegzeroError)
-            self._tell(Snapshot(State.FAILED, str(error) if known else f"{type(error).__name__}: {error}"))
+            why = str(error) if known else f"{type(error).__name__}: {error}"
+            self._tell(Snapshot(State.FAILED, why))
+            if is_lost_device(error):
+                self._guarded(self._on_lost, why)
             return None
         with self._gate:
             if self._stop.is_set():

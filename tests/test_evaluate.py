@@ -69,7 +69,7 @@ class Boxes:
 
     info = INFO
 
-    def encode(self, image: Any) -> Any:
+    def encode(self, image: Any, *, cancel: Any = None) -> Any:
         return image.shape[:2]
 
     def segment(self, features: Any, boxes: Any, points: Any, *, cancel: Any = None) -> list[tuple[np.ndarray, float]]:

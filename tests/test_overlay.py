@@ -126,7 +126,8 @@ def drawn_over_the_whole_picture(image: Image, result: Segmentation) -> Image:
         cv2.drawContours(canvas, outlines, -1, color(i.index), line)
     drawn = PIL.fromarray(canvas)
     font = overlay._font(max(11, min(image.shape[:2]) // 30), True)
-    draw, taken = ImageDraw.Draw(drawn), []
+    draw = ImageDraw.Draw(drawn)
+    taken: list[Any] = []
     for i in result.instances:
         room = drawn.width - 3 - font.getlength(f"{i.index}  {i.score:.2f}")
         text = f"{i.index} {overlay._shorten(i.label, font, room)} {i.score:.2f}"

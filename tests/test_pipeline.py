@@ -70,8 +70,8 @@ def test_features_are_computed_once_per_image(pipeline: Pipeline, monkeypatch: p
     encoded: list[object] = []
     encode = pipeline.segmenter.encode
 
-    def counted(image: np.ndarray) -> object:
-        encoded.append(encode(image))
+    def counted(image: np.ndarray, **more: object) -> object:
+        encoded.append(encode(image, **more))
         return encoded[-1]
 
     monkeypatch.setattr(pipeline.segmenter, "encode", counted)

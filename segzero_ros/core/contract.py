@@ -53,12 +53,8 @@ class SegzeroError(Exception):
         self.message = message
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library ran out of memory: torch says so on a CPU with a bare RuntimeError, OpenCV with its own."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return any(words in text for words in ("can't allocate memory", "out of memory", "insufficient memory"))
+class Stopped(Exception):
+    """A model saw its cancel flag in the middle of its work."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +247,7 @@ class LoadedModel:
 
 
 class Cancel(threading.Event):
-    """Set it and the generation stops before its next token."""
+    """Set it and the model stops: before the next token, or before the next block of a pass over many."""
 
 
 OnText = Callable[[int, str], None]  # (index in the batch, text piece)
@@ -282,8 +278,8 @@ class Segmenter(Protocol):
 
     info: LoadedModel
 
-    def encode(self, image: Image) -> object:
-        """Features of a source image (H, W, 3); opaque to the caller."""
+    def encode(self, image: Image, *, cancel: Cancel | None = None) -> object:
+        """Features of a source image (H, W, 3); opaque to the caller. Raises Stopped once `cancel` is set."""
         ...
 
     def segment(
@@ -296,7 +292,7 @@ class Segmenter(Protocol):
     ) -> Sequence[tuple[Mask, float]]:
         """One (mask, score) per prompt, in source pixels; best of the multimask outputs by predicted IoU.
 
-        A mask may be made when it is asked for, so ask once and keep few. Raises SegzeroError: CANCELLED once `cancel`
-        is set (also while masks are made), BACKEND_ERROR for numbers that are not finite.
+        A mask may be made when it is asked for, so ask once and keep few. Raises Stopped once `cancel` is set (also
+        while masks are made), and SegzeroError(BACKEND_ERROR) for numbers that are not finite.
         """
         ...

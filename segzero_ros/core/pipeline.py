@@ -20,18 +20,16 @@ from segzero_ros.core.contract import (
     Instance,
     Queued,
     Reasoner,
-    Reasoning,
     Sampling,
     Segmentation,
     Segmenter,
     SegzeroError,
     Status,
-    Timing,
-    is_out_of_memory,
 )
+from segzero_ros.core.failures import is_lost_device, is_out_of_memory
 from segzero_ros.core.geometry import square_image
 from segzero_ros.core.profiles import Profile
-from segzero_ros.core.steps import OnEvent, ReasoningStep, SegmentingStep, Thought
+from segzero_ros.core.steps import Deadline, OnEvent, Progress, ReasoningStep, SegmentingStep, Thought
 from segzero_ros.core.text import first_line
 
 log = logging.getLogger(__name__)
@@ -49,6 +47,7 @@ class Pipeline:
         self.reasoner, self.segmenter, self.profile = reasoner, segmenter, profile
         self.reasoning = ReasoningStep(reasoner, profile)
         self.segmenting = SegmentingStep(segmenter, profile)
+        self.lost = ""  # why these models will never answer again; empty while they can
 
     @property
     def model(self) -> str:
@@ -86,22 +85,15 @@ class Pipeline:
         on_event is called from this thread with each event but Queued and Done.
         """
         began = time.perf_counter()
-        text = ""
-
-        def listen(event: Event) -> None:
-            nonlocal text
-            if isinstance(event, Reasoning):
-                text = event.text
-            on_event(event)
-
+        progress = Progress()
+        stop = Deadline(cancel, timeout)
         try:
-            thought = self.reasoning.run(
-                image, instruction, cancel=cancel or Cancel(), timeout=timeout, on_event=listen
-            )
-            result = self._finish(image, instruction, thought, listen)
+            thought = self.reasoning.run(image, instruction, stop=stop, progress=progress, on_event=on_event)
+            result = self._finish(image, instruction, thought, stop, progress, on_event)
         except Exception as error:
-            result = replace(self._failed(*_explain(error), instruction, image), reasoning=text)
-        return replace(result, timing=replace(result.timing, total=time.perf_counter() - began))
+            result = replace(self._failed(error, instruction, image), reasoning=progress.text, text=progress.text)
+        total = time.perf_counter() - began
+        return replace(result, timing=replace(progress.timing, total=total))
 
     def stream(
         self, image: Image, instruction: str, *, cancel: Cancel | None = None, timeout: float | None = None
@@ -149,7 +141,7 @@ class Pipeline:
             try:
                 prompt = self.reasoning.prompt(image, instruction)
             except SegzeroError as error:
-                out[i] = self._failed(error.status, error.message, instruction, image)
+                out[i] = self._failed(error, instruction, image)
                 continue
             good.append(i)
             squares.append(square_image(image, self.profile.square))
@@ -158,32 +150,53 @@ class Pipeline:
             try:
                 texts = self.reasoner.generate(squares, prompts, cancel=cancel, sampling=sampling)
             except Exception as error:
-                status, message = _explain(error)
                 for i in good:
-                    out[i] = self._failed(status, message, instructions[i], images[i])
+                    out[i] = self._failed(error, instructions[i], images[i])
             else:
                 seconds = time.perf_counter() - began
                 for i, generation in zip(good, texts, strict=True):
-                    timing = Timing(reason=seconds, first_token=generation.first_token)
+                    progress = Progress(generation.text)
+                    progress.note(reason=seconds, first_token=generation.first_token)
+                    stop = Deadline(cancel, None)
                     try:
                         if generation.cancelled:
                             raise SegzeroError(Status.CANCELLED, "the request was cancelled")
-                        thought = self.reasoning.read(images[i], generation, timing)
-                        out[i] = self._finish(images[i], instructions[i], thought, _nothing)
+                        thought = self.reasoning.read(images[i], generation, progress)
+                        result = self._finish(images[i], instructions[i], thought, stop, progress, _nothing)
                     except Exception as error:
-                        failed = self._failed(*_explain(error), instructions[i], images[i])
-                        out[i] = replace(failed, text=generation.text)
+                        result = replace(self._failed(error, instructions[i], images[i]), text=generation.text)
+                    out[i] = replace(result, timing=progress.timing)
         return [r for r in out if r is not None]
 
     def forget(self) -> None:
         """Drops what was kept in case the same image comes again."""
         self.segmenting.forget()
 
-    def _failed(self, status: Status, message: str, instruction: str, image: Image) -> Segmentation:
+    def _failed(self, error: Exception, instruction: str, image: Image) -> Segmentation:
         height, width = (image.shape[:2]) if isinstance(image, np.ndarray) and image.ndim >= 2 else (0, 0)
+        status, message = self._explain(error)
         return Segmentation(status, message, instruction, int(height), int(width), model=self.model)
 
-    def _finish(self, image: Image, instruction: str, thought: Thought, on_event: OnEvent) -> Segmentation:
+    def _explain(self, error: Exception) -> tuple[Status, str]:
+        if isinstance(error, SegzeroError):
+            return error.status, error.message
+        log.debug("a request failed", exc_info=error)
+        if is_out_of_memory(error):
+            return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
+        if is_lost_device(error):
+            self.lost = f"the GPU's context is lost, and only a new process can use it again: {first_line(error)}"
+            return Status.BACKEND_ERROR, self.lost
+        return Status.BACKEND_ERROR, f"a model failed: {type(error).__name__}: {first_line(error)}"
+
+    def _finish(
+        self,
+        image: Image,
+        instruction: str,
+        thought: Thought,
+        stop: Deadline,
+        progress: Progress,
+        on_event: OnEvent,
+    ) -> Segmentation:
         height, width = image.shape[:2]
         result = Segmentation(
             thought.answer.status,
@@ -193,22 +206,22 @@ class Pipeline:
             width,
             reasoning=thought.answer.reasoning,
             answer=thought.answer.answer,
-            timing=thought.timing,
             model=self.model,
             text=thought.text,
         )
         if thought.answer.status is not Status.OK:
             return result
         try:
-            instances, timing = self.segmenting.run(image, thought.candidates, instruction, on_event=on_event)
+            instances = self.segmenting.run(
+                image, thought.candidates, instruction, stop=stop, progress=progress, on_event=on_event
+            )
         except Exception as error:  # what was thought took most of the time, so it is kept
-            status, message = _explain(error)
+            status, message = self._explain(error)
             if status in (Status.OUT_OF_MEMORY, Status.BACKEND_ERROR):
                 message += "; there are no masks, but the boxes are in the answer"
             return replace(result, status=status, message=message)
-        timing = replace(result.timing, segment=timing.segment, postprocess=timing.postprocess)
         message = "; ".join([result.message, *_empty_masks(instances)])
-        return replace(result, message=message, instances=instances, timing=timing)
+        return replace(result, message=message, instances=instances)
 
 
 def _sentence(answer: Answer) -> str:
@@ -230,12 +243,3 @@ def _empty_masks(instances: Sequence[Instance]) -> list[str]:
         of = f" (its box is {x2 - x1:g} x {y2 - y1:g} pixels)" if i.prompt_box else ""
         said.append(f"object {i.index} has an empty mask{of}")
     return said + [f"{len(empty) - MAX_NAMED} more have empty masks"] * (len(empty) > MAX_NAMED)
-
-
-def _explain(error: Exception) -> tuple[Status, str]:
-    if isinstance(error, SegzeroError):
-        return error.status, error.message
-    log.debug("a request failed", exc_info=error)
-    if is_out_of_memory(error):
-        return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
-    return Status.BACKEND_ERROR, f"a model failed: {type(error).__name__}: {first_line(error)}"

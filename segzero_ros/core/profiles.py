@@ -29,6 +29,7 @@ class Profile:
     schema: "single" {bbox, points_1, points_2} or "list" [{bbox_2d, point_2d, label}].
     rounding: how coordinates become source pixels: "round" round(int(v) * f), "half-up" int(v * f + 0.5).
     sam_prompts: what SAM is given: "box", "points" or "both".
+    dtype: number format where none is asked for; "auto": by what the device computes with.
     reasoner, segmenter: "embedded", a folder, or a hub name; with the revision to take.
     """
 
@@ -44,6 +45,7 @@ class Profile:
     rounding: Literal["round", "half-up"] = "half-up"
     sam_prompts: Literal["box", "points", "both"] = "both"
     max_new_tokens: int = 1024
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     model_class: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
     reasoner_revision: str | None = None
     segmenter_revision: str | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from segzero_ros.core.contract import (
     Segmenter,
     SegzeroError,
     Status,
+    Stopped,
     Timing,
 )
 from segzero_ros.core.geometry import clip_point, pack, square_image, to_source
@@ -39,16 +40,46 @@ from segzero_ros.core.prompt import MAX_CHARS, build_prompt, validate_instructio
 OnEvent = Callable[[Event], None]
 
 
+class Deadline(Cancel):
+    """Set when the caller's flag is set or the time is over. timeout: seconds from now, or None."""
+
+    def __init__(self, caller: Cancel | None, timeout: float | None) -> None:
+        super().__init__()
+        self._caller, self._timeout = caller, timeout
+        self._end = None if timeout is None else time.perf_counter() + timeout
+
+    def is_set(self) -> bool:
+        late = self._end is not None and time.perf_counter() > self._end
+        return late or super().is_set() or (self._caller is not None and self._caller.is_set())
+
+    def error(self) -> SegzeroError:
+        """Why it is set: the caller's flag counts more than the time."""
+        if super().is_set() or (self._caller is not None and self._caller.is_set()):
+            return SegzeroError(Status.CANCELLED, "the request was cancelled")
+        return SegzeroError(Status.TIMEOUT, f"there was no answer within {self._timeout:g} s")
+
+
+@dataclass
+class Progress:
+    """How far a request has come, also when it fails. text: what the model has written."""
+
+    text: str = ""
+    timing: Timing = field(default_factory=Timing)
+
+    def note(self, **seconds: float) -> None:
+        """Times of stages, by the names of Timing's fields."""
+        self.timing = replace(self.timing, **seconds)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class Thought:
     """What the reasoning step found. candidates: in source pixels; empty unless answer.status is OK.
 
-    timing: of this step alone. text: all that the model wrote.
+    text: all that the model wrote.
     """
 
     answer: Answer
     candidates: tuple[Candidate, ...]
-    timing: Timing
     text: str
 
 
@@ -68,48 +99,39 @@ class ReasoningStep:
             raise SegzeroError(Status.UNSUPPORTED_ENCODING, "the image has no pixels")
         return build_prompt(self.profile, validate_instruction(instruction, max_chars=self.max_instruction_chars))
 
-    def run(
-        self, image: Image, instruction: str, *, cancel: Cancel, timeout: float | None, on_event: OnEvent
-    ) -> Thought:
-        """Emits Reasoning as text comes, and Boxes. timeout: seconds. Raises SegzeroError and what the model raises."""
+    def run(self, image: Image, instruction: str, *, stop: Deadline, progress: Progress, on_event: OnEvent) -> Thought:
+        """Emits Reasoning as text comes, and Boxes. Raises SegzeroError and what the model raises."""
         began = time.perf_counter()
-        text = ""
 
         def on_text(_: int, piece: str) -> None:
-            nonlocal text
-            text += piece
-            on_event(Reasoning(text, piece))
+            if not progress.text:
+                progress.note(first_token=time.perf_counter() - prepared)
+            progress.text += piece
+            on_event(Reasoning(progress.text, piece))
 
-        stop = _Either(cancel, None if timeout is None else began + timeout)
         prompt = self.prompt(image, instruction)
         square = square_image(image, self.profile.square)
         prepared = time.perf_counter()
-        generation = self.reasoner.generate([square], [prompt], on_text=on_text, cancel=stop)[0]
-        timing = Timing(
-            preprocess=prepared - began,
-            first_token=generation.first_token,
-            reason=time.perf_counter() - prepared,
-        )
-        if cancel.is_set():
-            raise SegzeroError(Status.CANCELLED, "the request was cancelled")
-        if generation.cancelled:
-            raise SegzeroError(Status.TIMEOUT, f"there was no answer within {timeout:g} s")
-        thought = self.read(image, generation, timing)
+        progress.note(preprocess=prepared - began)
+        try:
+            generation = self.reasoner.generate([square], [prompt], on_text=on_text, cancel=stop)[0]
+        finally:
+            progress.note(reason=time.perf_counter() - prepared)
+        if generation.cancelled or stop.is_set():
+            raise stop.error()
+        progress.note(first_token=generation.first_token)
+        thought = self.read(image, generation, progress)
         if thought.candidates:
             on_event(Boxes(thought.candidates))
         return thought
 
-    def read(self, image: Image, generation: Generation, timing: Timing) -> Thought:
+    def read(self, image: Image, generation: Generation, progress: Progress) -> Thought:
         """A generated text, read and mapped to source pixels."""
         height, width = image.shape[:2]
+        progress.note(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
         answer = parse_answer(generation.text, self.profile, strict=self.strict, truncated=generation.truncated)
         found = answer.candidates if answer.status is Status.OK else ()
-        return Thought(
-            answer,
-            tuple(to_source(c, self.profile, height, width) for c in found),
-            replace(timing, prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens),
-            generation.text,
-        )
+        return Thought(answer, tuple(to_source(c, self.profile, height, width) for c in found), generation.text)
 
 
 class SegmentingStep:
@@ -125,35 +147,43 @@ class SegmentingStep:
         candidates: tuple[Candidate, ...],
         instruction: str,
         *,
+        stop: Deadline,
+        progress: Progress,
         on_event: OnEvent,
-        cancel: Cancel | None = None,
-    ) -> tuple[tuple[Instance, ...], Timing]:
+    ) -> tuple[Instance, ...]:
         """Emits Masks. An instance without a label is labelled by the instruction. Raises what the model raises."""
         height, width = image.shape[:2]
         began = time.perf_counter()
+        packing = 0.0
         prompts = [self._prompts(c, height, width) for c in candidates]
         boxes, points = [b for b, _ in prompts], [p for _, p in prompts]
-        found = self.segmenter.segment(self._features(image), boxes, points, cancel=cancel)
-        packing, instances = 0.0, []
-        for index, (c, (mask, score)) in enumerate(zip(candidates, found, strict=True), 1):
-            made = time.perf_counter()
-            packed = pack(mask)  # before the next one is made: whole masks of many objects would fill the memory
-            x1, y1, x2, y2 = map(float, packed.box)
-            box = (x1, y1, x2, y2) if packed.area else c.box or (0.0, 0.0, 0.0, 0.0)
-            instances.append(Instance(index, c.label or instruction, score, packed, box, c.box, c.points, packed.area))
-            packing += time.perf_counter() - made
+        instances = []
+        try:
+            found = self.segmenter.segment(self._features(image, stop), boxes, points, cancel=stop)
+            for index, (c, (mask, score)) in enumerate(zip(candidates, found, strict=True), 1):
+                made = time.perf_counter()
+                packed = pack(mask)  # before the next one is made: whole masks of many objects would fill the memory
+                x1, y1, x2, y2 = map(float, packed.box)
+                box = (x1, y1, x2, y2) if packed.area else c.box or (0.0, 0.0, 0.0, 0.0)
+                label = c.label or instruction
+                instances.append(Instance(index, label, score, packed, box, c.box, c.points, packed.area))
+                packing += time.perf_counter() - made
+        except Stopped:
+            raise stop.error() from None
+        finally:
+            progress.note(segment=time.perf_counter() - began - packing, postprocess=packing)
         on_event(Masks(tuple(instances)))
-        return tuple(instances), Timing(segment=time.perf_counter() - began - packing, postprocess=packing)
+        return tuple(instances)
 
     def forget(self) -> None:
         """Drops what was kept in case the same image comes again."""
         self._encoded = None
 
-    def _features(self, image: Image) -> object:
+    def _features(self, image: Image, stop: Deadline) -> object:
         key = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest() + str(image.shape)
         if self._encoded is None or self._encoded[0] != key:
             self._encoded = None  # room for the new ones first
-            self._encoded = (key, self.segmenter.encode(image))
+            self._encoded = (key, self.segmenter.encode(image, cancel=stop))
         return self._encoded[1]
 
     def _prompts(self, c: Candidate, height: int, width: int) -> tuple[Box | None, tuple[Point, ...]]:
@@ -164,15 +194,3 @@ class SegmentingStep:
         if self.profile.sam_prompts == "points" and points:
             return None, points
         return c.box, points
-
-
-class _Either(Cancel):
-    """Set when the caller's flag is set or the deadline (time.perf_counter() seconds) is over."""
-
-    def __init__(self, other: Cancel, deadline: float | None) -> None:
-        super().__init__()
-        self._other, self._deadline = other, deadline
-
-    def is_set(self) -> bool:
-        late = self._deadline is not None and time.perf_counter() > self._deadline
-        return late or super().is_set() or self._other.is_set()

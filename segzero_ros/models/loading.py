@@ -17,11 +17,13 @@ import torch
 from transformers import AutoConfig
 from transformers.utils import logging as library
 
-from segzero_ros.core.contract import Cancel, LoadedModel, OnProgress, SegzeroError, Status, is_out_of_memory
+from segzero_ros.core.contract import Cancel, LoadedModel, OnProgress, SegzeroError, Status
+from segzero_ros.core.failures import is_out_of_memory
+from segzero_ros.core.profiles import Profile
 from segzero_ros.core.text import one_line
 from segzero_ros.models import checkpoints, weights
 from segzero_ros.models.adapters import merge_adapter
-from segzero_ros.models.devices import choose_attention, choose_device, choose_dtype, memory_of
+from segzero_ros.models.devices import choose_attention, choose_device, choose_dtype, memory_of, move_to
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,10 @@ class Placement:
     dtype: str | None = None
     attention: str | None = None
     offline: bool = False
+
+
+def wanted_dtype(requested: str | None, profile: Profile) -> str:
+    return profile.dtype if not requested or requested == "auto" else requested
 
 
 def load_model(
@@ -99,8 +105,8 @@ def load_model(
         if adapter is not None:
             tell(0.7, f"merging {checkpoint.adapter} into {name}")
             model = merge_adapter(model, adapter)
-        tell(0.75, f"moving {name} to {where}")
-        model = model.to(where).eval()
+        moving = f"moving {name} to {where}"
+        model = move_to(model, where, lambda share, what: tell(0.75 + 0.2 * share, what), moving, cancel).eval()
         tell(0.95, f"checking the weights of {name}")
         refuse_non_finite(name, model, cancel)
     except SegzeroError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,9 +26,11 @@ from segzero_ros.core.contract import (
     Sampling,
     SegzeroError,
     Status,
+    Stopped,
 )
 from segzero_ros.core.profiles import Profile
-from segzero_ros.models.loading import Checkpoint, Placement, load_model
+from segzero_ros.models.loading import Checkpoint, Placement, load_model, wanted_dtype
+from segzero_ros.models.stopping import stoppable
 from segzero_ros.models.vocabulary import load_tokenizer
 
 # preprocessor_config.json of the published checkpoints.
@@ -72,7 +74,7 @@ def load_reasoner(
             adapter_revision=profile.adapter_revision,
             adapter_subfolder=profile.adapter_subfolder,
         )
-    placement = Placement(device, dtype, attention, offline)
+    placement = Placement(device, wanted_dtype(dtype, profile), attention, offline)
     types = {profile.model_class}
     model, folder, info = load_model(_model_class(profile), wanted, "reasoner", types, placement, tell, cancel)
     tokenizer = load_tokenizer(folder, model)
@@ -149,7 +151,8 @@ class TransformersReasoner:
     ) -> list[Generation]:
         """Greedy unless sampling is given. Left padding in batches.
 
-        on_text(i, piece) as text comes; cancel is looked at before every token.
+        on_text(i, piece) as text comes. Cancel is looked at before every block of the vision tower and of the pass over
+        the prompt, then before every token.
         """
         began = time.perf_counter()
         sequences = [self.prompt_ids(p) for p in prompts]
@@ -159,6 +162,7 @@ class TransformersReasoner:
         attended = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences])
         rows = self.profile.square // self.patch
         device = self.model.device
+        out = ids  # what there is where the pass over the prompt is stopped: no new token
         # Positions of an earlier call must not leak into this one.
         self.model.model.rope_deltas = None
         stop = _Watch(cancel)
@@ -168,7 +172,8 @@ class TransformersReasoner:
         chosen: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if sampling is not None:
             chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        with _seeded(sampling):
+        blocks = [*self.model.model.visual.blocks, *self.model.model.language_model.layers]
+        with suppress(Stopped), _seeded(sampling, device), stoppable(blocks, cancel):
             out = self.model.generate(
                 input_ids=ids.to(device),
                 attention_mask=attended.to(device),
@@ -188,7 +193,7 @@ class TransformersReasoner:
         for i, row in enumerate(out[:, longest:].tolist()):
             count = next((n for n, t in enumerate(row) if t in ends), len(row))
             finished = count < len(row)
-            cancelled = stop.stopped and not finished
+            cancelled = (stop.stopped or not row) and not finished
             text = self._decode(row[:count])
             if on_text and len(prompts) > 1:
                 on_text(i, text)
@@ -209,12 +214,12 @@ class TransformersReasoner:
 
 
 @contextmanager
-def _seeded(sampling: Sampling | None) -> Iterator[None]:
+def _seeded(sampling: Sampling | None, device: torch.device) -> Iterator[None]:
     """The library draws from torch's own generator: seeded here, and given back as it was."""
     if sampling is None:
         yield
         return
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # by default of every GPU
         torch.manual_seed(sampling.seed)
         yield
 
@@ -223,7 +228,7 @@ class _Finite(LogitsProcessor):
     """The likeliest of numbers that are none is token 0, for Qwen "!", for ever."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not scores.isfinite().all():
+        if not scores.amax(-1).isfinite().all():  # NaN is the largest, and what is ruled out is minus infinity
             raise SegzeroError(
                 Status.BACKEND_ERROR,
                 f"the reasoning model's numbers are not finite in {str(scores.dtype).removeprefix('torch.')};"

@@ -19,9 +19,13 @@ from segzero_ros.core.contract import (
     Mask,
     OnProgress,
     Point,
+    SegzeroError,
+    Status,
+    Stopped,
 )
 from segzero_ros.core.profiles import Profile
-from segzero_ros.models.loading import Checkpoint, Placement, load_model
+from segzero_ros.models.loading import Checkpoint, Placement, load_model, wanted_dtype
+from segzero_ros.models.stopping import stoppable
 
 MODEL_TYPES = {"sam2", "sam2_video"}  # a video checkpoint holds the image model and more
 
@@ -45,7 +49,7 @@ def load_segmenter(
     tell = on_progress or (lambda share, what: None)
     own = checkpoint is None or checkpoint == profile.segmenter
     wanted = Checkpoint(checkpoint or profile.segmenter, revision or (profile.segmenter_revision if own else None))
-    placement = Placement(device, dtype, None, offline)
+    placement = Placement(device, wanted_dtype(dtype, profile), None, offline)
     model, _, info = load_model(Sam2Model, wanted, "segmenter", MODEL_TYPES, placement, tell, cancel)
     return TransformersSegmenter(model, info)
 
@@ -66,7 +70,7 @@ class TransformersSegmenter:
         self.side = int(size[0] if isinstance(size, (list, tuple)) else size)
 
     @torch.inference_mode()
-    def encode(self, image: Image) -> Features:
+    def encode(self, image: Image, *, cancel: Cancel | None = None) -> Features:
         height, width = image.shape[:2]
         device = self.model.device
         x = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float() / 255
@@ -74,7 +78,9 @@ class TransformersSegmenter:
         square = F.interpolate(x, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True)
         mean, std = (torch.from_numpy(v).to(device)[:, None, None] for v in (MEAN, STD))
         pixels = ((square - mean) / std).to(self.model.dtype)
-        return Features(self.model.get_image_embeddings(pixels), height, width)
+        with stoppable(self.model.vision_encoder.backbone.blocks, cancel):
+            embeddings = self.model.get_image_embeddings(pixels)
+        return Features(embeddings, height, width)
 
     @torch.inference_mode()
     def segment(
@@ -143,4 +149,4 @@ class _Enlarged(Sequence[tuple[Mask, float]]):
 
 def _stop_if(cancel: Cancel | None) -> None:
     if cancel is not None and cancel.is_set():
-        raise SegzeroError(Status.CANCELLED, "the request was cancelled")
+        raise Stopped

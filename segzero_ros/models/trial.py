@@ -15,8 +15,9 @@ from segzero_ros.core.contract import (
     Segmenter,
     SegzeroError,
     Status,
-    is_out_of_memory,
+    Stopped,
 )
+from segzero_ros.core.failures import is_out_of_memory
 from segzero_ros.core.geometry import square_image
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.prompt import build_prompt
@@ -28,17 +29,22 @@ HEIGHT, WIDTH = 720, 1280  # a camera's
 def try_out(reasoner: Reasoner, segmenter: Segmenter, profile: Profile, tell: OnProgress, cancel: Cancel) -> None:
     """Raises SegzeroError: OUT_OF_MEMORY, CANCELLED, or NOT_READY with the reason."""
     picture = drawn_picture()
-    x, y = WIDTH // 2, HEIGHT // 2
+    x, y = WIDTH / 2, HEIGHT / 2
+    box, point = (x - 150, y - 150, x + 150, y + 150), (x, y)
     try:
         tell(0.0, "trying the segmenter")
-        features = segmenter.encode(picture)
-        segmenter.segment(features, [(x - 150.0, y - 150.0, x + 150.0, y + 150.0)], [((float(x), float(y)),)])
-        del features
-        _stop_if(cancel)
+        features = segmenter.encode(picture, cancel=cancel)
+        found = segmenter.segment(features, [box], [(point,)], cancel=cancel)
+        for _ in found:  # a mask is made when it is asked for
+            pass
+        del features, found
         tell(0.3, "trying the reasoner")
         square = square_image(picture, profile.square)
         reasoner.generate([square], [build_prompt(profile, "the red disc")], cancel=cancel, max_new_tokens=1)
-        _stop_if(cancel)
+        if cancel.is_set():
+            raise Stopped
+    except Stopped:
+        raise SegzeroError(Status.CANCELLED, "the load was cancelled") from None
     except SegzeroError as error:
         if error.status in (Status.CANCELLED, Status.OUT_OF_MEMORY):
             raise
@@ -57,8 +63,3 @@ def drawn_picture() -> Image:
     picture = np.repeat((xs * 255 // WIDTH).astype(np.uint8)[..., None], 3, 2)
     picture[(xs - WIDTH // 2) ** 2 + (ys - HEIGHT // 2) ** 2 < 140**2] = (220, 40, 30)
     return picture
-
-
-def _stop_if(cancel: Cancel) -> None:
-    if cancel.is_set():
-        raise SegzeroError(Status.CANCELLED, "the load was cancelled")

@@ -145,7 +145,7 @@ def _run(node: Any, stops: set[signal.Signals]) -> None:
     sys.stderr.flush()
     # A load inside torch cannot be interrupted, and interpreter shutdown under a running thread may abort; what was
     # published has been handed to DDS by now.
-    os._exit(0)
+    os._exit(node.exit_code)
 
 
 def _leave(executor: Any, spinning: threading.Thread, node: Any) -> None:

@@ -6,6 +6,8 @@ Transitions that the node makes by itself run in the callback group of change_st
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,12 +37,14 @@ log = logging.getLogger(__name__)
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 MAX_CHARS = 100_000
 NOT_ACTIVE = "the node is not active"
+LOST_DEVICE = 3  # exit code: the GPU's context is gone, a new process may have another
 LOAD = ("reasoner", "reasoner_revision", "adapter", "segmenter", "segmenter_revision", "device", "dtype", "attention")
 
 
 class SegzeroNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("segzero")
+        self.exit_code = 0  # of the process, when it ends
         parameters.declare(self)
         self.inputs = Inputs(self)
         self.outputs = Outputs(self)
@@ -109,7 +113,8 @@ class SegzeroNode(LifecycleNode):
     def close(self, deadline: float) -> bool:
         """Ends requests and the worker. False when that did not end within `deadline` seconds."""
         self.requests.close("the node is ending")
-        self.board.tell(Snapshot(State.UNLOADED, "the node has ended"))
+        if not self.exit_code:
+            self.board.tell(Snapshot(State.UNLOADED, "the node has ended"))
         self._ending.set()
         self.requests.wake()
         if self.worker:
@@ -129,7 +134,14 @@ class SegzeroNode(LifecycleNode):
         self.inputs.open(p["image_topic"], p["image_transport"], p["compressed_topic"], p["camera_info_topic"])
         self.commands.open()
         self.worker = Worker(
-            self.requests, load, self.responder, self._on_state, self._on_loaded, _release_memory, after=self.worker
+            self.requests,
+            load,
+            self.responder,
+            self._on_state,
+            self._on_loaded,
+            _release_memory,
+            self._on_lost,
+            after=self.worker,
         )
         self.worker.start()
 
@@ -219,6 +231,14 @@ class SegzeroNode(LifecycleNode):
             self.get_logger().error(clean(f"loading failed: {snapshot.message}"))
             self.requests.fail(f"loading failed: {snapshot.message}")
             self._soon(self._unload_failed)
+
+    def _on_lost(self, why: str) -> None:
+        """No later request could be answered in this process: it ends, and who watches it starts another."""
+        self.get_logger().fatal(clean(why))
+        self.board.tell(Snapshot(State.FAILED, why))
+        self.requests.fail(why)
+        self.exit_code = LOST_DEVICE
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _tick(self) -> None:
         """Once a second: the mode, who publishes how, one frame, and the diagnostics; each whatever the others do."""
