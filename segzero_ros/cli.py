@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as PIL
-from PIL import UnidentifiedImageError
 
 from segzero_ros import __version__
 from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
+from segzero_ros.core.pixels import read_image
 from segzero_ros.profiles import ProfileError, list_profiles, load_profile
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _segment(arguments: argparse.Namespace) -> int:
     profile = load_profile(arguments.profile)
     try:
         image = read_image(arguments.image)
-    except (OSError, UnidentifiedImageError, PIL.DecompressionBombError) as error:
+    except (OSError, SegzeroError) as error:
         return _complain(f"{arguments.image} cannot be read as an image: {error}", 2)
     for path in (arguments.out, arguments.labels, arguments.overlay):
         if path is not None and not path.parent.is_dir():
@@ -110,14 +110,6 @@ def load(profile, arguments: argparse.Namespace) -> Pipeline:  # type: ignore[no
         )
     print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)
     return pipeline
-
-
-def read_image(path: Path) -> Image:
-    """RGB uint8 (H, W, 3), turned upright by its EXIF orientation."""
-    from PIL import ImageOps
-
-    with PIL.open(path) as file:
-        return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
 
 
 def _write(arguments: argparse.Namespace, image: Image, result: Segmentation) -> None:

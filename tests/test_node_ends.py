@@ -217,8 +217,8 @@ def test_images_that_nobody_could_answer_are_a_warning(robot: Robot, start: Star
     robot.send(image_to_msg(np.zeros((8, 8, 3), np.uint8), "rgb8", header))
     robot.wait("/diagnostics", lambda m: "s old" in m.status[0].message and level(m) == DiagnosticStatus.WARN)
     header.stamp = robot.node.get_clock().now().to_msg()
-    robot.send(image_to_msg(np.zeros((8, 8), np.float32), "32FC1", header))
-    robot.wait("/diagnostics", lambda m: "32FC1" in m.status[0].message and level(m) == DiagnosticStatus.WARN)
+    robot.send(image_to_msg(np.zeros((8, 8), np.float64), "64FC1", header))
+    robot.wait("/diagnostics", lambda m: "64FC1" in m.status[0].message and level(m) == DiagnosticStatus.WARN)
 
 
 def test_set_instruction_tells_the_id_of_the_answer(robot: Robot, start: Start) -> None:

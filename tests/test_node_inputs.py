@@ -52,13 +52,13 @@ def test_an_encoding_that_is_not_taken_is_refused_by_name_and_the_next_frame_ans
 ) -> None:
     start()
     robot.ready()
-    image = image_to_msg(np.zeros((8, 8), np.float32), "32FC1", stamped(1))
+    image = image_to_msg(np.zeros((8, 8), np.float64), "64FC1", stamped(1))
     robot.send(image)
     robot.arrived(1)
     robot.tell("the red mug")
     refused = robot.result()
     assert refused.status == Segmentation.STATUS_UNSUPPORTED_ENCODING
-    assert "32FC1" in refused.message and "bayer_rggb8" in refused.message and refused.header == image.header
+    assert "64FC1" in refused.message and "bayer_rggb8" in refused.message and refused.header == image.header
     header = robot.show()
     robot.arrived(2)
     robot.tell("the blue mug")

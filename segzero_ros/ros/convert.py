@@ -1,7 +1,8 @@
 """ROS images to arrays and back: the only place that touches `Image.data`.
 
-Colours are converted by rosbags-image. Row padding and byte order are undone here first, since it looks at neither
-(0.10 reads `step` nowhere, and lays out nv12 by the image's height). cv_bridge: docs/decisions/no-cv-bridge.md.
+Colours are converted by rosbags-image, at the depth that they have; brightness by core/pixels.py. Row padding, byte
+order and planes are undone here first, since it looks at none of them (0.10 reads `step` nowhere, and lays out nv12 by
+the image's height). cv_bridge: docs/decisions/no-cv-bridge.md. The rules: docs/pictures.md.
 """
 
 from __future__ import annotations
@@ -15,81 +16,118 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.image.image import convert_color
 
-from segzero_ros.core.contract import Image, SegzeroError, Status
+from segzero_ros.core.contract import Image, SegzeroError
+from segzero_ros.core.pixels import check_size, decode_picture, rgb_from_pixels, unsupported
 
-# encoding -> (bytes per channel, channels, rows of data per image row)
-_BAYER = {f"bayer_{p}{b}": (b // 8, 1, 1.0) for p in ("rggb", "bggr", "gbrg", "grbg") for b in (8, 16)}
-LAYOUTS: dict[str, tuple[int, int, float]] = {
-    "rgb8": (1, 3, 1.0),
-    "bgr8": (1, 3, 1.0),
-    "rgba8": (1, 4, 1.0),
-    "bgra8": (1, 4, 1.0),
-    "8UC1": (1, 1, 1.0),
-    "8UC3": (1, 3, 1.0),
-    "mono8": (1, 1, 1.0),
-    "mono16": (2, 1, 1.0),
-    "16UC1": (2, 1, 1.0),
-    **_BAYER,
-    "yuv422": (1, 2, 1.0),
-    "uyvy": (1, 2, 1.0),
-    "yuv422_yuy2": (1, 2, 1.0),
-    "yuyv": (1, 2, 1.0),
-    "nv12": (1, 1, 1.5),
-    "nv21": (1, 1, 1.5),
+_MOSAICS = {f"bayer_{p}{b}": (f"u{b // 8}", 1) for p in ("rggb", "bggr", "gbrg", "grbg") for b in (8, 16)}
+# encoding -> (NumPy's type of a sample, samples of a pixel)
+LAYOUTS: dict[str, tuple[str, int]] = {
+    **dict.fromkeys(("rgb8", "bgr8", "8UC3"), ("u1", 3)),
+    **dict.fromkeys(("rgba8", "bgra8", "8UC4"), ("u1", 4)),
+    **dict.fromkeys(("rgb16", "bgr16", "16UC3"), ("u2", 3)),
+    **dict.fromkeys(("rgba16", "bgra16", "16UC4"), ("u2", 4)),
+    **dict.fromkeys(("mono8", "8UC1"), ("u1", 1)),
+    **dict.fromkeys(("mono16", "16UC1"), ("u2", 1)),
+    "32FC1": ("f4", 1),
+    **_MOSAICS,
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), ("u1", 2)),
+    **dict.fromkeys(("nv12", "nv21", "nv24"), ("u1", 1)),
 }
-_SAME = {"8UC1": "mono8", "8UC3": "bgr8", "16UC1": "mono16"}
-MAX_PIXELS = 100_000_000
+_SAME = {"8UC3": "bgr8", "8UC4": "bgra8", "16UC3": "bgr16", "16UC4": "bgra16"}
+# A plane of brightness, then one of colours: (rows of the image that share one of colours, its length in such rows).
+_PLANES = {"nv12": (2, 1), "nv21": (2, 1), "nv24": (1, 2)}
+# nv24's samples to RGB as OpenCV converts nv12's: BT.601, limited range.
+_BT601 = np.array(
+    [
+        [1.164384, 0, 1.596027, -222.921566],
+        [1.164384, -0.391762, -0.812968, 135.575408],
+        [1.164384, 2.017232, 0, -276.835813],
+    ]
+)
 
 
 def image_from_msg(msg: Any) -> Image:
-    """sensor_msgs/Image to RGB uint8 (H, W, 3). Sixteen bits are scaled by 255 / 65535; 16UC1 by its largest value.
+    """sensor_msgs/Image to RGB uint8 (H, W, 3). Sixteen bits are scaled by 255 / 65535; 16UC1 and 32FC1 by their
+    largest finite value. Alpha is dropped.
 
     Raises SegzeroError(UNSUPPORTED_ENCODING) naming what is wrong: encoding, size, step or missing data.
     """
     encoding, height, width = msg.encoding, int(msg.height), int(msg.width)
     if encoding not in LAYOUTS:
-        raise _unsupported(f"encoding {encoding[:40]!r} is not taken; these are: {', '.join(LAYOUTS)}")
-    depth, channels, rows_per_row = LAYOUTS[encoding]  # depth: bytes per channel
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise _unsupported(f"an image of {width} x {height} pixels is not taken")
-    if (channels == 2 and width % 2) or (rows_per_row == 1.5 and (width % 2 or height % 2)):
-        raise _unsupported(f"{encoding} needs an even size, not {width} x {height}")
-    rows, row = int(height * rows_per_row), width * channels * depth
+        raise unsupported(f"encoding {encoding[:40]!r} is not taken; these are: {', '.join(LAYOUTS)}")
+    check_size(height, width)
+    kind, channels = LAYOUTS[encoding]
+    sample = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
+    row = width * channels * sample.itemsize
     step = int(msg.step) or row
     if step < row:
-        raise _unsupported(f"step is {step} bytes, but a row of {width} {encoding} pixels has {row}")
+        raise unsupported(f"step is {step} bytes, but a row of {width} {encoding} pixels has {row}")
     data = np.frombuffer(memoryview(msg.data), np.uint8)
-    # The last row's padding may be missing.
-    if len(data) < step * (rows - 1) + row:
-        raise _unsupported(f"the data has {len(data)} bytes, but {width} x {height} {encoding} needs {step * rows}")
-    if len(data) < step * rows:
-        data = np.concatenate((data, np.zeros(step * rows - len(data), np.uint8)))
-    pixels = np.ascontiguousarray(data[: step * rows].reshape(rows, step)[:, :row])
-    if depth == 2:
-        pixels = pixels.view(">u2" if msg.is_bigendian else "<u2").astype(np.uint16)
-    pixels = pixels.reshape((rows, width, channels) if channels > 1 else (rows, width))
-    if encoding == "16UC1":
-        brightest = int(pixels.max())
-        pixels = (pixels.astype(np.float32) * (255.0 / brightest if brightest else 0.0)).astype(np.uint8)
-        encoding = "mono8"
-    return np.ascontiguousarray(convert_color(pixels, _SAME.get(encoding, encoding), "rgb8"), dtype=np.uint8)
+    if encoding in _PLANES:
+        return _rgb_from_planes(data, encoding, height, width, step)
+    if channels == 2 and width % 2:
+        raise unsupported(f"{encoding} needs an even size, not {width} x {height}")
+    if len(data) < step * (height - 1) + row:  # the last row's padding may be missing
+        raise unsupported(f"the data has {len(data)} bytes, but {width} x {height} {encoding} needs {step * height}")
+    pixels = _rows(data, 0, height, row, step).view(sample).astype(kind, copy=False)
+    if channels > 1:
+        pixels = pixels.reshape(height, width, channels)
+    return rgb_from_pixels(_colours(pixels, encoding), depth=encoding == "16UC1")
 
 
 def compressed_from_msg(msg: Any) -> Image:
-    """sensor_msgs/CompressedImage (JPEG, PNG, ...) to RGB uint8 (H, W, 3).
+    """sensor_msgs/CompressedImage (JPEG, PNG, ...) to RGB uint8 (H, W, 3), not turned by its EXIF orientation.
+
+    The picture's bytes tell what it is. The format string is asked only for what they cannot tell, as image_transport
+    writes it, "ENCODING; png compressed STORED": whether 16 bits of grey are 16UC1, and, where STORED is empty because
+    nothing was converted, whether grey is a mosaic and whether a TIFF has red and blue in each other's place.
 
     Raises SegzeroError(UNSUPPORTED_ENCODING).
     """
+    encoding, _, rest = msg.format.partition(";")
     if "compressedDepth" in msg.format:
-        raise _unsupported("compressedDepth is no colour image")
-    data = np.frombuffer(memoryview(msg.data), np.uint8)
+        raise unsupported("compressedDepth is no colour image")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    except cv2.error as error:
-        raise _unsupported(f"the compressed image cannot be decoded: {str(error).splitlines()[0]}") from error
-    if image is None:
-        raise _unsupported(f"the compressed image ({msg.format[:40]!r}, {len(data)} bytes) cannot be decoded")
-    return np.ascontiguousarray(image[:, :, ::-1])
+        pixels = decode_picture(memoryview(msg.data))
+    except SegzeroError as error:
+        name = f"the compressed image ({msg.format[:40]!r}, {len(msg.data)} bytes)"
+        raise SegzeroError(error.status, f"{name} cannot be decoded: {error.message}") from error
+    if rest.strip().endswith("compressed"):
+        if encoding in _MOSAICS and pixels.ndim == 2 and pixels.dtype == _MOSAICS[encoding][0]:
+            pixels = _colours(pixels, encoding)
+        elif encoding in ("rgb8", "rgba8", "rgb16", "rgba16") and pixels.ndim == 3 and "tiff" in rest:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+    return rgb_from_pixels(pixels, depth=encoding == "16UC1" and pixels.ndim == 2 and pixels.dtype == np.uint16)
+
+
+def _rows(data: NDArray[np.uint8], start: int, rows: int, row: int, step: int) -> NDArray[np.uint8]:
+    """(rows, row) bytes without padding; not a copy if there is none."""
+    return np.ascontiguousarray(np.ndarray((rows, row), np.uint8, data, start, (step, 1)))
+
+
+def _colours(pixels: NDArray[Any], encoding: str) -> NDArray[Any]:
+    """Any encoding but planes to RGB (H, W, 3) of the same depth; grey stays grey."""
+    if pixels.ndim == 2 and encoding not in _MOSAICS:
+        return pixels
+    return np.asarray(convert_color(pixels, _SAME.get(encoding, encoding), f"rgb{8 * pixels.itemsize}"))
+
+
+def _rgb_from_planes(data: NDArray[np.uint8], encoding: str, height: int, width: int, step: int) -> Image:
+    shared, length = _PLANES[encoding]
+    if shared == 2 and (width % 2 or height % 2):
+        raise unsupported(f"{encoding} needs an even size, not {width} x {height}")
+    rows, row = height // shared, width * length  # of colours
+    if len(data) == step * height == width * height + row * rows:
+        step = width  # some drivers divide the size of both planes by the height
+    needed = step * height + step * length * rows
+    if len(data) < needed - length * (step - width):  # the last row's padding may be missing
+        raise unsupported(f"the data has {len(data)} bytes, but {width} x {height} {encoding} needs {needed}")
+    luma = _rows(data, 0, height, width, step)
+    chroma = _rows(data, step * height, rows, row, step * length).reshape(rows, -1, 2)
+    if encoding == "nv24":  # OpenCV has no code for it
+        return np.asarray(cv2.transform(np.dstack((np.maximum(luma, 16), chroma)), _BT601), np.uint8)
+    code = cv2.COLOR_YUV2RGB_NV12 if encoding == "nv12" else cv2.COLOR_YUV2RGB_NV21
+    return np.asarray(cv2.cvtColorTwoPlane(luma, chroma, code), np.uint8)
 
 
 def image_to_msg(pixels: NDArray[np.generic], encoding: str, header: Any) -> Any:
@@ -117,7 +155,3 @@ def bytes_array(data: bytes) -> array:  # type: ignore[type-arg]
     out = array("B")
     out.frombytes(data)
     return out
-
-
-def _unsupported(sentence: str) -> SegzeroError:
-    return SegzeroError(Status.UNSUPPORTED_ENCODING, sentence)
