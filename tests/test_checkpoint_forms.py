@@ -140,12 +140,13 @@ class TestWeights:
         edit_weights(folder, lambda w: w[next(k for k in w if k.endswith("q_proj.weight"))].view(-1)[3:4].fill_(number))
         assert "not finite" in (said := refusal(folder)) and "q_proj" in said
 
-    def test_another_shape_is_named_with_both(self, folder: Path) -> None:
+    def test_another_shape_is_named_with_both(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         def widen(config: dict[str, Any]) -> None:
             config["text_config"]["intermediate_size"] += 8
 
         edit_json(folder / "config.json", widen)
         assert "another shape" in (said := refusal(folder)) and "in the file" in said
+        assert "LOAD REPORT" not in capfd.readouterr().err, "the sentence says it"
 
     def test_a_configuration_of_a_larger_model_is_refused_before_it_is_built(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch

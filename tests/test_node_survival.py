@@ -282,3 +282,27 @@ def test_a_hang_up_is_ignored_by_who_was_started_with_nohup(robot: Robot, start:
     robot.wait("/segzero/state", lambda m: m.state == State.UNLOADED)
     process.send_signal(signal.SIGHUP)
     assert robot.state() == "unconfigured" and process.poll() is None
+
+
+LOSES_ITS_GPU = """
+import sys
+from segzero_ros.models.reasoner_transformers import TransformersReasoner
+from segzero_ros.ros.main import main
+
+def lost(*_, **__):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+TransformersReasoner.generate = lost
+main(sys.argv[3:])  # behind the interpreter and its -m
+"""
+
+
+def test_a_lost_gpu_ends_the_process_with_a_code_of_its_own_so_that_respawn_helps(robot: Robot, start: Start) -> None:
+    process = start(before=(sys.executable, "-c", LOSES_ITS_GPU), trial=False)
+    robot.ready()
+    robot.show()
+    robot.tell("the red mug")
+    result = robot.answer("the red mug")
+    assert result.status == Segmentation.STATUS_BACKEND_ERROR and "context is lost" in result.message
+    assert "context is lost" in robot.wait("/segzero/state", lambda m: m.state == State.FAILED).message
+    assert process.wait(PATIENCE) == 3

@@ -70,7 +70,7 @@ def test_features_are_computed_once_per_image(pipeline: Pipeline, monkeypatch: p
     encoded: list[object] = []
     encode = pipeline.segmenter.encode
 
-    def counted(image: np.ndarray, **more: object) -> object:
+    def counted(image: np.ndarray, **more: Any) -> object:
         encoded.append(encode(image, **more))
         return encoded[-1]
 

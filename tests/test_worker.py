@@ -160,3 +160,48 @@ def test_a_load_that_ends_after_the_stop_tells_nothing_and_the_next_one_waits_fo
     while not bench.told.empty():
         messages.append(bench.told.get().message)
     assert "loaded too late" not in messages
+
+
+class Lost:
+    """Models whose device is gone after the first request."""
+
+    lost = ""
+
+
+def test_a_lost_device_ends_the_thread_after_the_request_has_its_answer(bench: Bench) -> None:
+    told: queue.Queue[str] = queue.Queue()
+    models = Lost()
+
+    def serve(models: Any, ticket: Ticket, on_state: Any) -> Segmentation:
+        models.lost = "the GPU's context is lost"
+        return Segmentation(Status.BACKEND_ERROR, models.lost, ticket.instruction, 0, 0)
+
+    worker = Worker(
+        bench.requests,
+        lambda on_progress, cancel: models,
+        serve,
+        bench.told.put,
+        lambda models: bench.requests.models(""),
+        on_lost=told.put,
+    )
+    worker.start()
+    assert bench.call().status is Status.BACKEND_ERROR
+    assert told.get(timeout=PATIENCE) == models.lost
+    assert worker.join(PATIENCE)
+
+
+def test_a_device_that_is_lost_while_models_load_is_told_too(bench: Bench) -> None:
+    told: queue.Queue[str] = queue.Queue()
+
+    def load(on_progress: Any, cancel: Any) -> Any:
+        try:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        except RuntimeError as error:
+            raise SegzeroError(Status.NOT_READY, "could not load it") from error
+
+    worker = Worker(
+        bench.requests, load, lambda *_: Segmentation(Status.OK, "", "", 0, 0), bench.told.put, on_lost=told.put
+    )
+    worker.start()
+    assert told.get(timeout=PATIENCE) == "could not load it"
+    assert bench.until(State.FAILED).message == "could not load it"

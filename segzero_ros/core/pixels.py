@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags
 from PIL import Image as PIL
 
-from segzero_ros.core.contract import Image, SegzeroError, Status, is_out_of_memory
+from segzero_ros.core.contract import Image, SegzeroError, Status
+from segzero_ros.core.failures import is_out_of_memory
 from segzero_ros.core.text import first_line
 
 Array = NDArray[Any]
@@ -51,7 +52,7 @@ def read_image(path: Path) -> Image:
         with _refusals():
             picture = _open(stream)
             pixels = _decode(picture, stream)
-            turn = _UPRIGHT.get(_orientation(picture))
+            turn = _UPRIGHT.get(_orientation(picture))  # type: ignore[call-overload]
             return np.ascontiguousarray(rgb_from_pixels(turn(pixels) if turn else pixels))
 
 

@@ -234,18 +234,31 @@ def refuse_non_finite(name: str, model: Any, cancel: Cancel | None = None) -> No
 
 @contextmanager
 def _told(tell: Callable[[float], None], cancel: Cancel | None) -> Iterator[None]:
-    """The library's own progress bars are told here, and end the load where it is cancelled."""
+    """The library's own progress bars are told here, and end the load where it is cancelled.
+
+    Its table of misfits stays unprinted: a sentence is made of what is in it.
+    """
 
     def bar(factory: Any, args: Any, more: dict[str, Any]) -> Any:
         if not args or not hasattr(args[0], "__len__"):
             return factory(*args, **more | {"disable": True})
         return _Watched(args[0], tell, cancel)
 
+    class NoTable(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return "LOAD REPORT" not in record.getMessage()
+
+    no_table = NoTable()
+    loggers = [library.get_logger(f"transformers.{name}") for name in ("modeling_utils", "utils.loading_report")]
     before = library.set_tqdm_hook(bar)
+    for logger in loggers:
+        logger.addFilter(no_table)
     try:
         yield
     finally:
         library.set_tqdm_hook(before)
+        for logger in loggers:
+            logger.removeFilter(no_table)
 
 
 class _Watched:
