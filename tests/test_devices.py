@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)
+        monkeypatch.setattr(devices, "_computes_bfloat16", lambda device: bfloat16)
+        monkeypatch.setattr(devices, "_can_import", lambda name: flash)
+        devices._warn_once.cache_clear()
         monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: flash)
 
     return having
@@ -65,6 +68,19 @@ def test_flash_attention_is_taken_where_it_works(
     gpu(capability, bfloat16=True, flash=flash)
     assert devices.choose_attention("auto", GPU, dtype) == wanted
     assert devices.choose_attention("eager", GPU, dtype) == "eager"
+
+
+def test_a_wheel_that_does_not_load_is_not_taken(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    can_import = devices._can_import
+    gpu((8, 0), bfloat16=True, flash=True)
+    monkeypatch.setattr(devices, "_can_import", can_import)
+    (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert devices.choose_attention("auto", GPU, torch.bfloat16) == "sdpa"
+    assert "undefined symbol" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps", "cuda:7", ""])

@@ -26,7 +26,7 @@ from segzero_ros.core.contract import (
     SegzeroError,
     Status,
 )
-from segzero_ros.core.failures import is_lost_device, is_out_of_memory
+from segzero_ros.core.failures import drop_frames, is_lost_device, is_out_of_memory, lost_device_sentence
 from segzero_ros.core.geometry import square_image
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.steps import Deadline, OnEvent, Progress, ReasoningStep, SegmentingStep, Thought
@@ -178,13 +178,15 @@ class Pipeline:
         return Segmentation(status, message, instruction, int(height), int(width), model=self.model)
 
     def _explain(self, error: Exception) -> tuple[Status, str]:
+        """Its status and sentence. The tensors of the calls that failed are let go."""
         if isinstance(error, SegzeroError):
             return error.status, error.message
         log.debug("a request failed", exc_info=error)
+        drop_frames(error)
         if is_out_of_memory(error):
             return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
         if is_lost_device(error):
-            self.lost = f"the GPU's context is lost, and only a new process can use it again: {first_line(error)}"
+            self.lost = lost_device_sentence(error)
             return Status.BACKEND_ERROR, self.lost
         return Status.BACKEND_ERROR, f"a model failed: {type(error).__name__}: {first_line(error)}"
 

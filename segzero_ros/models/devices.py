@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib
 import logging
 from typing import Any
 
 import torch
 
 from segzero_ros.core.contract import Cancel, OnProgress, SegzeroError, Status
+from segzero_ros.core.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +45,22 @@ def choose_dtype(requested: str | None, device: torch.device) -> torch.dtype:
         if requested not in FORMATS:
             raise SegzeroError(Status.NOT_READY, f"{requested!r} is no number format; one of {', '.join(FORMATS)}")
         return FORMATS[requested]
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        log.warning(
+    if device.type == "cuda" and not _computes_bfloat16(device):
+        _warn_once(
             "this GPU computes bfloat16 by emulation (it is older than Ampere), which is slow; with dtype: float16 some"
             " models overflow, and the answer is then an error"
         )
     return torch.bfloat16 if device.type == "cuda" or cpu_has_bfloat16() else torch.float32
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    with torch.cuda.device(device):  # torch asks for the current one
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    log.warning("%s", sentence)
 
 
 def cpu_has_bfloat16() -> bool:
@@ -75,7 +88,17 @@ def choose_attention(requested: str | None, device: torch.device, dtype: torch.d
     from transformers.utils import is_flash_attn_2_available
 
     works = torch.cuda.get_device_capability(device) >= AMPERE and is_flash_attn_2_available()
-    return "flash_attention_2" if works else "sdpa"
+    return "flash_attention_2" if works and _can_import("flash_attn") else "sdpa"
+
+
+def _can_import(name: str) -> bool:
+    """A wheel that was built for another torch is there and fails when it is imported."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        _warn_once(f"{name} is installed and cannot be used: {first_line(error)}")
+        return False
+    return True
 
 
 def move_to(model: Any, device: torch.device, tell: OnProgress, what: str, cancel: Cancel | None) -> Any:

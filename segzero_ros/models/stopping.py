@@ -10,36 +10,46 @@ import torch
 
 from segzero_ros.core.contract import Cancel, Stopped
 
-TOKEN_ROWS = 8  # fewer rows than this are a token of each text, which the stopping criteria look after
-AHEAD = 4  # blocks that the host may queue on a GPU before it waits for them
+SHORT = 8  # rows; a pass over fewer is a token of each text, which the stopping criteria look after
+LONG = 64  # rows that make a block's time on a GPU worth waiting for
 
 
 @contextmanager
 def stoppable(blocks: Iterable[torch.nn.Module], cancel: Cancel | None) -> Iterator[None]:
-    """Inside, every block looks at the flag before it runs, and raises Stopped once it is set.
-
-    A GPU runs behind the host, which would have queued the whole pass before the flag is set: so it waits every few
-    blocks while there are many rows.
-    """
+    """Inside, every block looks at the flag before it runs, and raises Stopped once it is set."""
     if cancel is None:
         yield
         return
-    passed = 0
-
-    def look(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-        nonlocal passed
-        rows = arguments[0] if arguments else None
-        if isinstance(rows, torch.Tensor) and rows.numel() < TOKEN_ROWS * rows.shape[-1]:
-            return
-        passed += 1
-        if isinstance(rows, torch.Tensor) and rows.is_cuda and passed % AHEAD == 0:
-            torch.cuda.synchronize(rows.device)
-        if cancel.is_set():
-            raise Stopped
-
+    look = _Look(cancel)
     handles = [block.register_forward_pre_hook(look) for block in blocks]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Look:
+    """A forward pre-hook.
+
+    On a GPU the host queues kernels long before they run, and would see the flag when all is queued. So it queues one
+    block while the one before runs, and no more: the GPU never waits, and at most these two run after the flag is set.
+    """
+
+    def __init__(self, cancel: Cancel) -> None:
+        self._cancel = cancel
+        self._before: torch.cuda.Event | None = None
+
+    def __call__(self, block: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        hidden = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
+        rows = hidden.numel() // max(1, hidden.shape[-1]) if hidden is not None else LONG
+        if rows < SHORT:
+            return
+        if hidden is not None and hidden.is_cuda and rows >= LONG:
+            reached = torch.cuda.Event(blocking=True)
+            reached.record(torch.cuda.current_stream(hidden.device))
+            if self._before is not None:
+                self._before.synchronize()
+            self._before = reached
+        if self._cancel.is_set():
+            raise Stopped
