@@ -11,10 +11,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["segzero_ros", "training", "training.*"]),
     package_data={
-        "segzero_ros": ["profiles/*.yaml", "weights/**/*"],
+        "segzero_ros": ["profiles/*.yaml", "rehearse/architectures/*/*.json", "weights/**/*"],
         "training": [
             "trl_defaults.json",
-            "architectures/*.json",
             "configs/**/*.yaml",
             "verl_adapter/*.yaml",
             "verl_adapter/verl_keys.txt",

@@ -19,6 +19,7 @@ from segzero_ros import __version__
 from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
 from segzero_ros.core.pixels import read_image
 from segzero_ros.profiles import ProfileError, list_profiles, load_profile
+from segzero_ros.rehearse import command as rehearse
 
 if TYPE_CHECKING:
     from segzero_ros.pipeline import Pipeline
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     doctor = commands.add_parser("doctor", help="check Python, torch, GPU, ROS and checkpoints")
     doctor.add_argument("--profile", help="check this profile's checkpoints only")
     commands.add_parser("profiles", help="list the profiles")
+    rehearse.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "segment":
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from segzero_ros.doctor import run
 
             return run(arguments.profile)
+        if arguments.command == "rehearse":
+            return rehearse.run(arguments)
         for p in list_profiles():
             print(f"{p.name:16} {p.description}")
             print(f"{'':16} {p.reasoner} + {p.segmenter}  [{p.licence or 'licence not stated'}]")

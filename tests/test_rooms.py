@@ -19,7 +19,7 @@ STOREYS = (
     {"segzero_ros.models", "segzero_ros.worker", "segzero_ros.overlay", "segzero_ros.launching"},
     {"segzero_ros.pipeline", "segzero_ros.profiles"},  # public facades
     {"segzero_ros.ros"},
-    {"segzero_ros.cli", "segzero_ros.doctor", "segzero_ros.__main__"},
+    {"segzero_ros.cli", "segzero_ros.doctor", "segzero_ros.rehearse", "segzero_ros.__main__"},
 )
 FREE = {"segzero_ros"}  # __init__.py: the version
 NOT_IN_CORE = {"torch", "transformers", "safetensors", "huggingface_hub", "rclpy"}

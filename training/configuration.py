@@ -22,10 +22,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from segzero_ros.core.prompt import TEMPLATES
+from segzero_ros.rehearse import ARCHITECTURES as ALL_ARCHITECTURES
 from training.rewards import PROFILES
 
 FOLDER = Path(__file__).with_name("configs")
-ARCHITECTURES = Path(__file__).with_name("architectures")
+ARCHITECTURES = ALL_ARCHITECTURES / "reasoners"
 _STRICT = ConfigDict(extra="forbid")
 
 # What the recipes derive from the fields below; twice said is twice wrong.
@@ -98,9 +99,9 @@ class Lora:
 
 @dataclass(frozen=True, config=_STRICT)
 class Model:
-    """path: a folder, a hub name, or "embedded". architecture: a file of training/architectures, for --dry-run and
-    --shrink. dtype: of the weights in memory; computation is bf16 where `trl.bf16` says so. freeze: parts that are not
-    trained. quantise: of the frozen base below LoRA, by bitsandbytes, CUDA only."""
+    """path: a folder, a hub name, or "embedded". architecture: a file of segzero_ros/rehearse/architectures/reasoners,
+    for --dry-run and --shrink. dtype: of the weights in memory; computation is bf16 where `trl.bf16` says so. freeze:
+    parts that are not trained. quantise: of the frozen base below LoRA, by bitsandbytes, CUDA only."""
 
     path: str
     architecture: str
