@@ -108,6 +108,8 @@ def build_dimensions(name: str, role: Role, settings: dict[str, Any], ids: dict[
             setattr(config, key, value)
         with torch.device("meta"):
             model = factory.from_config(config)
+        if not all(t.numel() for t in model.state_dict().values()):
+            raise ValueError("some of its weights have no elements")
     except Exception as error:  # the library raises anything for settings that do not fit each other
         raise SegzeroError(Status.NOT_READY, f"{name} has no usable dimensions: {first_line(error)}") from error
     unique = {*dict(model.named_parameters()), *dict(model.named_buffers())}  # of tied weights the first

@@ -38,6 +38,8 @@ from segzero_ros.rehearse.stages import fill_prompt, measure_answers, measure_en
 
 WORK = 1_000_000_000  # bytes that an answer and its masks take besides weights, keys and values: an estimate
 INSTRUCTION = "the red mug"
+# An adapter is merged into the base as it is loaded, and the merged model has the base's dimensions.
+_NOT_OF_THE_BASE = ("adapter", "adapter_subfolder", "adapter_revision", "subfolder")
 Say = Callable[[str], None]
 
 
@@ -127,8 +129,7 @@ def _rehearsed_profile(options: Options, parts: list[Part]) -> Profile:
         raise SegzeroError(Status.NOT_READY, f"profile {profile.name}: {wrong}")
     if not reasoner.random:
         return replace(profile, max_new_tokens=options.tokens)
-    # An adapter's weights would be added to the base's as they are loaded; there are none of random numbers.
-    base = {f.name: f.default for f in fields(profile) if f.name in ("adapter", "subfolder")}
+    base = {f.name: f.default for f in fields(profile) if f.name in _NOT_OF_THE_BASE}
     return replace(profile, prompt="{question}", max_new_tokens=options.tokens, **base)
 
 
