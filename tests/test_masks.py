@@ -108,7 +108,7 @@ def test_prompts_are_decoded_in_pieces_and_answered_in_their_order(
 
     monkeypatch.setattr(segmenter, "_decode", counted)
     asked = boxes(2 * PROMPTS + 5)
-    points = [((80.0, float(n)),) if n % 5 == 0 else () for n in range(len(asked))]
+    points: list[Any] = [((80.0, float(n)),) if n % 5 == 0 else () for n in range(len(asked))]
     features = segmenter.encode(IMAGE)
     together = list(segmenter.segment(features, asked, points))
     assert max(sizes) <= PROMPTS and sum(sizes) == len(asked) and len(sizes) == 3
@@ -192,20 +192,20 @@ class Masks(Sequence[Any]):
     def __init__(self, failing: int, error: Exception | None) -> None:
         self.failing, self.error = failing, error
 
-    def encode(self, image: Any) -> Any:
+    def encode(self, image: Any, *, cancel: Cancel | None = None) -> Any:
         self.size = image.shape[:2]
 
     def segment(self, features: Any, asked: Any, points: Any, *, cancel: Cancel | None = None) -> Sequence[Any]:
-        self.count = len(asked)
+        self.asked = len(asked)
         return self
 
     def __len__(self) -> int:
-        return self.count
+        return self.asked
 
     def __getitem__(self, n: Any) -> Any:
         if n == self.failing and self.error:
             raise self.error
-        if n >= self.count:
+        if n >= self.asked:
             raise IndexError
         return np.full(self.size, n % 2 == 0), 0.5
 

@@ -61,7 +61,7 @@ def main() -> None:
     step.run(image, candidates[:1], "", on_event=lambda event: None)
     before, began, peak = anonymous(), time.perf_counter(), Peak()
     peak.start()
-    instances, _ = step.run(image, candidates, "", on_event=lambda event: None)
+    instances = step.run(image, candidates, "", on_event=lambda event: None)
     seconds = time.perf_counter() - began
     peak.end.set()
     peak.join()

@@ -147,11 +147,12 @@ class SegmentingStep:
         candidates: tuple[Candidate, ...],
         instruction: str,
         *,
-        stop: Deadline,
-        progress: Progress,
         on_event: OnEvent,
+        stop: Deadline | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Instance, ...]:
         """Emits Masks. An instance without a label is labelled by the instruction. Raises what the model raises."""
+        stop, progress = stop or Deadline(None, None), progress or Progress()
         height, width = image.shape[:2]
         began = time.perf_counter()
         packing = 0.0

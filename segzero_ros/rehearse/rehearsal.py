@@ -7,14 +7,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from segzero_ros.core.contract import SegzeroError, Status, is_out_of_memory
+from segzero_ros.core.contract import SegzeroError, Status
+from segzero_ros.core.failures import is_out_of_memory
 from segzero_ros.core.text import first_line
 from segzero_ros.models.checkpoints import EMBEDDED
 from segzero_ros.models.devices import choose_device, choose_dtype, release_memory
@@ -38,8 +39,6 @@ from segzero_ros.rehearse.stages import fill_prompt, measure_answers, measure_en
 
 WORK = 1_000_000_000  # bytes that an answer and its masks take besides weights, keys and values: an estimate
 INSTRUCTION = "the red mug"
-# An adapter is merged into the base as it is loaded, and the merged model has the base's dimensions.
-_NOT_OF_THE_BASE = ("adapter", "adapter_subfolder", "adapter_revision", "subfolder")
 Say = Callable[[str], None]
 
 
@@ -129,8 +128,8 @@ def _rehearsed_profile(options: Options, parts: list[Part]) -> Profile:
         raise SegzeroError(Status.NOT_READY, f"profile {profile.name}: {wrong}")
     if not reasoner.random:
         return replace(profile, max_new_tokens=options.tokens)
-    base = {f.name: f.default for f in fields(profile) if f.name in _NOT_OF_THE_BASE}
-    return replace(profile, prompt="{question}", max_new_tokens=options.tokens, **base)
+    merged = replace(profile, adapter=None, subfolder=None)  # a merged adapter leaves the base's dimensions
+    return replace(merged, prompt="{question}", max_new_tokens=options.tokens)
 
 
 def _described(part: Part) -> dict[str, Any]:
