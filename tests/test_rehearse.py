@@ -27,6 +27,7 @@ from segzero_ros.rehearse import checkpoint, stages
 from segzero_ros.rehearse.checkpoint import disk_bytes, is_whole, special_ids, write_checkpoint
 from segzero_ros.rehearse.dimensions import PUBLISHED, Role, find_dimensions
 from segzero_ros.rehearse.ends import Recovery, measure_recovery
+from segzero_ros.rehearse.machine import Peak, is_in_memory
 from tests import tiny_models
 
 IMAGE_TOKENS = (224 // 16) ** 2
@@ -295,9 +296,7 @@ class TestNeed:
         last = out.splitlines()[-1]
         assert last.startswith("does not fit: needs ") and "GB of memory" in last and "are free" in last
 
-    def test_a_folder_in_memory_counts_as_memory(self, tmp_path: Path) -> None:
-        from segzero_ros.rehearse.machine import is_in_memory
-
+    def test_a_folder_in_memory_counts_as_memory(self) -> None:
         assert is_in_memory(Path("/dev/shm/not-there-yet"))
         assert not is_in_memory(Path("/proc"))
 
@@ -381,6 +380,16 @@ class TestHostileDimensions:
         assert ended.value.code == 2
 
 
+def test_the_peak_is_what_was_taken_beyond_what_was_there_also_after_much_was_freed() -> None:
+    torch.ones(1_000_000)  # freed at once: from here on the C library keeps pieces of this size
+    kept = [torch.ones(1_000_000) for _ in range(50)]
+    del kept[:-1]
+    with Peak(torch.device("cpu")) as peak:
+        parts = [torch.ones(1_000_000) for _ in range(50)]
+    assert 190e6 < peak.bytes < 230e6
+    assert len(parts) == 50
+
+
 class TestRecovery:
     def test_out_of_memory_ends_one_request_and_not_the_next(self) -> None:
         pipeline = Pipeline.load(load_profile("demo"))
@@ -406,3 +415,13 @@ class TestRecovery:
         with pytest.raises(SegzeroError) as failed:
             stages.ask(pipeline, stages.picture(8, 8), "")
         assert failed.value.status is Status.BAD_INSTRUCTION
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_request_without_memory_ends_as_such_and_the_next_is_answered() -> None:
+    code, out, _ = run("seg-zero", "--dimensions", "qwen2_5_vl_3b", "--device", "cuda", "--json", *QUICK)
+    found = json.loads(out)
+    assert code == 0 and found["machine"]["gpu"]
+    (only,) = found["runs"]
+    assert only["recovery"]["full"] == "OUT_OF_MEMORY"
+    assert only["recovery"]["after"] == "PARSE_ERROR"  # random words, but an answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -24,6 +26,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
         "device": str(device),
         "memory_free": free_host_memory(),
     }
@@ -113,6 +116,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
         else:
+            _give_back_freed_memory()
             self._before = self._most = process_memory()["anonymous"]
             self._thread.start()
         return self
@@ -138,6 +142,12 @@ def wait_for(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _give_back_freed_memory() -> None:
+    """glibc keeps what was freed, so that what is taken next would not be seen."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _processor() -> str:

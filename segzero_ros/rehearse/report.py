@@ -20,6 +20,8 @@ def seconds(value: float) -> str:
 
 def machine_line(m: Found) -> str:
     line = f"machine: {m['processor']}, {m['cores']} cores, {m['threads']} threads, {gb(m['memory_free'])} GB free"
+    if m["load"] > 0.5 * m["cores"]:
+        line += f", BUSY with other work (load {m['load']:.1f}: all times are too long)"
     if "gpu" in m:
         free, total = gb(m["gpu_memory_free"]), gb(m["gpu_memory_total"])
         line += f"; {m['gpu']} (compute capability {m['compute_capability']}), {free} of {total} GB free"

@@ -96,13 +96,17 @@ def measure_answers(
     for i in range(repeat):
         on_step(f"answer {i + 2} of {repeat + 1}")
         runs.append(_timed_answer(pipeline, image, instruction, device))
-    middle = [statistics.median(values) for values in zip(*runs, strict=True)]
+    square, pixels, vision, prefill, token = (statistics.median(values) for values in zip(*runs, strict=True))
     return Answers(
-        first.timing.prompt_tokens,
-        first.timing.completion_tokens,
-        first.timing.total,
-        peak.bytes,
-        *middle,
+        prompt_tokens=first.timing.prompt_tokens,
+        completion_tokens=first.timing.completion_tokens,
+        first_answer=first.timing.total,
+        first_answer_memory=peak.bytes,
+        square=square,
+        pixels=pixels,
+        vision=vision,
+        prefill=prefill,
+        token=token,
         token_bytes=_token_bytes(pipeline),
     )
 
