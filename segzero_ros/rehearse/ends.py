@@ -28,7 +28,7 @@ from segzero_ros.models.devices import release_memory
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 from segzero_ros.rehearse.machine import wait_for
-from segzero_ros.rehearse.stages import ANSWERED, ENCODER, LANGUAGE, TOWER, Answers, first_block, hooked, part_of
+from segzero_ros.rehearse.stages import ANSWERED, ENCODER, LANGUAGE, TOWER, Answers, hooked, inside_first_block, part_of
 
 # Bytes of the pieces that a GPU is filled with. torch asks for 20 MB at once when less than 10 MB are wanted.
 _BALLAST = (1 << 30, 1 << 26, 10 << 20, 1 << 21)
@@ -68,8 +68,8 @@ class Recovery:
 
 def measure_cancels(pipeline: Pipeline, image: Image, instruction: str) -> list[End]:
     """Cancelled in the vision tower, in the language model's prefill, after two tokens, and in SAM's encoder."""
-    tower, language = (first_block(part_of(pipeline.reasoner, names)) for names in (TOWER, LANGUAGE))
-    encoder = first_block(part_of(pipeline.segmenter, ENCODER))
+    tower, language = (inside_first_block(part_of(pipeline.reasoner, names)) for names in (TOWER, LANGUAGE))
+    encoder = inside_first_block(part_of(pipeline.segmenter, ENCODER))
     drawn = drawing(pipeline)
     return [
         _cancelled(pipeline, image, instruction, "vision tower", tower, 1),
@@ -80,9 +80,9 @@ def measure_cancels(pipeline: Pipeline, image: Image, instruction: str) -> list[
 
 
 def _cancelled(
-    pipeline: Pipeline, image: Image, instruction: str, where: str, block: torch.nn.Module, call: int
+    pipeline: Pipeline, image: Image, instruction: str, where: str, layer: torch.nn.Module, call: int
 ) -> End:
-    """call: at which call of the block the flag is set."""
+    """call: at which call of the layer the flag is set."""
     flag, calls, at = Cancel(), 0, 0.0
 
     def trip(*_: object) -> None:
@@ -92,7 +92,7 @@ def _cancelled(
             at = time.perf_counter()
             flag.set()
 
-    with hooked(block, before=trip):
+    with hooked(layer, before=trip):
         status = pipeline.segment(image, instruction, cancel=flag).status.value
     wait_for(torch.device(pipeline.segmenter.info.device))
     ended = time.perf_counter()

@@ -143,12 +143,12 @@ def _described(part: Part) -> dict[str, Any]:
 
 def _need(options: Options, parts: list[Part], device: torch.device, folder: Path) -> dict[str, Any]:
     """Bytes needed and free, and in `lacks` a sentence where that is not enough."""
-    kinds = [choose_dtype(dtype, device) for dtype in options.dtypes]
-    widest = max(kinds, key=lambda kind: kind.itemsize)
-    prompt = options.prompt_tokens + _image_tokens(options.profile, parts[0])
-    weights = sum(p.dimensions.parameters for p in parts) * widest.itemsize
-    cache = parts[0].dimensions.cache_bytes(prompt + options.profile.max_new_tokens, widest)
-    written = [p for p in parts if p.random and not is_whole(folder / p.role, p.dimensions)]
+    # Of several settings the one that takes most.
+    weights, cache, widest = max(
+        (_loaded_bytes(options, parts, dtype, device) for dtype in options.dtypes), key=lambda need: need[0]
+    )
+    kept = [p for p in parts if options.disk is not None and is_whole(folder / p.role, p.dimensions)]
+    written = [p for p in parts if p.random and p not in kept]
     disk = sum(disk_bytes(p.dimensions) for p in written)
     shard = min(SHARD_BYTES, disk)
     memory, memory_free = weights + cache + WORK, free_memory(device)
@@ -178,6 +178,17 @@ def _need(options: Options, parts: list[Part], device: torch.device, folder: Pat
     if memory > memory_free and widest is torch.float32:
         lacks.append(f"--dtype bfloat16 needs {report.gb((weights + cache) // 2 + WORK)} GB of it")
     return need | {"lacks": "; ".join(dict.fromkeys(lacks))}
+
+
+def _loaded_bytes(
+    options: Options, parts: list[Part], dtype: str, device: torch.device
+) -> tuple[int, int, torch.dtype]:
+    """Of all weights, of keys and values, and the reasoner's number format."""
+    reasoner = parts[0].dimensions
+    formats = {part.role: choose_dtype(dtype, device) for part in parts}
+    weights = sum(part.dimensions.parameters * formats[part.role].itemsize for part in parts)
+    tokens = options.prompt_tokens + _image_tokens(options.profile, parts[0]) + options.profile.max_new_tokens
+    return weights, reasoner.cache_bytes(tokens, formats["reasoner"]), formats["reasoner"]
 
 
 def _image_tokens(profile: Profile, reasoner: Part) -> int:

@@ -156,10 +156,14 @@ def measure_encoding(
     for count in objects:
         on_step(f"{count} objects at {width} x {height}")
         boxes, points = prompts(count, width, height)
-        segment = lambda b=boxes, p=points: segmenter.segment(features, list(b), p)  # noqa: E731
+
+        def take(boxes: list[Box] = boxes, points: list[tuple[Point, ...]] = points) -> None:
+            for _ in segmenter.segment(features, list(boxes), points):
+                pass  # one by one, as the pipeline takes them
+
         with Peak(device) as most:
-            _seconds(segment, device)
-        masks.append(Masks(count, min(_seconds(segment, device)[0] for _ in range(repeat)), most.bytes))
+            _seconds(take, device)
+        masks.append(Masks(count, min(_seconds(take, device)[0] for _ in range(repeat)), most.bytes))
     return Encoding(width, height, first, seconds, peak.bytes, masks)
 
 
@@ -178,8 +182,10 @@ def part_of(adapter: Any, names: tuple[str, ...]) -> torch.nn.Module:
     raise SegzeroError(Status.BACKEND_ERROR, f"the model has no part of the name {' or '.join(names)}")
 
 
-def first_block(module: torch.nn.Module) -> torch.nn.Module:
-    return next(m for m in module.modules() if isinstance(m, torch.nn.ModuleList))[0]
+def inside_first_block(module: torch.nn.Module) -> torch.nn.Module:
+    """A layer of the first of the part's blocks: a hook on it runs when that block has begun."""
+    block = next(m for m in module.modules() if isinstance(m, torch.nn.ModuleList))[0]
+    return next(m for m in block.modules() if not list(m.children()))
 
 
 @contextmanager
