@@ -272,6 +272,53 @@ def test_the_overlay_is_drawn_once_for_both_its_topics(bench: Bench, monkeypatch
     assert drawn == [TWO.reasoning]
 
 
+def test_words_do_not_wait_for_a_picture(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = threading.Event()
+
+    def draw(image: Image, result: Segmentation) -> Image:
+        assert heard.wait(PATIENCE)
+        return draw_overlay(image, result)
+
+    monkeypatch.setattr("segzero_ros.ros.products.draw_overlay", draw)
+    bench.listen({"overlay": ImageMsg} | LIGHT)
+    bench.outputs.put(reply(TWO))
+    bench.all_of(LIGHT)
+    assert not bench.heard["overlay"]
+    heard.set()
+    bench.all_of({"overlay": ImageMsg})
+
+
+class Late:
+    """A publisher whose message arrives at the n-th look, or whose middleware cannot tell."""
+
+    def __init__(self, publisher: Any, looks: float) -> None:
+        self.publisher, self.left = publisher, looks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.publisher, name)
+
+    def wait_for_all_acked(self, timeout: Any) -> bool:
+        if self.left < 0:
+            raise RuntimeError("unsupported")
+        self.left = max(0, self.left - 1)
+        return not self.left
+
+
+@pytest.mark.parametrize("looks", [-1, 5, float("inf")])
+def test_a_picture_is_sent_when_words_have_arrived_or_do_not_arrive_at_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, looks: float
+) -> None:
+    """Behind a large message in shared memory a small one that was not read yet would be lost."""
+    monkeypatch.setattr("segzero_ros.ros.outputs.ARRIVAL", 0.05 if looks == float("inf") else PATIENCE)
+    result = next(o for o in bench.outputs._all if o.name == "~/result")
+    real, result.publisher = result.publisher, Late(result.publisher, looks)
+    bench.listen({"mask": ImageMsg, "result": SegmentationMsg})
+    bench.outputs.put(reply(TWO))
+    bench.all_of({"mask": ImageMsg, "result": SegmentationMsg})
+    assert result.publisher.left in (-1, 0, float("inf"))
+    result.publisher = real
+
+
 def test_a_failure_without_a_frame_is_told_in_words_only(bench: Bench) -> None:
     bench.listen(HEAVY | LIGHT)
     failed = Segmentation(Status.NO_IMAGE, "no frame has come yet", "the mug", 0, 0, reasoning="")

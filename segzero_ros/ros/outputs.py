@@ -2,16 +2,21 @@
 
 All reliable, transient local, depth 1, so that a late subscriber still gets the answer. Heavy outputs are computed when
 somebody listens: at once, or from the current answer for a subscriber that comes late. Nobody ever gets an older one.
+
+Words and numbers go first and wait for no picture. In Fast DDS's shared memory a large sample evicts a small one that
+has not been read yet and is resent seconds later or never, so a large one is sent when the small ones have arrived.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -28,12 +33,29 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks
 
 LATE_PERIOD = 0.25  # seconds between looks for late subscribers
+ARRIVAL = 1.0  # seconds that pictures wait at most for small messages to arrive
 _FORGET, _END = object(), object()
+
+
+def _has_frame(reply: Reply) -> bool:
+    return reply.image is not None
+
+
+def _has_masks(reply: Reply) -> bool:
+    return reply.answered
+
+
+def _arrived(publisher: Any) -> bool:
+    """Whether every reliable reader has all that was published; also where the middleware cannot tell."""
+    try:
+        return bool(publisher.wait_for_all_acked(Duration()))
+    except Exception:
+        return True
 
 
 @dataclass
 class _Output:
-    """One topic. make: its message about an answer, or None.
+    """One topic. make: its message about an answer, or None. known: whether there can be one, before it is made.
 
     latched: its publisher's history holds a message. current: the topic needs nothing more about the current answer.
     """
@@ -42,6 +64,7 @@ class _Output:
     kind: type
     make: Callable[[Reply], Any]
     heavy: bool = False
+    known: Callable[[Reply], bool] = lambda reply: True
     publisher: Any = None
     latched: bool = False
     current: bool = True
@@ -54,17 +77,18 @@ class Outputs:
         self._node = node
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._reply: Reply | None = None
+        self._latest = 0.0  # when pictures have waited enough, on the monotonic clock
         self._all = [
             _Output("~/result", SegmentationMsg, products.result),
             _Output("~/reasoning", String, products.reasoning),
             _Output("~/result_json", String, products.result_text),
             _Output("~/camera_info", CameraInfo, products.camera_info),
-            _Output("~/source_image", Image, products.source_image, heavy=True),
-            _Output("~/mask", Image, products.mask, heavy=True),
-            _Output("~/label_mask", Image, products.label_mask, heavy=True),
-            _Output("~/overlay", Image, products.overlay, heavy=True),
-            _Output("~/overlay/compressed", CompressedImage, products.overlay_compressed, heavy=True),
-            _Output("~/answer_image", Image, products.answer_image, heavy=True),
+            _Output("~/source_image", Image, products.source_image, heavy=True, known=_has_frame),
+            _Output("~/mask", Image, products.mask, heavy=True, known=_has_masks),
+            _Output("~/label_mask", Image, products.label_mask, heavy=True, known=_has_masks),
+            _Output("~/overlay", Image, products.overlay, heavy=True, known=_has_frame),
+            _Output("~/overlay/compressed", CompressedImage, products.overlay_compressed, heavy=True, known=_has_frame),
+            _Output("~/answer_image", Image, products.answer_image, heavy=True, known=_has_frame),
         ]
         for output in self._all:
             output.publisher = self._publisher(output)
@@ -114,17 +138,16 @@ class Outputs:
             self._publish(item() if callable(item) else item)
 
     def _publish(self, reply: Reply) -> None:
-        """Large messages first: in shared memory a large sample evicts a small one, which is resent seconds later."""
         self._reply = reply
         for output in self._all:
-            output.current = False
-        for output in self._all:  # before anything is drawn: who comes now must not be given the answer before
-            if output.heavy and output.latched and not output.publisher.get_subscription_count():
+            output.current = not output.known(reply)
+        for output in self._all:  # before anything is said: who comes now must not be given the answer before
+            if output.heavy and (output.current or not output.publisher.get_subscription_count()):
                 self._empty(output)
-        self._serve_heavy()
         for output in self._all:
             if not output.heavy:
                 self._say(output)
+        self._serve_heavy()
         for output in self._all:
             if not output.current:
                 self._empty(output)
@@ -134,9 +157,18 @@ class Outputs:
 
     def _serve_heavy(self) -> None:
         """Computes each heavy output that somebody listens to and that does not carry the current answer yet."""
+        self._latest = time.monotonic() + ARRIVAL
         for output in self._all:
             if output.heavy and not output.current and output.publisher.get_subscription_count():
                 self._say(output)
+
+    def _let_small_arrive(self) -> None:
+        """Until every reliable reader has what is small. One that stands still delays the pictures by ARRIVAL only."""
+        small = [o.publisher for o in self._all if not o.heavy]
+        while small := [p for p in small if not _arrived(p)]:
+            if time.monotonic() > self._latest:
+                return
+            time.sleep(0.001)  # seconds; to wait in the middleware would hold the interpreter
 
     def _say(self, output: _Output) -> None:
         """Publishes; an output with nothing to say about this answer must not keep the answer before."""
@@ -145,6 +177,8 @@ class Outputs:
         try:
             message = output.make(self._reply)
             if message is not None:
+                if output.heavy:
+                    self._let_small_arrive()
                 output.latched = True
                 output.publisher.publish(message)
                 return
