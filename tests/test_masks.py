@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segzero_ros.core.contract import Box, Cancel, Generation, LoadedModel, SegzeroError, Status
+from segzero_ros.core.contract import Box, Cancel, Generation, LoadedModel, Point, SegzeroError, Status
 from segzero_ros.core.geometry import label_image, mask_iou, pack, packed_iou, union_mask
 from segzero_ros.core.pipeline import Pipeline
 from segzero_ros.models.segmenter_transformers import PROMPTS, Features, TransformersSegmenter, load_segmenter
@@ -108,7 +108,7 @@ def test_prompts_are_decoded_in_pieces_and_answered_in_their_order(
 
     monkeypatch.setattr(segmenter, "_decode", counted)
     asked = boxes(2 * PROMPTS + 5)
-    points: list[Any] = [((80.0, float(n)),) if n % 5 == 0 else () for n in range(len(asked))]
+    points: list[tuple[Point, ...]] = [((80.0, float(n)),) if n % 5 == 0 else () for n in range(len(asked))]
     features = segmenter.encode(IMAGE)
     together = list(segmenter.segment(features, asked, points))
     assert max(sizes) <= PROMPTS and sum(sizes) == len(asked) and len(sizes) == 3
@@ -196,16 +196,16 @@ class Masks(Sequence[Any]):
         self.size = image.shape[:2]
 
     def segment(self, features: Any, asked: Any, points: Any, *, cancel: Cancel | None = None) -> Sequence[Any]:
-        self.asked = len(asked)
+        self.number = len(asked)
         return self
 
     def __len__(self) -> int:
-        return self.asked
+        return self.number
 
     def __getitem__(self, n: Any) -> Any:
         if n == self.failing and self.error:
             raise self.error
-        if n >= self.asked:
+        if n >= self.number:
             raise IndexError
         return np.full(self.size, n % 2 == 0), 0.5
 

@@ -22,8 +22,8 @@ from segzero_ros.core.contract import (
     LoadedModel,
     Reasoning,
     Status,
-    is_out_of_memory,
 )
+from segzero_ros.core.failures import is_out_of_memory
 from segzero_ros.models.devices import release_memory
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
