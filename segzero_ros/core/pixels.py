@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags
 from PIL import Image as PIL
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from segzero_ros.core.contract import Image, SegzeroError, Status
 from segzero_ros.core.failures import is_out_of_memory
@@ -103,6 +104,8 @@ def _open(stream: BinaryIO) -> PIL.Image:
     except PIL.UnidentifiedImageError as error:
         raise unsupported(f"it is no picture of the formats {', '.join(FORMATS)}") from error
     check_size(picture.height, picture.width)
+    if isinstance(picture, TiffImageFile):  # a tile may be larger than the picture, and is decoded whole
+        check_size(picture.tag_v2.get(TILELENGTH, 1), picture.tag_v2.get(TILEWIDTH, 1))
     return picture
 
 
