@@ -172,12 +172,12 @@ INFO = LoadedModel("made up", "", 0, "float32", "cpu", 0)
 
 
 class Saying:
-    """A reasoner that names so many objects of two pixels."""
+    """A reasoner that names so many small objects."""
 
     info = INFO
 
-    def __init__(self, count: int) -> None:
-        objects = [{"bbox_2d": [3 * n, 0, 3 * n + 3, 2], "label": f"object {n}"} for n in range(count)]
+    def __init__(self, count: int, wide: int = 3, high: int = 2) -> None:
+        objects = [{"bbox_2d": [3 * n, 0, 3 * n + wide, high], "label": f"object {n}"} for n in range(count)]
         self.text = f"<think>They are small.</think><answer>{json.dumps(objects)}</answer>"
 
     def generate(self, squares: Any, prompts: Any, **_: Any) -> list[Generation]:
@@ -238,6 +238,15 @@ def test_many_empty_masks_are_counted() -> None:
     message = answer(60).segment(IMAGE, "them").message
     assert "object 10 has" in message and "object 12 has" not in message
     assert message.endswith("25 more have empty masks") and len(message) < 400
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_a_box_of_a_few_pixels_has_a_mask_or_is_named(segmenter: TransformersSegmenter, side: int) -> None:
+    """A pixel of the square that the reasoning model sees is less than one of this image."""
+    result = Pipeline(Saying(5, side, side), segmenter, load_profile("demo")).segment(IMAGE, "them")
+    assert result.status is Status.OK and len(result.instances) == 5
+    for i in result.instances:
+        assert bool(i.area) != (f"object {i.index} has an empty mask" in result.message)
 
 
 def test_254_objects_at_4k_take_less_than_half_a_gigabyte(models: tuple[Path, Path]) -> None:
