@@ -32,7 +32,7 @@ setup(
         "tokenizers>=0.20",
         "torch>=2.5",
         "tqdm>=4.66",
-        "transformers>=5.0,<6",
+        "transformers>=5.5,<6",
     ],
     entry_points={"console_scripts": ["segzero = segzero_ros.cli:main", "segzero-train = training.cli:main"]},
     zip_safe=False,

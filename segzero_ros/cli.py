@@ -1,147 +1,124 @@
-"""The command `segzero`: segment an image, look at the installation, list the profiles. Works without ROS.
+"""The command `segzero`: segment pictures, rehearse and fetch checkpoints, look at the installation. Works without ROS.
 
-Exit codes: 0 an answer ("nothing matches" is one), 1 no answer or a failed check, 2 wrong use.
+Exit codes: 0 an answer ("nothing matches" is one), 1 no answer or a failed check, 2 wrong use, 130 interrupted.
+Nothing else is imported before `main`, so that an interruption of the imports is a line, too.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import Any
 
-import numpy as np
-from PIL import Image as PIL
-
-from segzero_ros import __version__
-from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
-from segzero_ros.core.pixels import read_image
-from segzero_ros.profiles import ProfileError, list_profiles, load_profile
-from segzero_ros.rehearse import command as rehearse
-
-if TYPE_CHECKING:
-    from segzero_ros.pipeline import Pipeline
+CLOSED_PIPE = 141  # as if SIGPIPE had ended it: whoever reads has had enough
+INTERRUPTED = 130
+MODULES = {
+    "segment": "segzero_ros.segment_command",
+    "doctor": "segzero_ros.doctor",
+    "profiles": "segzero_ros.profiles_command",
+    "rehearse": "segzero_ros.rehearse.command",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="segzero", description="An instruction in, masks out.")
-    parser.add_argument("--version", action="version", version=f"segzero_ros {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    segment = commands.add_parser("segment", help="segment one image by an instruction")
-    segment.add_argument("image", type=Path)
-    segment.add_argument("instruction")
-    segment.add_argument("--profile", default="demo", help="a profile's name or the path of its YAML")
-    segment.add_argument("--out", type=Path, help="union of the masks as PNG, 0 or 255")
-    segment.add_argument("--labels", type=Path, help="label image as PNG, i = instance i")
-    segment.add_argument("--overlay", type=Path, help="picture with masks, boxes and reasoning")
-    segment.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
-    segment.add_argument("--reasoner", help="another checkpoint: folder or hub name")
-    segment.add_argument("--segmenter", help="another checkpoint: folder or hub name")
-    segment.add_argument("--device", default="auto")
-    segment.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
-    segment.add_argument("--offline", action="store_true", help="never ask the hub")
-    segment.add_argument("--timeout", type=float, help="seconds")
-    doctor = commands.add_parser("doctor", help="check Python, torch, GPU, ROS and checkpoints")
-    doctor.add_argument("--profile", help="check this profile's checkpoints only")
-    commands.add_parser("profiles", help="list the profiles")
-    rehearse.add_parser(commands)
-    arguments = parser.parse_args(argv)
+    if argv is None:
+        _open_standard_streams()
     try:
-        if arguments.command == "segment":
-            return _segment(arguments)
-        if arguments.command == "doctor":
-            from segzero_ros.doctor import run
-
-            return run(arguments.profile)
-        if arguments.command == "rehearse":
-            return rehearse.run(arguments)
-        for p in list_profiles():
-            print(f"{p.name:16} {p.description}")
-            print(f"{'':16} {p.reasoner} + {p.segmenter}  [{p.licence or 'licence not stated'}]")
-        return 0
-    except ProfileError as error:
-        return _complain(str(error), 2)
-    except SegzeroError as error:
-        return _complain(f"{error.status.value}: {error.message}", 1)
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return CLOSED_PIPE
+    except OSError as error:  # standard output on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _complain(f"the output could not be written: {error.strerror or error}", 1)
     except ModuleNotFoundError as error:
         return _complain(f"the Python module {error.name} is missing; `segzero doctor` says what to install", 1)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        return _complain("interrupted", INTERRUPTED)
 
 
-def _segment(arguments: argparse.Namespace) -> int:
-    profile = load_profile(arguments.profile)
+def _run(argv: Sequence[str] | None) -> int:
+    with _Interruptible(whole_process=argv is None):
+        import argparse
+        import importlib
+
+        from segzero_ros import __version__
+        from segzero_ros.core.contract import SegzeroError
+        from segzero_ros.core.text import first_line, one_line
+        from segzero_ros.profiles import ProfileError
+        from segzero_ros.segment_command import WrongUse
+
+        parser = argparse.ArgumentParser(prog="segzero", description="An instruction in, masks out.")
+        parser.add_argument("--version", action="version", version=f"segzero_ros {__version__}")
+        commands = parser.add_subparsers(dest="command", required=True)
+        modules = {name: importlib.import_module(module) for name, module in MODULES.items()}
+        for module in modules.values():
+            module.add_parser(commands)
+        arguments = parser.parse_args(argv)
     try:
-        image = read_image(arguments.image)
-    except (OSError, SegzeroError) as error:
-        return _complain(f"{arguments.image} cannot be read as an image: {error}", 2)
-    for path in (arguments.out, arguments.labels, arguments.overlay):
-        if path is not None and not path.parent.is_dir():
-            return _complain(f"there is no folder {path.parent} for {path.name}", 2)
-        if path is not None and path.suffix.lower() not in PIL.registered_extensions():
-            return _complain(f"{path.name}: the ending names no picture format; .png keeps a mask as it is", 2)
-    result = load(profile, arguments).segment(image, arguments.instruction, timeout=arguments.timeout)
-    try:
-        _write(arguments, image, result)
-    except OSError as error:
-        return _complain(f"the result could not be written: {error}", 2)
-    return 0 if result.status in (Status.OK, Status.NO_OBJECT) else 1
+        return int(modules[arguments.command].run(arguments))
+    except (ProfileError, WrongUse) as error:
+        return _complain(one_line(error, 600), 2)
+    except SegzeroError as error:
+        return _complain(f"{error.status.value}: {one_line(error.message, 900)}", 1)
+    except MemoryError:
+        return _complain("OUT_OF_MEMORY: there is not enough memory", 1)
+    except (OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        if os.environ.get("SEGZERO_TRACE"):
+            raise
+        sentence = f"{type(error).__name__}: {first_line(error)} (SEGZERO_TRACE=1 shows where)"
+        return _complain(sentence, 1)
 
 
-def load(profile, arguments: argparse.Namespace) -> Pipeline:  # type: ignore[no-untyped-def]
-    """Loads the models with a progress bar on standard error."""
-    from tqdm import tqdm
+class _Interruptible:
+    """While modules are imported an interruption ends the process at once: some libraries turn it into an error."""
 
-    from segzero_ros.pipeline import Pipeline
+    def __init__(self, whole_process: bool) -> None:
+        self._whole_process = whole_process
 
-    with tqdm(total=100, desc="loading", bar_format="{desc} |{bar}| {n:.0f} %", leave=False, file=sys.stderr) as bar:
+    def __enter__(self) -> None:
+        import signal
 
-        def tell(share: float, what: str) -> None:
-            bar.set_description(what)
-            bar.update(100 * share - bar.n)
+        self._before: Any = signal.getsignal(signal.SIGINT)
+        if self._whole_process and self._before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _end_at_once)
 
-        pipeline = Pipeline.load(
-            profile,
-            reasoner=arguments.reasoner,
-            segmenter=arguments.segmenter,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            offline=arguments.offline,
-            trial=False,  # the request itself follows at once
-            on_progress=tell,
-        )
-    print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)
-    return pipeline
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        if signal.getsignal(signal.SIGINT) is _end_at_once:
+            signal.signal(signal.SIGINT, self._before)
 
 
-def _write(arguments: argparse.Namespace, image: Image, result: Segmentation) -> None:
-    from segzero_ros.core.geometry import label_image, union_mask
-    from segzero_ros.core.result_dict import result_dict
-    from segzero_ros.overlay import captioned, draw_overlay
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"segzero: interrupted\n")
+    os._exit(INTERRUPTED)
 
-    masks = [i.packed for i in result.instances]
-    if arguments.out:
-        union = union_mask(masks, *image.shape[:2])
-        PIL.fromarray(union.astype(np.uint8) * 255).save(arguments.out)
-    if arguments.labels:
-        labels = label_image(masks, [i.score for i in result.instances], *image.shape[:2])
-        PIL.fromarray(labels).save(arguments.labels)
-    if arguments.overlay:
-        PIL.fromarray(captioned(draw_overlay(image, result), result)).save(arguments.overlay)
-    if arguments.json:
-        print(json.dumps(result_dict(result)))
-        return
-    print(f"{result.status.value}: {result.message}")
-    if result.reasoning:
-        print(f"  thought: {result.reasoning}")
-    for i in result.instances:
-        print(f"  {i.index}. {i.label}  box {[round(v) for v in i.box]}  {i.area} px  score {i.score:.2f}")
+
+def _open_standard_streams() -> None:
+    """A closed one would be given to the next file that is opened, which then receives what is printed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"segzero: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"segzero: {sentence}", file=sys.stderr)
     return code
 
 

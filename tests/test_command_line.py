@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from segzero_ros.files import replaced, why_not_writable
 
 COMMAND = Path(sys.executable).with_name("segzero")
 TORCH = importlib.util.find_spec("torch") is not None
@@ -59,3 +63,150 @@ def test_the_embedded_model_answers(photo: str) -> None:
     shown = segzero("segment", photo, "a mug", "--json", "--device", "cpu")
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["status"] in ("OK", "NO_OBJECT")
+
+
+def run(*command: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, **more)
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A line as a user types it."""
+    return run("bash", "-c", f'exec 3>&1; segzero() {{ "{COMMAND}" "$@"; }}; {line}')
+
+
+class TestEnds:
+    """However it ends, there is a code and at most a line."""
+
+    def test_a_reader_that_has_enough_is_no_error(self) -> None:
+        shown = shell("segzero profiles | true; exit ${PIPESTATUS[0]}")
+        assert shown.returncode in (0, 141) and not shown.stderr
+
+    def test_a_full_disk_behind_the_output_is_a_sentence(self) -> None:
+        shown = shell("segzero profiles > /dev/full")
+        assert shown.returncode == 1 and "No space left" in shown.stderr and "Traceback" not in shown.stderr
+
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+    def test_closed_streams_change_no_code(self, closed: str) -> None:
+        assert shell(f"segzero profiles {closed}").returncode == 0
+        assert shell(f"segzero segment nothing.png mug {closed}").returncode == 2
+
+    @pytest.mark.parametrize("module", ["argparse", "numpy", "yaml"])
+    def test_an_interruption_of_the_imports_is_a_line(self, tmp_path: Path, module: str) -> None:
+        (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+        shown = run(sys.executable, "-c", INTERRUPTED.format(folder=tmp_path))
+        assert shown.returncode == 130 and shown.stderr == "segzero: interrupted\n"
+
+    @pytest.mark.parametrize("module", ["yaml", "numpy"])
+    def test_a_missing_library_is_a_line(self, tmp_path: Path, module: str) -> None:
+        (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('no {module}', name='{module}')")
+        shown = run(sys.executable, "-c", INTERRUPTED.format(folder=tmp_path))
+        assert shown.returncode == 1 and f"the Python module {module} is missing" in shown.stderr
+        assert "Traceback" not in shown.stderr
+
+    def test_a_terminal_that_knows_ascii_alone_gets_escapes(self, photo: str) -> None:
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+        shown = run(COMMAND, "segment", photo, "mug", "--out", "Ordner-ü/x.png", env=environment)
+        assert shown.returncode == 2 and "Ordner-\\xfc" in shown.stderr
+
+
+INTERRUPTED = """
+import sys
+sys.path.insert(0, "{folder}")
+from segzero_ros.cli import main
+sys.argv = ["segzero", "profiles"]
+sys.exit(main())
+"""
+
+
+class TestPlaces:
+    """Where results are to go is checked before anything is loaded."""
+
+    @pytest.mark.parametrize(
+        ("option", "name", "words"),
+        [
+            ("--out", "no/folder/x.png", "there is no folder"),
+            ("--out", ".", "ending"),
+            ("--out", "folder.png", "it is a folder"),
+            ("--out", "x.jpg", "ending"),
+            ("--labels", "x.webp", "ending"),
+            ("--overlay", "x.gif", "ending"),
+            ("--overlay", "x", "ending"),
+            ("--out", "a" * 300 + ".png", "too long"),
+            ("--out", "fifo.png", "no ordinary file"),
+            ("--out", "device.png", "no ordinary file"),
+            ("--out", "gone/link.png", "there is no folder"),
+            ("--out", "photo.png", "would overwrite"),
+            ("--overlay", "other.png", "would overwrite"),
+        ],
+    )
+    def test_a_place_that_cannot_be_written_is_a_sentence(self, photo: str, option: str, name: str, words: str) -> None:
+        folder = Path(photo).parent
+        (folder / "folder.png").mkdir()
+        os.mkfifo(folder / "fifo.png")
+        (folder / "device.png").symlink_to("/dev/full")
+        (folder / "other.png").symlink_to("photo.png")
+        shown = run(COMMAND, "segment", photo, "mug", option, name, cwd=folder)
+        assert shown.returncode == 2 and words in shown.stderr and "Traceback" not in shown.stderr
+        assert "loading" not in shown.stderr and len(shown.stderr) < 900
+
+    def test_two_results_have_two_places(self, photo: str) -> None:
+        shown = run(COMMAND, "segment", photo, "mug", "--out", "x.png", "--labels", "./x.png", cwd=Path(photo).parent)
+        assert shown.returncode == 2 and "would overwrite" in shown.stderr
+
+    def test_pictures_of_one_name_would_share_a_result(self, photo: str) -> None:
+        folder = Path(photo).parent
+        Image.new("RGB", (9, 9)).save(folder / "photo.jpg")
+        shown = run(COMMAND, "segment", photo, folder / "photo.jpg", "mug", "--out", folder / "masks")
+        assert shown.returncode == 2 and "would overwrite" in shown.stderr
+
+    def test_several_pictures_want_a_folder(self, photo: str) -> None:
+        folder = Path(photo).parent
+        shown = run(COMMAND, "segment", photo, folder / "b.png", "mug", "--out", photo)
+        assert shown.returncode == 2 and "must be a folder" in shown.stderr
+
+
+@pytest.mark.skipif(not TORCH, reason="no torch here")
+def test_several_pictures_are_answered_one_by_one(photo: str) -> None:
+    folder = Path(photo).parent
+    Image.fromarray(np.full((720, 1280), 60000, np.uint16)).save(folder / "deep.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    names = [photo, folder / "broken.png", folder / "deep.png"]
+    shown = run(COMMAND, "segment", *names, "a mug", "--json", "--overlay", folder / "seen", "--out", folder / "masks")
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [line["image"] for line in lines] == [str(n) for n in names]
+    assert lines[1]["status"] == "UNSUPPORTED_ENCODING" and "broken.png" in lines[1]["message"]
+    assert all(lines[n]["status"] in ("OK", "NO_OBJECT") for n in (0, 2))
+    assert shown.returncode == 1 and "3 pictures, 2 answered" in shown.stderr and "pictures:" in shown.stderr
+    assert sorted(p.name for p in (folder / "seen").iterdir()) == ["deep.png", "photo.png"]
+    assert Image.open(folder / "masks" / "deep.png").size == (1280, 720)
+
+
+class TestReplacedFiles:
+    def test_what_was_there_stays_until_the_new_one_is_whole(self, tmp_path: Path) -> None:
+        path = tmp_path / "mask.png"
+        path.write_bytes(b"before")
+        with pytest.raises(OSError, match="full"), replaced(path) as file:
+            file.write(b"half")
+            raise OSError(28, "the disk is full")
+        assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+        with pytest.raises(KeyboardInterrupt), replaced(path) as file:
+            raise KeyboardInterrupt
+        assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+        with replaced(path) as file:
+            file.write(b"after")
+        assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path]
+
+    def test_a_link_and_the_rights_stay(self, tmp_path: Path) -> None:
+        target = tmp_path / "target.png"
+        target.write_bytes(b"")
+        target.chmod(0o640)
+        (tmp_path / "link.png").symlink_to(target)
+        with replaced(tmp_path / "link.png") as file:
+            file.write(b"new")
+        assert (tmp_path / "link.png").is_symlink() and target.read_bytes() == b"new"
+        assert target.stat().st_mode & 0o777 == 0o640
+
+    @pytest.mark.parametrize("name", ["nul\0.png", "x" * 250 + ".png", "x/y.png"])
+    def test_why_a_place_cannot_be_written_is_known_before(self, tmp_path: Path, name: str) -> None:
+        assert bool(why_not_writable(tmp_path / name)) == ("x" * 250 not in name)
+        assert not list(tmp_path.iterdir())

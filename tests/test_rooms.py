@@ -16,10 +16,12 @@ PACKAGE = ROOT / "segzero_ros"
 # From the bottom up; a file imports its own storey and those below. Files that are not named stand for their room.
 STOREYS = (
     {"segzero_ros.core"},
-    {"segzero_ros.models", "segzero_ros.worker", "segzero_ros.overlay", "segzero_ros.launching"},
+    {"segzero_ros.models", "segzero_ros.worker", "segzero_ros.overlay", "segzero_ros.launching", "segzero_ros.files"},
     {"segzero_ros.pipeline", "segzero_ros.profiles"},  # public facades
     {"segzero_ros.ros"},
-    {"segzero_ros.cli", "segzero_ros.doctor", "segzero_ros.rehearse", "segzero_ros.__main__"},
+    {"segzero_ros.rehearse", "segzero_ros.segment_command", "segzero_ros.profiles_command", "segzero_ros.fetch"},
+    {"segzero_ros.doctor"},
+    {"segzero_ros.cli", "segzero_ros.__main__"},
 )
 FREE = {"segzero_ros"}  # __init__.py: the version
 NOT_IN_CORE = {"torch", "transformers", "safetensors", "huggingface_hub", "rclpy"}

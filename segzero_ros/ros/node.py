@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 
 from segzero_ros.core.contract import Cancel, OnProgress
 from segzero_ros.core.profiles import load_profile
-from segzero_ros.core.requests import Asker, Requests, Rules, Ticket
+from segzero_ros.core.requests import Asker, Requests, Ticket
 from segzero_ros.core.text import clean, first_line
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.ros import parameters
@@ -48,7 +48,7 @@ class SegzeroNode(LifecycleNode):
         parameters.declare(self)
         self.inputs = Inputs(self)
         self.outputs = Outputs(self)
-        self.requests = Requests(self._rules, self._deliver, self.inputs.frames.wake)
+        self.requests = Requests(lambda: parameters.rules(self), self._deliver, self.inputs.frames.wake)
         self.board = StatusBoard(self, self.inputs, self.requests.refusing)
         self.commands = Commands(self, self.requests, self._reply, self.board.republish)
         self.responder = Responder(self, self.inputs, self.requests, self.board)
@@ -193,17 +193,6 @@ class SegzeroNode(LifecycleNode):
             self.trigger_cleanup()
 
     # -- what connects the parts
-
-    def _rules(self) -> Rules:
-        def value(name: str) -> Any:
-            return self.get_parameter(name).value
-
-        return Rules(
-            timeout=value("timeout"),
-            repeat_gap=value("repeat_gap"),
-            max_chars=value("max_instruction_chars"),
-            continuous=value("mode") == "continuous",
-        )
 
     def _deliver(self, ticket: Ticket) -> None:
         self.outputs.put(lambda: self._reply(ticket))

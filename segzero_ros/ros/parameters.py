@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from segzero_ros.core.requests import Rules
 from segzero_ros.core.text import clean
 
 
@@ -142,6 +143,20 @@ def declare(node: Any) -> None:
         elif p.bounds:
             descriptor.integer_range = [IntegerRange(from_value=int(p.bounds[0]), to_value=int(p.bounds[1]))]
         node.declare_parameter(p.name, p.default, descriptor)
+
+
+def rules(node: Any) -> Rules:
+    """What requests are treated by, now."""
+
+    def value(name: str) -> Any:
+        return node.get_parameter(name).value
+
+    return Rules(
+        timeout=value("timeout"),
+        repeat_gap=value("repeat_gap"),
+        max_chars=value("max_instruction_chars"),
+        continuous=value("mode") == "continuous",
+    )
 
 
 def warn_unknown(node: Any) -> None:

@@ -1,0 +1,241 @@
+"""The command `segzero segment`: one picture or many, one instruction, masks and answers.
+
+Where results go is checked before a model is loaded, and files are written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
+from segzero_ros.core.text import clean, first_line
+from segzero_ros.files import replaced, why_not_writable
+from segzero_ros.profiles import load_profile
+
+if TYPE_CHECKING:
+    from segzero_ros.pipeline import Pipeline
+
+LOSSLESS = (".png", ".tif", ".tiff")  # a mask keeps its values
+PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp", ".bmp")
+KINDS = {"out": LOSSLESS, "labels": LOSSLESS, "overlay": PICTURES}
+ANSWERED = (Status.OK, Status.NO_OBJECT)
+
+
+class WrongUse(ValueError):
+    """The message says what is wrong with the arguments."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and where its results go; None: nowhere."""
+
+    image: Path
+    out: Path | None = None
+    labels: Path | None = None
+    overlay: Path | None = None
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("segment", help="segment pictures by an instruction")
+    parser.add_argument("image", type=Path, nargs="+", help="one or more pictures")
+    parser.add_argument("instruction")
+    parser.add_argument("--profile", default="demo", help="a profile's name or the path of its YAML")
+    parser.add_argument("--out", type=Path, help="union of the masks as PNG, 0 or 255; a folder for several pictures")
+    parser.add_argument("--labels", type=Path, help="label image as PNG, i = instance i; a folder for several pictures")
+    parser.add_argument("--overlay", type=Path, help="picture with masks, boxes and reasoning; a folder for several")
+    parser.add_argument("--json", action="store_true", help="one JSON object per picture on standard output")
+    parser.add_argument("--reasoner", help="another checkpoint: folder or hub name")
+    parser.add_argument("--adapter", help="a LoRA adapter that is merged into the reasoner: folder or hub name")
+    parser.add_argument("--segmenter", help="another checkpoint: folder or hub name")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
+    parser.add_argument("--offline", action="store_true", help="never ask the hub")
+    parser.add_argument("--timeout", type=_seconds, help="seconds for each picture")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises WrongUse, ProfileError and SegzeroError. 0 if every picture was answered, else 1."""
+    profile = load_profile(arguments.profile)
+    jobs = plan(arguments.image, {kind: getattr(arguments, kind) for kind in KINDS})
+    single = len(jobs) == 1
+    if single:
+        _read(jobs[0].image)  # before the models, which take their time
+    pipeline = load(profile, arguments)
+    answered = 0
+    with _bar(len(jobs)) as bar:
+        for job in jobs:
+            answered += _answer(pipeline, job, arguments, single)
+            bar.update()
+    if not single:
+        print(f"{len(jobs)} pictures, {answered} answered", file=sys.stderr)
+    return 0 if answered == len(jobs) else 1
+
+
+def plan(images: list[Path], wishes: dict[str, Path | None]) -> list[Job]:
+    """Raises WrongUse for a place that cannot be written, or that two results or a picture would share."""
+    wishes = {kind: path for kind, path in wishes.items() if path is not None}
+    if len(images) > 1:
+        _make_folders(wishes)
+        jobs = [Job(i, **{k: p / f"{i.stem}.png" for k, p in wishes.items() if p}) for i in images]
+    else:
+        jobs = [Job(images[0], **wishes)]
+    taken: dict[str, str] = {os.path.realpath(image): f"the picture {image}" for image in map(_nameable, images)}
+    for job in jobs:
+        for kind in wishes:
+            path: Path = getattr(job, kind)
+            if path.suffix.lower() not in KINDS[kind]:
+                raise WrongUse(f"--{kind} {_short(path)}: its ending must be one of {', '.join(KINDS[kind])}")
+            if why := why_not_writable(path):
+                raise WrongUse(f"--{kind} {_short(path)} cannot be written: {why}")
+            place = os.path.realpath(path)
+            if place in taken:
+                raise WrongUse(f"--{kind} of {_short(job.image)} would overwrite {taken[place]}")
+            taken[place] = f"--{kind} of {_short(job.image)}"
+    return jobs
+
+
+def load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
+    """Loads the models with a progress bar on standard error."""
+    from tqdm import tqdm
+
+    from segzero_ros.pipeline import Pipeline
+
+    with tqdm(total=100, desc="loading", bar_format="{desc} |{bar}| {n:.0f} %", leave=False, file=sys.stderr) as bar:
+
+        def tell(share: float, what: str) -> None:
+            bar.set_description(what)
+            bar.update(100 * share - bar.n)
+
+        pipeline = Pipeline.load(
+            profile,
+            reasoner=arguments.reasoner,
+            adapter=arguments.adapter,
+            segmenter=arguments.segmenter,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            offline=arguments.offline,
+            trial=False,  # the request itself follows at once
+            on_progress=tell,
+        )
+    print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)
+    return pipeline
+
+
+def _answer(pipeline: Pipeline, job: Job, arguments: argparse.Namespace, single: bool) -> bool:
+    """Whether there was an answer and it could be written. What is wrong with one of many is said and counted."""
+    from tqdm import tqdm
+
+    try:
+        image = _read(job.image)
+        result = pipeline.segment(image, arguments.instruction, timeout=arguments.timeout)
+    except WrongUse as error:
+        if single:
+            raise
+        image = None
+        result = Segmentation(Status.UNSUPPORTED_ENCODING, str(error), arguments.instruction, 0, 0)
+    if image is not None:
+        try:
+            _write(job, image, result)
+        except OSError as error:
+            sentence = f"a result of {_short(job.image)} could not be written: {error.strerror or first_line(error)}"
+            if single:
+                raise WrongUse(sentence) from error
+            result = replace(result, status=Status.BACKEND_ERROR, message=sentence)
+    with tqdm.external_write_mode(file=sys.stdout, nolock=True):
+        _print(result, None if single else job.image, arguments.json)
+    return result.status in ANSWERED
+
+
+def _read(path: Path) -> Image:
+    from segzero_ros.core.pixels import read_image
+
+    try:
+        return read_image(path)
+    except SegzeroError as error:
+        raise WrongUse(f"{_short(path)} cannot be read as an image: {error.message}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise WrongUse(f"{_short(path)} cannot be read as an image: {why}") from error
+
+
+def _write(job: Job, image: Image, result: Segmentation) -> None:
+    import numpy as np
+
+    from segzero_ros.core.geometry import label_image, union_mask
+    from segzero_ros.overlay import captioned, draw_overlay
+
+    masks = [i.packed for i in result.instances]
+    if job.out:
+        _save(job.out, union_mask(masks, *image.shape[:2]).astype(np.uint8) * np.uint8(255))
+    if job.labels:
+        _save(job.labels, label_image(masks, [i.score for i in result.instances], *image.shape[:2]))
+    if job.overlay:
+        _save(job.overlay, captioned(draw_overlay(image, result), result))
+
+
+def _save(path: Path, pixels: Any) -> None:
+    from PIL import Image as PIL
+
+    with replaced(path) as file:
+        PIL.fromarray(pixels).save(file, format=PIL.registered_extensions()[path.suffix.lower()])
+
+
+def _print(result: Segmentation, image: Path | None, as_json: bool) -> None:
+    """image: named where there are several."""
+    if as_json:
+        from segzero_ros.core.result_dict import result_dict
+
+        named = {} if image is None else {"image": clean(image)}
+        print(json.dumps(named | result_dict(result)), flush=True)
+        return
+    if image is not None:
+        print(f"{clean(image)}:")
+    print(f"{result.status.value}: {clean(result.message)}")
+    if result.reasoning:
+        print(f"  thought: {clean(result.reasoning)}")
+    for i in result.instances:
+        label, box = clean(i.label), [round(v) for v in i.box]
+        print(f"  {i.index}. {label}  box {box}  {i.area} px  score {i.score:.2f}")
+    sys.stdout.flush()
+
+
+def _make_folders(wishes: dict[str, Path | None]) -> None:
+    for kind, folder in wishes.items():
+        try:
+            if folder is not None:
+                folder.mkdir(exist_ok=True)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise WrongUse(f"--{kind} {_short(folder)} must be a folder for several pictures: {why}") from error
+
+
+def _nameable(path: Path) -> Path:
+    if "\0" in str(path):
+        raise WrongUse(f"{_short(path)} cannot be read as an image: its name holds a zero byte")
+    return path
+
+
+def _short(path: Path | None) -> str:
+    """A name for a sentence."""
+    text = clean(path)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-90:]}"
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return value
+
+
+def _bar(count: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=count, desc="pictures", unit="picture", disable=count == 1, leave=False, file=sys.stderr)
