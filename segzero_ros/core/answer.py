@@ -13,11 +13,12 @@ import re
 from typing import Any
 
 from segzero_ros.core.contract import Answer, Box, Candidate, Point, Status
-from segzero_ros.core.profiles import Profile
+from segzero_ros.core.profile import Profile
+from segzero_ros.core.prompt import TEMPLATES
+from segzero_ros.core.readers import read_objects
 
 MAX_CHARS = 200_000  # of a text; no model of ours writes a tenth of it
 MAX_OBJECTS = 254  # one byte in the label image: 0 is background, 255 is reserved
-MAX_DEPTH = 16
 MAX_LABEL = 80
 MAX_REPAIR = 20_000  # characters; StAR's repairs take quadratic time
 
@@ -39,12 +40,12 @@ def parse_answer(text: str, profile: Profile, *, strict: bool = False, truncated
     if len(text) > MAX_CHARS:
         reasons.append(f"only the first {MAX_CHARS} of {len(text)} characters were read")
         text = text[:MAX_CHARS]
-    reasoning = _between(text, "<think>", "</think>")
-    body, where = _answer_body(text, reasons)
-    objects, found_list, broken = _objects(body)
-    if not objects and not found_list and where != "text":
-        objects, found_list, broken = _objects(text)
-        if objects or found_list:
+    reasoning, text = _thought(text, profile, reasons, truncated)
+    body, where = _answer_body(text, profile, reasons)
+    objects, nothing, broken = read_objects(body, profile)
+    if not objects and not nothing and where != "text":
+        objects, nothing, broken = read_objects(text, profile)
+        if objects or nothing:
             reasons.append("the answer was found outside its tags")
     if broken:
         reasons.append(broken)
@@ -58,13 +59,28 @@ def parse_answer(text: str, profile: Profile, *, strict: bool = False, truncated
         reasons.append(f"only the first {MAX_OBJECTS} of {len(objects)} objects were taken")
     if candidates:
         status = Status.OK
-    elif found_list and not objects and not broken and not truncated:
+    elif nothing and not objects and not broken and not truncated:
         status = Status.NO_OBJECT
     else:
         status = Status.PARSE_ERROR
         if not objects:
             reasons.append("the text holds no answer")
     return Answer(status, tuple(candidates), reasoning, body.strip()[:MAX_CHARS], tuple(reasons))
+
+
+def _thought(text: str, profile: Profile, reasons: list[str], truncated: bool) -> tuple[str, str]:
+    """The thought, and the text to look for the answer in: behind the thought where the prompt opened it."""
+    if profile.thinking != "opened" or text.lstrip().startswith("<think>"):
+        return _between(text, "<think>", "</think>"), text
+    for end in ("</think>", "<answer>"):
+        if end in text:
+            thought, _, rest = text.partition(end)
+            return thought.strip(), rest if end == "</think>" else end + rest
+    if truncated:
+        reasons.append("the thought did not end")
+        return text.strip(), ""
+    reasons.append("</think> is missing")  # as where a server took the thought away
+    return "", text
 
 
 def _between(text: str, start: str, end: str) -> str:
@@ -76,7 +92,7 @@ def _between(text: str, start: str, end: str) -> str:
     return text[i + len(start) : stop if stop >= 0 else len(text)].replace(start, "").strip()
 
 
-def _answer_body(text: str, reasons: list[str]) -> tuple[str, str]:
+def _answer_body(text: str, profile: Profile, reasons: list[str]) -> tuple[str, str]:
     """What is inside the last <answer> that opens; the text behind </think>, or all of it, where there is none."""
     i = text.rfind("<answer>")
     if i >= 0:
@@ -91,56 +107,10 @@ def _answer_body(text: str, reasons: list[str]) -> tuple[str, str]:
         if j < 0:
             reasons.append("</answer> is missing")
         return body[:j] if j >= 0 else body, "tag"
-    reasons.append("<answer> is missing")
+    if profile.prompt in TEMPLATES or "<answer>" in profile.prompt:
+        reasons.append("<answer> is missing")
     j = text.rfind("</think>")
     return (text[j + len("</think>") :], "rest") if j >= 0 else (text, "text")
-
-
-def _objects(body: str) -> tuple[list[dict[str, Any]], bool, str]:
-    """Every JSON object in the text that holds no other object; whether a list was opened; what was wrong.
-
-    Braces are matched by one scan, so the time is linear and a broken object costs only itself.
-    """
-    objects: list[dict[str, Any]] = []
-    broken = 0
-    start = -1
-    for match in re.finditer(r"[{}]", body):
-        if match.group() == "{":
-            if start >= 0 and body[start + 1 : match.start()].strip():
-                broken += 1
-            start = match.start()
-        elif start >= 0:
-            item = _loads(body[start : match.end()])
-            if isinstance(item, dict):
-                objects.append(item)
-            else:
-                broken += 1
-            start = -1
-    if start >= 0:
-        broken += 1
-    empty = re.search(r"\[\s*\]", body) is not None and "{" not in body
-    complaint = f"{broken} object{'s' if broken > 1 else ''} could not be read" if broken else ""
-    return objects, empty, complaint
-
-
-def _loads(piece: str) -> Any:
-    """JSON; or JSON written as a Python dict (single quotes, None, trailing comma); or with slips in its arrays."""
-    if len(piece) > 20_000 or piece.count("[") > 4 * MAX_DEPTH:
-        return None
-    pythonic = re.sub(r",\s*([}\]])", r"\1", piece.replace("'", '"').replace("None", "null"))
-    for attempt in (piece, pythonic, _mend_arrays(piece)):
-        try:
-            return json.loads(attempt)
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
-def _mend_arrays(piece: str) -> str:
-    """Slips that StAR's authors saw: an array that the object's brace ends, and stray quotes in or behind an array."""
-    if piece.rfind("[") > piece.rfind("]"):
-        piece = piece[:-1] + "]}"
-    return re.sub(r"\[([\d\s.,+\-\"]*)\]\"?", lambda array: f"[{array[1].replace(chr(34), '')}]", piece)
 
 
 def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None, list[str]]:
@@ -151,13 +121,16 @@ def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None
     points: list[Point] = []
     for key, value in item.items():
         name = str(key).lower()
-        if "bbox" in name and box is None:
+        if ("bbox" in name or name.startswith("box")) and box is None:
             has_box_key = True
+            if isinstance(value, list) and len(value) == 1:  # GLM's box_2d: [[x1, y1, x2, y2]]
+                value = value[0]
             numbers = _numbers(value, 4)
             if numbers is None:
                 complaints.append(f"{str(key)[:40]} is not four finite numbers")
                 continue
-            box = _clipped((numbers[0], numbers[1], numbers[2], numbers[3]), extent, complaints)
+            x1, y1, x2, y2 = numbers
+            box = _clipped((y1, x1, y2, x2) if profile.order == "yx" else (x1, y1, x2, y2), extent, complaints)
             outside = outside or box is None
         elif "point" in name:
             pairs = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
@@ -169,7 +142,7 @@ def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None
                 x, y = (min(max(v, 0.0), extent) for v in pair)
                 if [x, y] != pair:
                     complaints.append("a point outside the image was moved to its edge")
-                points.append((x, y))
+                points.append((y, x) if profile.order == "yx" else (x, y))
     if box is None and not points:
         return None, complaints or ["there is neither a box nor a point"]
     if box is None and profile.sam_prompts != "points" and not has_box_key:
@@ -217,6 +190,9 @@ def _clipped(box: Box, extent: float, complaints: list[str]) -> Box | None:
 
 def _strict(text: str, profile: Profile) -> Answer:
     """The published parsers, which raise on most bad texts: that is PARSE_ERROR here."""
+    if profile.reader != "json" or profile.order != "xy":
+        said = f"refused: no published parser here reads {profile.reader} in order {profile.order}"
+        return Answer(Status.PARSE_ERROR, reasons=(said,))
     think = _plain_thinking(text)
     try:
         if profile.prompt in ("star", "star-stage-1", "star-stage-2"):

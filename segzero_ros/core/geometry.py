@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image as PIL
 
 from segzero_ros.core.contract import Box, Candidate, Image, Mask, PackedMask, Point
-from segzero_ros.core.profiles import Profile
+from segzero_ros.core.profile import Profile
 
 
 def square_image(image: Image, side: int) -> Image:
@@ -21,11 +21,15 @@ def square_image(image: Image, side: int) -> Image:
 
 def to_source(candidate: Candidate, profile: Profile, height: int, width: int) -> Candidate:
     """A candidate in the profile's coordinates, mapped to source pixels with the profile's rounding."""
-    fx, fy = width / profile.extent, height / profile.extent
+    # StAR's 8B and 32B: the largest coordinate is the last pixel, not the edge behind it.
+    last = 1 if profile.rounding == "last-pixel" else 0
+    fx, fy = (width - last) / profile.extent, (height - last) / profile.extent
 
     def move(v: float, f: float) -> float:
         # Published single-object code drops decimals first (infer.py); multi-object code rounds half up.
-        return float(round(int(v) * f)) if profile.rounding == "round" else float(int(v * f + 0.5))
+        if profile.rounding == "half-up":
+            return float(int(v * f + 0.5))
+        return float(round((v if last else int(v)) * f))
 
     box = candidate.box
     return Candidate(

@@ -7,7 +7,7 @@ single quotes in an example that the parser refuses). tests/test_core.py pins ea
 from __future__ import annotations
 
 from segzero_ros.core.contract import SegzeroError, Status
-from segzero_ros.core.profiles import Profile
+from segzero_ros.core.profile import Profile
 
 MAX_CHARS = 2000
 

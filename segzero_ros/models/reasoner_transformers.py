@@ -1,4 +1,4 @@
-"""The reasoning model by transformers: squares and prompts in, texts out. Qwen2.5-VL and Qwen3-VL.
+"""The reasoning model by transformers: squares and prompts in, texts out. Qwen2.5-VL, Qwen3-VL and Qwen3.5.
 
 Inputs are built by hand, since the library's processors need torchvision: one path with and without a GPU.
 """
@@ -37,6 +37,7 @@ from segzero_ros.models.vocabulary import load_tokenizer
 _NORMS = {
     "qwen2_5_vl": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "qwen3_vl": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "qwen3_5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
 
@@ -89,6 +90,10 @@ def _model_class(profile: Profile) -> Any:
         from transformers import Qwen3VLForConditionalGeneration
 
         return Qwen3VLForConditionalGeneration
+    if profile.model_class == "qwen3_5":
+        from transformers import Qwen3_5ForConditionalGeneration
+
+        return Qwen3_5ForConditionalGeneration
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     return Qwen2_5_VLForConditionalGeneration
@@ -114,10 +119,11 @@ class TransformersReasoner:
         self._before, self._after = self._encode(before), self._encode(after)
 
     def _chat(self) -> tuple[str, str]:
-        """Qwen's chat format around image and prompt, written by hand."""
+        """Qwen's chat format around image and prompt, written by hand: no checkpoint's template is run."""
         system = self.profile.system
         head = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-        return head + "<|im_start|>user\n<|vision_start|>", "<|im_end|>\n<|im_start|>assistant\n"
+        thought = {"written": "", "opened": "<think>\n", "closed": "<think>\n\n</think>\n\n"}[self.profile.thinking]
+        return head + "<|im_start|>user\n<|vision_start|>", "<|im_end|>\n<|im_start|>assistant\n" + thought
 
     def _encode(self, text: str, *, hostile: bool = False) -> list[int]:
         """hostile: special tokens in the text are spelled out and not obeyed."""
@@ -210,7 +216,9 @@ class TransformersReasoner:
         return done
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """The ids hold no token that ends a turn: `generate` and the streamer cut them off."""
+        drop = not self.profile.answers_in_special_tokens
+        return str(self.tokenizer.decode(ids, skip_special_tokens=drop, clean_up_tokenization_spaces=False))
 
 
 @contextmanager

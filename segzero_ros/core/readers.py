@@ -1,0 +1,158 @@
+"""The forms in which published models write boxes and points; docs/profiles.md has an example of each.
+
+A reader turns an answer's text into JSON-like objects {bbox_2d, point_2d, label}, coordinates as the model wrote them;
+`answer.py` checks them, whatever form they came in. The text is hostile: no reader raises, each takes linear time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from segzero_ros.core.profile import Profile
+
+MAX_DEPTH = 16
+
+
+class Reading(NamedTuple):
+    """objects: in the order of the text. nothing: the text says that there is none. complaint: what was wrong."""
+
+    objects: list[dict[str, Any]]
+    nothing: bool
+    complaint: str = ""
+
+
+def read_objects(body: str, profile: Profile) -> Reading:
+    """The objects of an answer in the profile's form."""
+    return _READERS[profile.reader](body, profile)
+
+
+def _read_json(body: str, _: Profile) -> Reading:
+    """Every JSON object in the text that holds no other object.
+
+    Braces are matched by one scan, so the time is linear and a broken object costs only itself.
+    """
+    objects: list[dict[str, Any]] = []
+    broken = 0
+    start = -1
+    for match in re.finditer(r"[{}]", body):
+        if match.group() == "{":
+            if start >= 0 and body[start + 1 : match.start()].strip():
+                broken += 1
+            start = match.start()
+        elif start >= 0:
+            item = _loads(body[start : match.end()])
+            if isinstance(item, dict):
+                objects.append(item)
+            else:
+                broken += 1
+            start = -1
+    if start >= 0:
+        broken += 1
+    empty = re.search(r"\[\s*\]", body) is not None and "{" not in body
+    return Reading(objects, empty, _unread(broken))
+
+
+def _loads(piece: str) -> Any:
+    """JSON; or JSON written as a Python dict (single quotes, None, trailing comma); or with slips in its arrays."""
+    if len(piece) > 20_000 or piece.count("[") > 4 * MAX_DEPTH:
+        return None
+    pythonic = re.sub(r",\s*([}\]])", r"\1", piece.replace("'", '"').replace("None", "null"))
+    for attempt in (piece, pythonic, _mend_arrays(piece)):
+        try:
+            return json.loads(attempt)
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def _mend_arrays(piece: str) -> str:
+    """Slips that StAR's authors saw: an array that the object's brace ends, and stray quotes in or behind an array."""
+    if piece.rfind("[") > piece.rfind("]"):
+        piece = piece[:-1] + "]}"
+    return re.sub(r"\[([\d\s.,+\-\"]*)\]\"?", lambda array: f"[{array[1].replace(chr(34), '')}]", piece)
+
+
+def _read_glm(body: str, profile: Profile) -> Reading:
+    """GLM-4.xV: <|begin_of_box|>[[x1, y1, x2, y2], ...]<|end_of_box|>, in brackets of any kind, or JSON inside."""
+    blocks = [piece.split("<|end_of_box|>")[0] for piece in body.split("<|begin_of_box|>")[1:]]
+    inside = "\n".join(blocks) if blocks else body
+    if "{" in inside:
+        return _read_json(inside, profile)
+    # Without the tags, which a server may have dropped, words in brackets are no answer: four numbers are.
+    arrays = [a.split(",") for a in re.findall(r"[\[(<]([^\[\]()<>]{3,120})[\])>]", inside)]
+    arrays = [a for a in arrays if blocks or len(a) == 4]
+    objects = [{"bbox_2d": a} if len(a) == 4 else {"point_2d": a} for a in arrays if len(a) in (2, 4)]
+    nothing = bool(blocks) and re.fullmatch(r"\s*(\[\s*\]|none)\s*", inside, re.IGNORECASE) is not None
+    return Reading(objects, nothing, _unread(len(arrays) - len(objects)))
+
+
+def _read_rex_omni(body: str, _: Profile) -> Reading:
+    """Rex-Omni: <|object_ref_start|>mug<|object_ref_end|><|box_start|><10><20><300><400>, ...<|box_end|>, or None."""
+    objects: list[dict[str, Any]] = []
+    broken, nothing, label = 0, False, ""
+    for before, piece in pairwise(body.split("<|box_start|>")):
+        if "<|object_ref_start|>" in before:
+            label = before.rpartition("<|object_ref_start|>")[2].split("<|object_ref_end|>")[0]
+        content, closed, _ = piece.partition("<|box_end|>")
+        if content.strip().lower() == "none":
+            nothing = True
+            continue
+        for part in content.split(","):
+            values = re.findall(r"<(\d{1,4})>", part)
+            if len(values) == 4 or (len(values) == 2 and closed):  # two numbers at the end may be half a box
+                objects.append({"bbox_2d" if len(values) == 4 else "point_2d": values, "label": label})
+            else:
+                broken += 1
+    return Reading(objects, nothing, _unread(broken))
+
+
+def _read_molmo(body: str, profile: Profile) -> Reading:
+    """Molmo 1, percent: <point x="10.1" y="20.2" alt="mug">mug</point>, <points x1= y1= x2= y2= alt=>.
+
+    Molmo 2, thousandths: <points coords="1 1 990 800 2 911 800">mug</points>, image index, then number, x and y.
+    Each point is an object. A text in the other form than the profile's is not read: nothing tells its scale.
+    """
+    objects: list[dict[str, Any]] = []
+    broken = 0
+    for attributes, words in re.findall(r"<points?\b([^<>]*)>([^<]{0,200})", body):
+        given = dict(re.findall(r"(\w+)\s*=\s*\"([^\"]*)\"", attributes))
+        label = "" if attributes.endswith("/") else words.strip()
+        label = label or given.get("label", given.get("alt", ""))
+        if profile.coordinates == "percent":
+            numbers = [key[1:] for key in given if re.fullmatch(r"x\d{0,4}", key)]
+            points = [(given[f"x{n}"], given[f"y{n}"]) for n in numbers if f"y{n}" in given]
+            broken += len(numbers) - len(points) or not numbers
+        else:
+            points, faults = _molmo_2_points(given.get("coords", ""))
+            broken += faults
+        objects += [{"point_2d": list(point), "label": label} for point in points]
+    return Reading(objects, "there are none" in body.lower() and not broken, _unread(broken))
+
+
+def _molmo_2_points(coords: str) -> tuple[list[tuple[str, str]], int]:
+    """(x, y) of the one image there is, and how many groups and points could not be read."""
+    points: list[tuple[str, str]] = []
+    faults = 0
+    for group in re.split(r"[\t:;,]", coords.strip("\t:;, ")):
+        index, *values = group.split() or [""]
+        if index not in ("1", "1.0") or not values or len(values) % 3:
+            faults += 1
+            continue
+        points += zip(values[1::3], values[2::3], strict=True)
+    return points, faults
+
+
+def _unread(count: int) -> str:
+    return f"{count} object{'s' if count > 1 else ''} could not be read" if count else ""
+
+
+_READERS: dict[str, Callable[[str, Profile], Reading]] = {
+    "json": _read_json,
+    "glm": _read_glm,
+    "rex-omni": _read_rex_omni,
+    "molmo": _read_molmo,
+}
