@@ -82,7 +82,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_every_profile_and_launch_argument_is_there() -> None:
-    assert {p.name for p in list_profiles()} <= set(re.findall(r"^\| `([a-z0-9-]+)` \|", TEXT, re.M))
+    assert {p.name for p in list_profiles()} <= set(re.findall(r"^\| `([a-z0-9.-]+)` \|", TEXT, re.M))
     launch = TEXT[TEXT.index("## Launch") : TEXT.index("### Large frames")]
     assert set(ARGUMENTS) <= set(re.findall(r"`([a-z_]+)`", launch))
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Sam2Config, Sam2Model
+from transformers import (
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Sam2Config,
+    Sam2Model,
+)
 
 from training.demo.reasoner import SMOKE, build
 from training.demo.tokenizer import build_tokenizer
@@ -53,6 +60,52 @@ def save_qwen3_vl(folder: Path) -> Path:
         },
     )
     model = Qwen3VLForConditionalGeneration(config)
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            weights.data *= 3  # or every prompt is answered alike
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_qwen3_5(folder: Path) -> Path:
+    """Three layers of linear attention and one of full attention, as in the published models."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(folder)
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
+    ids = tokenizer.convert_tokens_to_ids
+    config = Qwen3_5Config(
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "rope_parameters": rope | {"partial_rotary_factor": 0.25},
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 4,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "num_position_embeddings": 16,
+        },
+    )
+    model = Qwen3_5ForConditionalGeneration(config)
     for weights in model.parameters():
         if weights.dim() > 1:
             weights.data *= 3  # or every prompt is answered alike

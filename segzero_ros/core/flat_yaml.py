@@ -39,8 +39,8 @@ def read_flat_yaml(path: Path) -> dict[str, object]:
         raise ValueError(f"holds a value that is none: {one_line(error, 160)}") from error
     if not isinstance(settings, dict):
         raise ValueError("expected a mapping of settings")
-    if wrong := next((k for k in settings if not isinstance(k, str)), None):
-        raise ValueError(f"the key {shown(wrong)} is not a word")
+    if wrong := [k for k in settings if not isinstance(k, str)]:
+        raise ValueError(f"the key {shown(wrong[0])} is not a word")
     return settings
 
 
