@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -182,7 +183,7 @@ def test_another_form_or_half_of_one_is_a_parse_error_with_a_reason(profile: Pro
     ("coordinates", "far", "middle"),
     [("pixels", 840, 420), ("thousandths", 1000, 500), ("bins", 999, 499.5), ("percent", 100, 50), ("unit", 1, 0.5)],
 )
-def test_the_same_place_in_every_scale_is_the_same_pixel(coordinates: str, far: float, middle: float) -> None:
+def test_the_same_place_in_every_scale_is_the_same_pixel(coordinates: Any, far: float, middle: float) -> None:
     profile = replace(BASE, coordinates=coordinates)
     text = f'[{{"bbox_2d": [0, {middle}, {middle}, {far}], "point_2d": [{far}, 0]}}]'
     assert pixels(text, profile, 640, 480) == [Candidate((0, 240, 320, 480), ((640, 0),))]

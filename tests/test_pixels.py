@@ -26,7 +26,13 @@ from segzero_ros.core.pixels import FORMATS, MAX_PIXELS, decode_picture, read_im
 Array = NDArray[Any]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of what was broken on purpose
 
-EXACT = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {"compression": "tiff_lzw"}, "BMP": {}, "PPM": {}}
+EXACT: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "WEBP": {"lossless": True},
+    "TIFF": {"compression": "tiff_lzw"},
+    "BMP": {},
+    "PPM": {},
+}
 NEARLY = {"JPEG": {"quality": 95}, "AVIF": {"quality": 95}}
 EVERY: dict[str, dict[str, Any]] = {**EXACT, **NEARLY, "GIF": {}}
 
@@ -159,7 +165,9 @@ def test_alpha_is_dropped_and_the_colour_below_it_stays(tmp_path: Path) -> None:
         assert np.array_equal(read(picture_of(form, np.dstack([grey, alpha])), tmp_path), grey.repeat(3, 2))
     palette = PIL.fromarray(rgb).quantize(16)
     for seen in (3, bytes(range(0, 256, 16))):  # one colour, or a table
-        assert np.array_equal(read(encoded(palette, "PNG", transparency=seen), tmp_path), palette.convert("RGB"))
+        assert np.array_equal(
+            read(encoded(palette, "PNG", transparency=seen), tmp_path), np.asarray(palette.convert("RGB"))
+        )
     one_grey_unseen = encoded(PIL.fromarray(rgb[:, :, 0]), "PNG", transparency=100)
     assert np.array_equal(read(one_grey_unseen, tmp_path), grey.repeat(3, 2))
 
@@ -168,12 +176,12 @@ def test_alpha_is_dropped_and_the_colour_below_it_stays(tmp_path: Path) -> None:
 def test_black_and_white_and_palettes_have_their_colours(form: str, tmp_path: Path) -> None:
     for picture in (PIL.fromarray(gradient()).convert("1"), PIL.fromarray(gradient()).quantize(16)):
         if form != "PPM" or picture.mode == "1":
-            assert np.array_equal(read(encoded(picture, form), tmp_path), picture.convert("RGB"))
+            assert np.array_equal(read(encoded(picture, form), tmp_path), np.asarray(picture.convert("RGB")))
 
 
 def test_white_may_be_zero(tmp_path: Path) -> None:
     fax = encoded(PIL.fromarray(gradient()).convert("1"), "TIFF", compression="group4")
-    assert np.array_equal(read(fax, tmp_path), PIL.fromarray(gradient()).convert("1").convert("RGB"))
+    assert np.array_equal(read(fax, tmp_path), np.asarray(PIL.fromarray(gradient()).convert("1").convert("RGB")))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
@@ -198,7 +206,7 @@ def test_a_file_is_turned_upright_and_a_topic_is_not(form: str, orientation: int
     exif[0x0112] = orientation
     data = encoded(PIL.fromarray(gradient()), form, exif=exif, **EVERY[form])
     upright = ImageOps.exif_transpose(PIL.open(io.BytesIO(data))).convert("RGB")
-    assert np.array_equal(read(data, tmp_path), upright)
+    assert np.array_equal(read(data, tmp_path), np.asarray(upright))
     if form != "TIFF":  # every decoder turns it, image_transport's too
         plain = encoded(PIL.fromarray(gradient()), form, **EVERY[form])
         assert np.array_equal(decode_picture(data), decode_picture(plain))

@@ -75,12 +75,13 @@ def test_the_page_s_example_is_a_profile(tmp_path: Path) -> None:
 
 
 def test_every_field_can_be_written(tmp_path: Path) -> None:
-    wanted = Profile(
-        **{f.name: f.name for f in fields(Profile)}
+    values: dict[str, Any] = (
+        {f.name: f.name for f in fields(Profile)}
         | {"prompt": "{question}", "square": 56, "system": None, "coordinates": "unit", "schema": "single"}
         | {"rounding": "last-pixel", "sam_prompts": "box", "max_new_tokens": 7, "model_class": "qwen3_5"}
-        | {"reader": "glm", "order": "yx", "thinking": "closed", "adapter_subfolder": "a/b"}
+        | {"reader": "glm", "order": "yx", "thinking": "closed", "adapter_subfolder": "a/b", "dtype": "float32"}
     )
+    wanted = Profile(**values)
     assert load_profile(str(file_of(tmp_path, yaml.safe_dump(vars(wanted))))) == wanted
 
 

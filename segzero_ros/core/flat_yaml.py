@@ -54,7 +54,7 @@ def _check_events(text: str) -> None:
     mapping = False
     keys: set[str] = set()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1  # type: ignore[union-attr]
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:

@@ -90,7 +90,7 @@ def _read_glm(body: str, profile: Profile) -> Reading:
     return Reading(objects, nothing, _unread(len(arrays) - len(objects)))
 
 
-def _read_rex_omni(body: str, _: Profile) -> Reading:
+def _read_rex_omni(body: str, profile: Profile) -> Reading:
     """Rex-Omni: <|object_ref_start|>mug<|object_ref_end|><|box_start|><10><20><300><400>, ...<|box_end|>, or None."""
     objects: list[dict[str, Any]] = []
     broken, nothing, label = 0, False, ""
