@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.text import first_line
@@ -21,8 +21,10 @@ def load_tokenizer(folder: Path, model: Any) -> Any:
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         raise _refused(f"{folder} holds no tokenizer: tokenizer.json is missing")
     checkpoints.read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
+    # tokenizer.json as it is: the classes of some model types build another from its vocabulary alone.
+    kind: Any = PreTrainedTokenizerFast if "tokenizer.json" in names else AutoTokenizer
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _refuse_foreign(folder, tokenizer, model)
     except SegzeroError:
         raise
