@@ -20,6 +20,7 @@ MODULES = {
     "doctor": "segzero_ros.doctor",
     "profiles": "segzero_ros.profiles_command",
     "rehearse": "segzero_ros.rehearse.command",
+    "fetch": "segzero_ros.fetch",
 }
 
 

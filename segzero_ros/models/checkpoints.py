@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segzero_ros.core.contract import SegzeroError, Status
+from segzero_ros.core.contract import Cancel, SegzeroError, Status
 from segzero_ros.core.text import first_line
-from segzero_ros.models import weights
+from segzero_ros.models import hub, weights
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 MAX_CONFIG = 1_000_000  # bytes
 
 # Forms of weights that are not loaded, by the ending of a file's name, and what to do.
@@ -41,20 +40,43 @@ def resolve(
     subfolder: str | None = None,
     offline: bool = False,
     on_progress: Callable[[float], None] | None = None,
+    cancel: Cancel | None = None,
 ) -> Path:
     """The folder of a checkpoint. role: "reasoner", "segmenter" or "adapter". Raises SegzeroError(NOT_READY).
 
     subfolder: where in the folder or the hub's repository the checkpoint lies. on_progress: told the share of the files
-    (0 to 1) while they come from the hub.
+    (0 to 1) while they come from the hub. What is whole on the disk is taken without a question to the network.
     """
-    folder = _inside(_found(name, role, revision, offline, on_progress), subfolder)
+    folder = _local(name, role)
+    if folder is not None:
+        folder = _inside(folder, subfolder)
+        check(folder, role)
+        return folder
+    if not hub.is_name(name):
+        raise _refused(f"there is no folder {name[:200]} with a {role}'s weights")
+    why = ""
+    if (snapshot := hub.cached(name, revision)) is not None:
+        try:
+            folder = _inside(snapshot, subfolder)
+            check(folder, role)
+            return folder
+        except SegzeroError as error:
+            why = f"; what the cache holds of it is not whole: {error.message}"
+    if offline:
+        where = hub.cache_folder()
+        raise _refused(f"could not get {name}: it is not in {where} and offline is set{why}")
+
+    def tell(received: int, whole: int) -> None:
+        if on_progress and whole:
+            on_progress(min(1.0, received / whole))
+
+    folder = _inside(hub.fetch(name, revision, on_progress=tell, cancel=cancel), subfolder)
     check(folder, role)
     return folder
 
 
-def _found(
-    name: str, role: str, revision: str | None, offline: bool, on_progress: Callable[[float], None] | None
-) -> Path:
+def _local(name: str, role: str) -> Path | None:
+    """The embedded or a user's folder; None for what may be a name on the hub."""
     if "\0" in name or len(name) > 1000:
         raise _refused(f"{name[:80]!r} is no name of a {role}")
     if name == "embedded":
@@ -68,9 +90,7 @@ def _found(
         raise _refused(f"{name[:200]} cannot be looked at: {first_line(error)}") from error
     if is_file:
         raise _refused(f"{path} is a file, not a checkpoint's folder{_advice([path])}")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise _refused(f"there is no folder {name[:200]} with a {role}'s weights")
-    return _from_hub(name, revision, offline, on_progress)
+    return None
 
 
 def _inside(folder: Path, subfolder: str | None) -> Path:
@@ -82,39 +102,6 @@ def _inside(folder: Path, subfolder: str | None) -> Path:
     if not (folder / parts).is_dir():
         raise _refused(f"{folder} has no subfolder {subfolder[:80]}")
     return folder / parts
-
-
-def revision_of(folder: Path, requested: str | None) -> str:
-    """The commit that the hub's cache holds in this folder, else what was asked for."""
-    return folder.name if folder.parent.name == "snapshots" else requested or ""
-
-
-def _from_hub(name: str, revision: str | None, offline: bool, on_progress: Callable[[float], None] | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm
-
-    furthest = 0.0
-
-    class Bar(tqdm):  # type: ignore[type-arg]
-        received = 0.0  # tqdm.n is not updated when the bar is disabled
-
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal furthest
-            self.received += n or 0
-            if on_progress and self.total:
-                furthest = max(furthest, min(1.0, self.received / self.total))
-                on_progress(furthest)
-            return super().update(n)
-
-    try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, local_files_only=offline, allow_patterns=HUB_FILES, tqdm_class=Bar
-            )
-        )
-    except Exception as error:
-        hint = "it is not on this disk and offline is set" if offline else "is the name right, and the network there?"
-        raise _refused(f"could not get {name} from the hub ({hint}): {first_line(error)}") from error
 
 
 def check(folder: Path, role: str) -> None:

@@ -21,7 +21,7 @@ from segzero_ros.core.contract import Cancel, LoadedModel, OnProgress, SegzeroEr
 from segzero_ros.core.failures import is_out_of_memory
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.text import one_line
-from segzero_ros.models import checkpoints, weights
+from segzero_ros.models import checkpoints, hub, weights
 from segzero_ros.models.adapters import merge_adapter
 from segzero_ros.models.devices import choose_attention, choose_device, choose_dtype, memory_of, move_to
 
@@ -79,8 +79,9 @@ def load_model(
         subfolder=checkpoint.subfolder,
         offline=placement.offline,
         on_progress=lambda s: tell(0.3 * s, f"fetching {name}"),
+        cancel=cancel,
     )
-    adapter = _adapter_of(checkpoint, placement.offline, tell)
+    adapter = _adapter_of(checkpoint, placement.offline, tell, cancel)
     refuse_other_type(folder, role, model_types)
     tell(0.3, f"loading {name}")
     where = choose_device(placement.device)
@@ -117,7 +118,7 @@ def load_model(
         raise _refused(f"could not load {name}: {one_line(str(error), 300) or type(error).__name__}") from error
     info = LoadedModel(
         name=name if adapter is None else f"{name} with {checkpoint.adapter}",
-        revision=checkpoints.revision_of(folder, checkpoint.revision),
+        revision=hub.revision_of(folder, checkpoint.revision),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(kind).removeprefix("torch."),
         device=str(where),
@@ -139,7 +140,7 @@ def stop_if(cancel: Cancel | None) -> None:
         raise SegzeroError(Status.CANCELLED, "the load was cancelled")
 
 
-def _adapter_of(checkpoint: Checkpoint, offline: bool, tell: OnProgress) -> Path | None:
+def _adapter_of(checkpoint: Checkpoint, offline: bool, tell: OnProgress, cancel: Cancel | None) -> Path | None:
     if not checkpoint.adapter:
         return None
     return checkpoints.resolve(
@@ -149,6 +150,7 @@ def _adapter_of(checkpoint: Checkpoint, offline: bool, tell: OnProgress) -> Path
         subfolder=checkpoint.adapter_subfolder,
         offline=offline,
         on_progress=lambda s: tell(0.3, f"fetching {checkpoint.adapter}"),
+        cancel=cancel,
     )
 
 
