@@ -94,8 +94,8 @@ def _check_room(missing: int) -> None:
     if missing + SPARE * bool(missing) > free:
         raise SegzeroError(
             Status.NOT_READY,
-            f"{missing / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} are free in {cache_folder()}; make room, or set"
-            " HF_HOME to another disk",
+            f"{missing / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} are free in {cache_folder()}; make room,"
+            " or set HF_HOME to another disk",
         )
 
 

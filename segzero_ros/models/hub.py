@@ -84,9 +84,7 @@ def fetch(
             raise SegzeroError(Status.CANCELLED, "the fetch was cancelled")
         if thread.is_alive() and time.monotonic() - progress.moved > STALL:
             progress.over = True
-            raise _refused(
-                f"could not get {name}: {_endpoint()} has sent nothing for {STALL:.0f} s; is it the network?"
-            )
+            raise _refused(f"could not get {name}: {_endpoint()} has sent nothing for {STALL:.0f} s; the network?")
     if isinstance(found[0], BaseException):
         raise _refused(f"could not get {name}: {explain(found[0])}") from found[0]
     return found[0]  # type: ignore[no-any-return]
@@ -178,7 +176,7 @@ def explain(error: BaseException) -> str:
         (lambda: "ProxyError" in names, "the proxy refuses; check HTTPS_PROXY"),
         (
             lambda: "CERTIFICATE" in text.upper() or "SSL" in text,
-            f"{where} cannot be trusted (TLS): check clock and proxy",
+            f"{where} is not trusted (TLS): check clock, proxy",
         ),
         (lambda: "Timeout" in " ".join(names), f"{where} did not answer in time"),
         (
