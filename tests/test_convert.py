@@ -329,6 +329,9 @@ def test_colours_are_right_in_every_format_that_image_transport_writes(encoding:
     blue_first = pixels if encoding.startswith("bgr") else pixels[:, :, [2, 1, 0]]
     png = encoded(".png", blue_first[:, :, :3], f"{encoding}; png compressed bgr{depth}")
     assert np.array_equal(compressed_from_msg(png), raw)
+    assert np.array_equal(
+        compressed_from_msg(encoded(".png", blue_first[:, :, :3], f"{encoding}; png compressed")), raw
+    )
     eight = (blue_first[:, :, :3] // (1 if depth == 8 else 256)).astype(np.uint8)
     jpeg = compressed_from_msg(encoded(".jpg", eight, f"{encoding}; jpeg compressed bgr8"))
     assert np.abs(jpeg.astype(int) - raw).mean() < 4

@@ -33,7 +33,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "BMP": {},
     "PPM": {},
 }
-NEARLY = {"JPEG": {"quality": 95}, "AVIF": {"quality": 95}}
+NEARLY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "AVIF": {"quality": 95}}
 EVERY: dict[str, dict[str, Any]] = {**EXACT, **NEARLY, "GIF": {}}
 
 
@@ -180,8 +180,9 @@ def test_black_and_white_and_palettes_have_their_colours(form: str, tmp_path: Pa
 
 
 def test_white_may_be_zero(tmp_path: Path) -> None:
-    fax = encoded(PIL.fromarray(gradient()).convert("1"), "TIFF", compression="group4")
-    assert np.array_equal(read(fax, tmp_path), np.asarray(PIL.fromarray(gradient()).convert("1").convert("RGB")))
+    page = PIL.fromarray(gradient()).convert("1")
+    fax = encoded(page, "TIFF", compression="group4")
+    assert np.array_equal(read(fax, tmp_path), np.asarray(page.convert("RGB")))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
@@ -205,8 +206,8 @@ def test_a_file_is_turned_upright_and_a_topic_is_not(form: str, orientation: int
     exif = PIL.Exif()
     exif[0x0112] = orientation
     data = encoded(PIL.fromarray(gradient()), form, exif=exif, **EVERY[form])
-    upright = ImageOps.exif_transpose(PIL.open(io.BytesIO(data))).convert("RGB")
-    assert np.array_equal(read(data, tmp_path), np.asarray(upright))
+    upright = np.asarray(ImageOps.exif_transpose(PIL.open(io.BytesIO(data))).convert("RGB"))
+    assert np.array_equal(read(data, tmp_path), upright)
     if form != "TIFF":  # every decoder turns it, image_transport's too
         plain = encoded(PIL.fromarray(gradient()), form, **EVERY[form])
         assert np.array_equal(decode_picture(data), decode_picture(plain))

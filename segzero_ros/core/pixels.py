@@ -1,4 +1,4 @@
-"""Pictures to pixels, by one rule for raw topics, compressed topics and files: docs/pictures.md.
+"""Pictures to pixels, by one rule for raw topics, compressed topics and files: docs/images.md.
 
 Pillow reads a picture's head and so tells its format and size before anything is decoded. What cameras send, JPEG and
 PNG, is decoded by OpenCV, which is faster and keeps 16 bits of colour; all else by Pillow.
@@ -25,12 +25,12 @@ from segzero_ros.core.text import first_line
 
 Array = NDArray[Any]
 
-# More than any camera of a robot has, and little enough that a picture of 16-bit RGBA takes 0.8 GB. It is below the
-# limit at which Pillow refuses by itself, so that all ways into the program have this one.
+# More than any camera of a robot has, and below the limit at which Pillow refuses by itself, so that all ways into the
+# program have this one. docs/images.md has what a picture of this size takes.
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 10 * MAX_PIXELS  # of a file; the largest picture has 8 bytes a pixel, and what its format adds
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # none that needs another program
-_COLOURS = {"P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # Pillow's modes that it makes RGB
+_COLOURS = {"P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr"}  # Pillow's modes that it makes RGB
 # EXIF's orientation: how to turn the stored pixels upright.
 _UPRIGHT = {
     2: lambda pixels: pixels[:, ::-1],
@@ -78,7 +78,8 @@ def rgb_from_pixels(pixels: Array, depth: bool = False) -> Image:
     if depth or pixels.dtype == np.float32:
         white = pixels.max() or pixels.dtype.type(1)
         if pixels.dtype == np.float32:  # 255 / white may not be a float32
-            pixels, white = pixels / white, np.float32(1)
+            pixels /= white
+            white = np.float32(1)
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / float(white))
     elif pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
@@ -120,7 +121,9 @@ def _decode(picture: PIL.Image, stream: BinaryIO) -> Array:
         if pixels is None or pixels.shape[:2] != (picture.height, picture.width):
             raise unsupported("it is damaged or cut short")
         return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    if mode in ("1", "L"):
+    if mode in ("L", "RGB"):
+        return np.asarray(picture)
+    if mode == "1":
         return np.asarray(picture.convert("L"))
     if mode.startswith("I;16") or (mode == "I" and picture.format == "PPM"):
         return np.asarray(picture).astype(np.uint16)
@@ -133,15 +136,15 @@ def _decode(picture: PIL.Image, stream: BinaryIO) -> Array:
     raise unsupported(f"pixels of the kind {mode} are not taken")
 
 
-def _orientation(picture: PIL.Image) -> object:
-    """EXIF's orientation, 1 to 8 if it is legal. A broken EXIF has none, as in every viewer."""
+def _orientation(picture: PIL.Image) -> int:
+    """EXIF's orientation, 1 to 8 if it is legal. A broken EXIF tells none, as in every viewer."""
     try:
         # Of a PNG that has none in its head, Pillow would decode the whole in search.
         if picture.format == "PNG" and "exif" not in picture.info:
-            return None
-        return picture.getexif().get(ExifTags.Base.Orientation)
+            return 1
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        return None
+        return 1
 
 
 @contextmanager

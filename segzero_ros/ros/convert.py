@@ -2,7 +2,7 @@
 
 Colours are converted by rosbags-image, at the depth that they have; brightness by core/pixels.py. Row padding, byte
 order and planes are undone here first, since it looks at none of them (0.10 reads `step` nowhere, and lays out nv12 by
-the image's height). cv_bridge: docs/decisions/no-cv-bridge.md. The rules: docs/pictures.md.
+the image's height). cv_bridge: docs/decisions/no-cv-bridge.md. The rules: docs/images.md.
 """
 
 from __future__ import annotations
