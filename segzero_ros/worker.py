@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from segzero_ros.core.contract import Cancel, OnProgress, Segmentation, SegzeroError, Status
-from segzero_ros.core.failures import is_lost_device, is_out_of_memory
+from segzero_ros.core.failures import drop_frames, is_lost_device, is_out_of_memory, lost_device_sentence
 from segzero_ros.core.requests import Ticket
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class Worker:
         self._gate = threading.Lock()  # nothing is told after stop()
         self._stop = Cancel()
         self._told: Snapshot | None = None
+        self._lost = ""  # why the device can be used no more
         self._thread = threading.Thread(target=self._run, name="segzero-worker", daemon=True)
 
     def start(self) -> None:
@@ -110,7 +111,7 @@ class Worker:
         while models is not None and (ticket := self._taken()) is not None:
             result = self._answer(models, ticket)
             self._guarded(self._source.finish, ticket, result)
-            if lost := getattr(models, "lost", ""):
+            if lost := self._lost or getattr(models, "lost", ""):
                 self._guarded(self._on_lost, lost)
                 break
             self._tell(Snapshot(State.READY, "ready"))
@@ -137,6 +138,7 @@ class Worker:
             log.debug("loading failed", exc_info=True)
             known = isinstance(error, SegzeroError)
             why = str(error) if known else f"{type(error).__name__}: {error}"
+            drop_frames(error)
             self._tell(Snapshot(State.FAILED, why))
             if is_lost_device(error):
                 self._guarded(self._on_lost, why)
@@ -153,8 +155,12 @@ class Worker:
             return self._serve(models, ticket, self._tell)
         except BaseException as error:  # the thread is the only one that answers
             log.exception("a request failed")
+            drop_frames(error)
+            why = f"{type(error).__name__}: {error}"
+            if is_lost_device(error):
+                why = self._lost = lost_device_sentence(error)
             status = Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.BACKEND_ERROR
-            return Segmentation(status, f"{type(error).__name__}: {error}", ticket.instruction, 0, 0)
+            return Segmentation(status, why, ticket.instruction, 0, 0)
 
     def _tell(self, snapshot: Snapshot) -> None:
         with self._gate:

@@ -246,7 +246,7 @@ class TestAdapters:
         reasoner = load_reasoner(self.profile(source, folder))
         assert reasoner.generate([SQUARE], ["the mug"])[0].text == wanted
         assert load_reasoner(DEMO, str(source)).generate([SQUARE], ["the mug"])[0].text != wanted
-        assert str(folder) in reasoner.info.name, "the answer names what gave it"
+        assert reasoner.info.full_name == f"{source} with {folder}", "the answer names what gave it"
 
     def test_the_older_names_of_published_adapters_are_the_same_weights(
         self, source: Path, adapted: tuple[Path, str], tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -162,6 +163,76 @@ def test_a_load_that_ends_after_the_stop_tells_nothing_and_the_next_one_waits_fo
     assert "loaded too late" not in messages
 
 
+class Tensor:
+    """Stands for the memory of a device."""
+
+
+def dead_at_release(bench: Bench, load: Callable[..., Any], serve: Callable[..., Any], held: list[Any]) -> list[bool]:
+    """Per call of release: whether nothing holds any longer what `held` refers to."""
+    found: list[bool] = []
+
+    def release() -> None:
+        found.append(all(tensor() is None for tensor in held))
+        bench.released.release()
+
+    def loaded(models: Any) -> None:
+        bench.requests.models("")
+
+    worker = Worker(bench.requests, load, serve, bench.told.put, loaded, release)
+    bench.workers.append(worker)
+    worker.start()
+    return found
+
+
+def test_what_a_request_without_memory_held_is_let_go_before_the_memory_is_given_back(bench: Bench) -> None:
+    held: list[Any] = []
+
+    def serve(models: Any, ticket: Ticket, on_state: Any) -> Segmentation:
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise MemoryError
+
+    found = dead_at_release(bench, lambda on_progress, cancel: "models", serve, held)
+    assert bench.call().status is Status.OUT_OF_MEMORY
+    assert bench.released.acquire(timeout=PATIENCE) and found == [True]
+
+
+def test_what_a_failed_load_held_is_let_go_before_the_memory_is_given_back(bench: Bench) -> None:
+    held: list[Any] = []
+
+    def move() -> None:
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise RuntimeError("CUDA out of memory")
+
+    def load(on_progress: Any, cancel: Any) -> None:
+        try:
+            move()
+        except RuntimeError as error:
+            raise kept.setdefault("error", SegzeroError(Status.OUT_OF_MEMORY, "does not fit")) from error
+
+    kept: dict[str, SegzeroError] = {}  # as a log handler would
+    found = dead_at_release(bench, load, lambda *a: None, held)  # type: ignore[arg-type,return-value]
+    assert bench.released.acquire(timeout=PATIENCE) and found == [True] and kept
+
+
+def test_models_that_are_dropped_are_let_go_before_the_memory_is_given_back(bench: Bench) -> None:
+    held: list[Any] = []
+
+    def load(on_progress: Any, cancel: Any) -> Tensor:
+        models = Tensor()
+        held.append(weakref.ref(models))
+        return models
+
+    def serve(models: Any, ticket: Ticket, on_state: Any) -> Segmentation:
+        return Segmentation(Status.OK, "", ticket.instruction, 0, 0)
+
+    found = dead_at_release(bench, load, serve, held)
+    assert bench.call().status is Status.OK and held[0]() is not None
+    bench.workers[0].stop()
+    assert bench.released.acquire(timeout=PATIENCE) and found == [True]
+
+
 class Lost:
     """Models whose device is gone after the first request."""
 
@@ -205,3 +276,19 @@ def test_a_device_that_is_lost_while_models_load_is_told_too(bench: Bench) -> No
     worker.start()
     assert told.get(timeout=PATIENCE) == "could not load it"
     assert bench.until(State.FAILED).message == "could not load it"
+
+
+def test_a_device_that_is_lost_outside_the_pipeline_ends_the_thread_too(bench: Bench) -> None:
+    told: queue.Queue[str] = queue.Queue()
+
+    def serve(models: Any, ticket: Ticket, on_state: Any) -> Segmentation:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def loaded(models: Any) -> None:
+        bench.requests.models("")
+
+    worker = Worker(bench.requests, lambda *_: "models", serve, bench.told.put, loaded, on_lost=told.put)
+    worker.start()
+    result = bench.call()
+    assert result.status is Status.BACKEND_ERROR and result.message == told.get(timeout=PATIENCE)
+    assert "started anew" in result.message and worker.join(PATIENCE)

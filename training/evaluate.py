@@ -724,7 +724,13 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
         raise ValueError(f"--data {a.data}: there are no items")
     device = a.device or own_gpu(a.shard)
     pipeline = Pipeline.load(
-        profile, reasoner=a.reasoner, segmenter=a.segmenter, device=device, dtype=a.dtype, attention=a.attention
+        profile,
+        reasoner=a.reasoner,
+        segmenter=a.segmenter,
+        device=device,
+        dtype=a.dtype,
+        attention=a.attention,
+        trial=False,
     )
     pipeline.strict = a.parser == "published"
     ids = hashlib.blake2b("\n".join(c.id for c in cases).encode(), digest_size=16).hexdigest()

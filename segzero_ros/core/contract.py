@@ -239,9 +239,15 @@ class LoadedModel:
     dtype: str
     device: str
     memory_bytes: int
+    adapter: str = ""  # merged into it
+
+    @property
+    def full_name(self) -> str:
+        name = f"{self.name}@{self.revision}" if self.revision else self.name
+        return f"{name} with {self.adapter}" if self.adapter else name
 
     def __str__(self) -> str:
-        name = f"{self.name}@{self.revision}" if self.revision else self.name
+        name = self.full_name
         size = f"{self.parameters / 1e6:.1f} M parameters, {self.memory_bytes / 1e6:.0f} MB"
         return f"{name} ({size}, {self.dtype} on {self.device})"
 

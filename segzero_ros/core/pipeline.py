@@ -51,8 +51,7 @@ class Pipeline:
 
     @property
     def model(self) -> str:
-        parts = (self.reasoner.info, self.segmenter.info)
-        return " + ".join(f"{i.name}@{i.revision}" if i.revision else i.name for i in parts)
+        return f"{self.reasoner.info.full_name} + {self.segmenter.info.full_name}"
 
     @property
     def strict(self) -> bool:

@@ -117,12 +117,13 @@ def load_model(
             raise SegzeroError(Status.OUT_OF_MEMORY, f"{name} does not fit on {where}") from error
         raise _refused(f"could not load {name}: {one_line(str(error), 300) or type(error).__name__}") from error
     info = LoadedModel(
-        name=name if adapter is None else f"{name} with {checkpoint.adapter}",
+        name=name,
         revision=hub.revision_of(folder, checkpoint.revision),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(kind).removeprefix("torch."),
         device=str(where),
         memory_bytes=memory_of(model),
+        adapter=checkpoint.adapter or "",
     )
     return model, folder, info
 

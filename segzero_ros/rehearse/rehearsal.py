@@ -19,6 +19,7 @@ from segzero_ros.core.failures import is_out_of_memory
 from segzero_ros.core.text import first_line
 from segzero_ros.models.checkpoints import EMBEDDED
 from segzero_ros.models.devices import choose_device, choose_dtype, release_memory
+from segzero_ros.models.loading import wanted_dtype
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import Profile
 from segzero_ros.rehearse import report
@@ -185,7 +186,7 @@ def _loaded_bytes(
 ) -> tuple[int, int, torch.dtype]:
     """Of all weights, of keys and values, and the reasoner's number format."""
     reasoner = parts[0].dimensions
-    formats = {part.role: choose_dtype(dtype, device) for part in parts}
+    formats = {part.role: choose_dtype(wanted_dtype(dtype, options.profile), device) for part in parts}
     weights = sum(part.dimensions.parameters * formats[part.role].itemsize for part in parts)
     tokens = options.prompt_tokens + _image_tokens(options.profile, parts[0]) + options.profile.max_new_tokens
     return weights, reasoner.cache_bytes(tokens, formats["reasoner"]), formats["reasoner"]
@@ -256,6 +257,7 @@ def _loaded(
             dtype=dtype,
             attention=attention,
             offline=True,
+            trial=False,  # the first answer is measured
             on_progress=tell,
         )
     info = pipeline.reasoner.info
