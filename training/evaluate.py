@@ -580,15 +580,16 @@ def read_cases(settings: dict[str, Any], root: Path) -> list[Case]:
     return sample_cases(source, family)[: settings["n"]]
 
 
-def weights(name: str, role: str, revision: str) -> str:
+def weights(name: str, role: str, revision: str, subfolder: str | None = None) -> str:
     """Which weights a name stands for: the hub's commit, or a digest of a folder's files."""
     if revision:
         return revision
     from segzero_ros.models.checkpoints import resolve
 
     digest = hashlib.blake2b(digest_size=16)
-    folder = resolve(name, role, offline=True)
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    folder = resolve(name, role, offline=True, subfolder=subfolder)
+    config = "adapter_config.json" if role == "adapter" else "config.json"
+    for path in sorted([folder / config, *folder.glob("*.safetensors")]):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
@@ -643,6 +644,7 @@ def parser() -> argparse.ArgumentParser:
         "--shard", type=_shard, default=(0, 1), metavar="I/N", help="the I-th of N, records in F.I-of-N.jsonl"
     )
     p.add_argument("--reasoner", help="another checkpoint than the profile's")
+    p.add_argument("--adapter", help="a LoRA adapter that is merged into the reasoner: folder or hub name")
     p.add_argument("--segmenter", help="another checkpoint than the profile's")
     p.add_argument("--device", help="cpu, cuda, cuda:1, ...; by itself the shard's own GPU")
     p.add_argument("--dtype")
@@ -726,6 +728,7 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     pipeline = Pipeline.load(
         profile,
         reasoner=a.reasoner,
+        adapter=a.adapter,
         segmenter=a.segmenter,
         device=device,
         dtype=a.dtype,
@@ -739,6 +742,12 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
         device = info.device.split(":")[0]
         settings[role] = {"name": info.name, "weights": weights(info.name, role, info.revision), "dtype": info.dtype}
         settings[role] |= {"device": device}
+        if info.adapter:
+            subfolder = profile.adapter_subfolder if info.adapter == profile.adapter else None
+            settings[role]["adapter"] = {
+                "name": info.adapter,
+                "weights": weights(info.adapter, "adapter", "", subfolder),
+            }
     file = RecordFile(shard_path(a.records, a.shard), settings, restart=a.restart) if a.records else None
     voting = Voting(a.samples, a.temperature, a.top_p, a.seed) if a.samples else None
     alone = _alone(cases) if a.data.startswith("tabletop:") else 300
