@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segzero_ros.core.contract import Cancel, Segmentation, Status
@@ -529,6 +529,7 @@ STORM = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(STORM, st.booleans())
+@example(["topic", "topic", "topic", "topic", "take", "finish", "take"], True)  # given up, then waiting for a frame
 def test_whatever_happens_every_request_ends_once(storm: list[str], continuous: bool) -> None:
     bench = Bench(continuous=continuous)
     asked: list[Ticket] = []

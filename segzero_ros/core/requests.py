@@ -339,9 +339,10 @@ class _Policy:
         """Whether the end is for everybody, and news."""
         if ticket.by is Asker.SERVICE:
             return False
-        if ticket.again and ticket.frame is None and result.status is Status.CANCELLED:
-            return False  # it waited for a frame: between two rounds nothing runs
         goes_on = ticket.series is not None and ticket.series is self._series
+        if ticket.series and ticket.again and ticket.frame is None and result.status is Status.CANCELLED:
+            # It waited for a frame: between two rounds nothing runs. But a round before may have ended without a word.
+            return not goes_on and ticket.series.owed
         return not goes_on or ticket.series.is_news(result.status)  # type: ignore[union-attr]
 
     def _cancel(self, running: Ticket, reason: str) -> None:
