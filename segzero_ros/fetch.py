@@ -72,7 +72,7 @@ def _announce(role: str, name: str, revision: str | None, subfolder: str | None)
     except SegzeroError:
         if not hub.is_name(name):
             raise
-    files = hub.sizes(name, revision)
+    files = hub.sizes(name, revision, subfolder)
     if not any(n.endswith(".safetensors") for n in files):
         raise SegzeroError(Status.NOT_READY, f"{name} holds no .safetensors file; others are not loaded")
     licence = hub.licence_of(name) or "not stated"

@@ -198,6 +198,16 @@ def test_what_is_half_on_the_disk_is_fetched(tmp_path: Path, reasoner: Path, ser
     assert files_of(folder) == files_of(reasoner), shown.stdout + shown.stderr
 
 
+def test_of_a_repository_with_a_subfolder_nothing_else_is_fetched(tmp_path: Path, reasoner: Path, server: Hub) -> None:
+    inner = {f"merged/{name}": data for name, data in files_of(reasoner).items()}
+    server.files["lab/several"] = inner | {"other/model.safetensors": b"large", "config.json": b"{}"}
+    code = LOAD.replace('"reasoner")', '"reasoner", subfolder="merged")')
+    shown = run(code, "lab/several", home=tmp_path, HF_ENDPOINT=server.url)
+    folder = Path(shown.stdout.split()[-1])
+    assert files_of(folder) == files_of(reasoner), shown.stdout + shown.stderr
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["merged"]
+
+
 def test_half_a_checkpoint_without_network_says_both(tmp_path: Path, reasoner: Path) -> None:
     (in_cache(tmp_path, "lab/reasoner", reasoner) / "model.safetensors").unlink()
     code = LOAD.replace('"reasoner")', '"reasoner", offline=True)')

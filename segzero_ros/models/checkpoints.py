@@ -70,7 +70,7 @@ def resolve(
         if on_progress and whole:
             on_progress(min(1.0, received / whole))
 
-    folder = _inside(hub.fetch(name, revision, on_progress=tell, cancel=cancel), subfolder)
+    folder = _inside(hub.fetch(name, revision, subfolder=subfolder, on_progress=tell, cancel=cancel), subfolder)
     check(folder, role)
     return folder
 

@@ -59,10 +59,13 @@ def fetch(
     name: str,
     revision: str | None = None,
     *,
+    subfolder: str | None = None,
     on_progress: Callable[[int, int], None] = lambda received, whole: None,
     cancel: Cancel | None = None,
 ) -> Path:
-    """A repository's files in the cache, resumed where an earlier fetch ended. Raises SegzeroError.
+    """The snapshot of a repository in the cache, resumed where an earlier fetch ended. Raises SegzeroError.
+
+    subfolder: the only part of it that is fetched.
 
     on_progress(bytes received, bytes in all) is called as they come. NOT_READY with a sentence, CANCELLED.
     """
@@ -71,7 +74,7 @@ def fetch(
 
     def work() -> None:
         try:
-            found.append(Path(_download(name, revision, progress)))
+            found.append(Path(_download(name, revision, subfolder, progress)))
         except BaseException as error:
             found.append(error)
 
@@ -90,12 +93,12 @@ def fetch(
     return found[0]  # type: ignore[no-any-return]
 
 
-def sizes(name: str, revision: str | None = None) -> dict[str, tuple[int, bool]]:
+def sizes(name: str, revision: str | None = None, subfolder: str | None = None) -> dict[str, tuple[int, bool]]:
     """Of each file that would be fetched: its bytes, and whether it is here already. Raises SegzeroError."""
     try:
         from huggingface_hub import snapshot_download
 
-        files = snapshot_download(name, revision=revision, allow_patterns=FILES, dry_run=True)
+        files = snapshot_download(name, revision=revision, allow_patterns=_patterns(subfolder), dry_run=True)
     except Exception as error:
         raise _refused(f"could not ask for {name}: {explain(error)}") from error
     return {f.filename: (f.file_size or 0, f.is_cached) for f in files}  # type: ignore[union-attr]
@@ -110,6 +113,10 @@ def licence_of(name: str) -> str:
     except Exception as error:
         raise _refused(f"could not ask for {name}: {explain(error)}") from error
     return ", ".join(t.removeprefix("license:") for t in tags if t.startswith("license:"))
+
+
+def _patterns(subfolder: str | None) -> list[str]:
+    return [f"{subfolder.strip('/')}/{pattern}" for pattern in FILES] if subfolder else FILES
 
 
 class _Progress:
@@ -128,7 +135,7 @@ class _Progress:
             self.tell(int(received), int(whole))
 
 
-def _download(name: str, revision: str | None, progress: _Progress) -> str:
+def _download(name: str, revision: str | None, subfolder: str | None, progress: _Progress) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import tqdm
 
@@ -146,7 +153,7 @@ def _download(name: str, revision: str | None, progress: _Progress) -> str:
             progress.count(self.received, whole if self.in_bytes else None)
             return super().update(n)
 
-    return str(snapshot_download(name, revision=revision, allow_patterns=FILES, tqdm_class=Bar))
+    return str(snapshot_download(name, revision=revision, allow_patterns=_patterns(subfolder), tqdm_class=Bar))
 
 
 def explain(error: BaseException) -> str:
