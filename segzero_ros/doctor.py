@@ -16,6 +16,7 @@ from typing import Any
 
 from segzero_ros.core.contract import SegzeroError
 from segzero_ros.core.text import clean, first_line
+from segzero_ros.models import hub
 from segzero_ros.profiles import Profile, ProfileError, list_profiles, load_profile
 
 Line = tuple[str, str, str]  # "ok", "note" or "bad"; what; advice
@@ -38,7 +39,6 @@ LIBRARIES = {
 NEED = 1.25  # memory that a profile wants for each byte of its weights: an estimate
 WORK = 2_000_000_000  # bytes beside the weights: keys and values, SAM's features, masks; an estimate
 TORCH = "2.5"
-AMPERE = (8, 0)
 # Settings of ROS that decide who hears whom.
 DISCOVERY = (
     "ROS_DOMAIN_ID",
@@ -269,8 +269,7 @@ def check_hub(environment: Mapping[str, str]) -> Iterator[Line]:
             socks = "PROXY" in name and value.startswith("socks")
             advice = "pip install 'httpx[socks]' to fetch through it; what is on the disk needs no network"
             yield ("note", f"{name}={shown[:200]}", advice) if socks else ("ok", f"{name}={shown[:200]}", "")
-    home = Path(environment.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    cache = Path(environment.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    cache = hub.cache_folder(environment)
     there = cache
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -312,13 +311,13 @@ def parts_of(profile: Profile) -> Iterator[tuple[str, str, str | None]]:
 
 def check_memory(torch: Any, profile: Profile) -> Iterator[Line]:
     """Whether the profile's weights and an answer fit, by the parameters that its checkpoints have."""
-    from segzero_ros.models.devices import choose_device, choose_dtype
-    from segzero_ros.rehearse.dimensions import find_dimensions
-    from segzero_ros.rehearse.machine import free_memory
-
-    device = choose_device("auto")
-    size = choose_dtype(None if profile.dtype == "auto" else profile.dtype, device).itemsize
     try:
+        from segzero_ros.models.devices import choose_device, choose_dtype
+        from segzero_ros.rehearse.dimensions import find_dimensions
+        from segzero_ros.rehearse.machine import free_memory
+
+        device = choose_device("auto")
+        size = choose_dtype(profile.dtype, device).itemsize
         roles: tuple[tuple[str, Any], ...] = ((profile.reasoner, "reasoner"), (profile.segmenter, "segmenter"))
         count = 0
         for name, role in roles:
@@ -327,10 +326,10 @@ def check_memory(torch: Any, profile: Profile) -> Iterator[Line]:
 
                 name = str(EMBEDDED / role)
             count += find_dimensions(name, role).parameters
-    except SegzeroError as error:
-        yield "note", f"{profile.name}: its need of memory is not known", error.message
+        need, free = count * size * NEED + WORK, free_memory(device)
+    except Exception as error:  # no library, no dimensions, no driver
+        yield "note", f"{profile.name}: its need of memory is not known", first_line(error)
         return
-    need, free = count * size * NEED + WORK, free_memory(device)
     what = f"{profile.name} wants about {need / 1e9:.1f} GB on {device} ({count / 1e9:.2f} G parameters)"
     if need > free:
         yield "note", f"{what}, and {free / 1e9:.1f} are free", "a smaller profile; `segzero rehearse` measures it"

@@ -21,8 +21,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "fetch",
         help="fetch a profile's checkpoints from the hub",
-        description="Says licences and sizes, then fetches what is not on this disk yet; an interrupted fetch goes on "
-        "where it ended. --to makes a folder that can be copied to a robot without network.",
+        description="Says licences and sizes, then fetches what is not on this disk yet; of an interrupted fetch the "
+        "whole files stay. --to makes a folder that can be copied to a robot without network.",
     )
     parser.add_argument("profile", help="a profile's name or the path of its YAML")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="copy the checkpoints there, as plain files")
@@ -31,6 +31,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises ProfileError and SegzeroError."""
+    from segzero_ros.models.hub import cache_folder
+
     profile = load_profile(arguments.profile)
     parts = list(_parts(profile))
     if arguments.to is not None:
@@ -40,16 +42,17 @@ def run(arguments: argparse.Namespace) -> int:
         missing += _announce(role, name, revision, subfolder)
     if arguments.dry_run:
         return 0
-    _check_room(missing)
+    _check_room(missing, cache_folder())
     folders = {}
     for role, name, revision, subfolder in parts:
         folders[role] = _fetched(role, name, revision, subfolder)
         print(f"{role}: {clean(folders[role])}")
     if arguments.to is not None:
+        _check_room(sum(p.stat().st_size for f in folders.values() for p in f.iterdir() if p.is_file()), arguments.to)
         _copy(folders, arguments.to)
-        print(f"copy {clean(arguments.to)} to the robot and start the node there with these parameters:")
-        places = " ".join(f"{role}:={clean(arguments.to)}/{role}" for role in folders)
-        print(f"  profile:={arguments.profile} offline:=true {places}")
+        print(f"copy {clean(arguments.to)} to the robot, and start the node there:")
+        places = " ".join(f"-p {role}:={clean(arguments.to)}/{role}" for role in folders)
+        print(f"  ros2 run segzero_ros segzero --ros-args -p profile:={arguments.profile} -p offline:=true {places}")
     return 0
 
 
@@ -84,17 +87,15 @@ def _announce(role: str, name: str, revision: str | None, subfolder: str | None)
     return missing
 
 
-def _check_room(missing: int) -> None:
-    from segzero_ros.models.hub import cache_folder
-
-    there = cache_folder()
+def _check_room(missing: int, folder: Path) -> None:
+    there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
     free = shutil.disk_usage(there).free
     if missing + SPARE * bool(missing) > free:
         raise SegzeroError(
             Status.NOT_READY,
-            f"{missing / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} are free in {cache_folder()}; make room,"
+            f"{missing / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} are free in {folder}; make room,"
             " or set HF_HOME to another disk",
         )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
+from segzero_ros.core.prompt import validate_instruction
 from segzero_ros.core.text import clean, first_line
 from segzero_ros.files import replaced, why_not_writable
 from segzero_ros.profiles import load_profile
@@ -64,6 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Raises WrongUse, ProfileError and SegzeroError. 0 if every picture was answered, else 1."""
     profile = load_profile(arguments.profile)
     jobs = plan(arguments.image, {kind: getattr(arguments, kind) for kind in KINDS})
+    try:
+        validate_instruction(arguments.instruction)
+    except SegzeroError as error:
+        raise WrongUse(error.message) from error
     single = len(jobs) == 1
     if single:
         _read(jobs[0].image)  # before the models, which take their time

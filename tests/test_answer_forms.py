@@ -348,3 +348,21 @@ def test_the_model_s_turn_begins_as_the_profile_says(tmp_path: Path) -> None:
         "opened": "<|im_end|>\n<|im_start|>assistant\n<think>\n",
         "closed": "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"bbox_2d": [10, 20, 300, 400], "label": "mug {big}"}]',
+        """[{'bbox_2d': [10, 20, 300, 400], 'label': "mug {it's}"}]""",
+        '{"note": "a } b { c", "bbox_2d": [10, 20, 300, 400], "label": "mug"}',
+    ],
+)
+def test_words_may_hold_braces_and_apostrophes(text: str) -> None:
+    answer = parse_answer(f"<answer>{text}</answer>", BASE)
+    assert [c.box for c in answer.candidates] == [(10, 20, 300, 400)], answer.reasons
+
+
+@pytest.mark.parametrize("text", ['{"objects": []}', "[]", "[ ]"])
+def test_nothing_may_be_said_in_several_ways(text: str) -> None:
+    assert parse_answer(f"<answer>{text}</answer>", BASE).status is Status.NO_OBJECT

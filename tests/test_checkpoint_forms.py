@@ -96,6 +96,10 @@ class TestTokenizer:
         edit_json(folder / "config.json", lambda c: c.update(image_token_id=c["image_token_id"] + 3))
         assert "another model's" in refusal(folder)
 
+    def test_words_of_answers_are_no_special_tokens(self, folder: Path) -> None:
+        edit_json(folder / "tokenizer_config.json", lambda c: c.update(additional_special_tokens=["red"]))
+        assert "special token" in refusal(folder)
+
     def test_a_damaged_file_is_named(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text('{"version": "1.0"}')
         assert f"the tokenizer in {folder}" in refusal(folder)
@@ -134,6 +138,25 @@ class TestWeights:
         with caplog.at_level(logging.WARNING):
             load_reasoner(DEMO, str(folder), offline=True)
         assert "mtp.fc.weight" in caplog.text
+
+    def test_a_file_that_was_not_written_to_its_end_is_refused(self, folder: Path) -> None:
+        edit_weights(folder, lambda w: w[next(k for k in w if k.endswith("q_proj.weight"))].zero_())
+        assert "nothing but zeros" in (said := refusal(folder)) and "q_proj" in said
+
+    def test_a_weight_under_two_names_is_refused(self, folder: Path) -> None:
+        def twice(weights: dict[str, torch.Tensor]) -> None:
+            key = next(k for k in weights if k.endswith("q_proj.weight"))
+            other = {True: "model.layers", False: "model.language_model.layers"}["language_model" in key]
+            weights[f"{other}.{key.partition('layers.')[2]}"] = torch.zeros_like(weights[key])
+
+        edit_weights(folder, twice)
+        assert "under two names" in refusal(folder)
+
+    def test_a_whole_file_beside_shards_is_refused(self, folder: Path) -> None:
+        shards = {"a": "model-00001-of-00001.safetensors"}
+        shutil.copy(folder / "model.safetensors", folder / shards["a"])
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+        assert "which are meant" in refusal(folder)
 
     @pytest.mark.parametrize("number", [float("nan"), float("inf")])
     def test_numbers_that_are_not_finite_are_refused(self, folder: Path, number: float) -> None:
@@ -267,6 +290,11 @@ class TestAdapters:
             ({"r": 5}, "does not fit its base"),
             ({"bias": "all"}, "biases"),
             ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+            ({"init_lora_weights": "pissa"}, "changes its base"),
+            ({"init_lora_weights": "pissa_niter_4"}, "changes its base"),
+            ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+            ({"use_dora": True}, "use_dora"),
+            ({"lora_alpha": 10**400}, "r and lora_alpha"),
         ],
     )
     def test_an_adapter_that_cannot_be_merged_is_a_sentence(
@@ -297,6 +325,12 @@ class TestAdapters:
         with pytest.raises(SegzeroError) as error:
             load_reasoner(self.profile(source, copy))
         assert error.value.status is Status.NOT_READY and str(copy) in error.value.message
+
+    def test_the_profile_s_adapter_is_not_dropped_in_silence(self, source: Path, adapted: tuple[Path, str]) -> None:
+        profile = replace(DEMO, adapter=str(adapted[0]))
+        assert "say adapter, too" in refusal(source, profile=profile)
+        assert load_reasoner(profile, str(source), adapter="none").info.adapter == ""
+        assert load_reasoner(profile, str(source), adapter=str(adapted[0])).info.adapter == str(adapted[0])
 
     def test_an_adapter_given_as_a_model_is_said(self, adapted: tuple[Path, str]) -> None:
         assert "LoRA adapter" in refusal(adapted[0])

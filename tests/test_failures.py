@@ -38,7 +38,6 @@ LOST = (
     RuntimeError("CUDA error: an illegal instruction was encountered"),
     RuntimeError("CUDA error: uncorrectable ECC error encountered"),
     RuntimeError("CUDA error: the launch timed out and was terminated"),
-    RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
     RuntimeError("CUDA error: unknown error"),
     RuntimeError("Unable to determine the device handle for GPU0: GPU is lost. Reboot the system to recover this GPU"),
 )

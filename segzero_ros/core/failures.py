@@ -37,7 +37,6 @@ _LOST_DEVICE = (
     "invalid program counter",
     "hardware stack error",
     "uncorrectable",  # ECC and NVLink errors
-    "busy or unavailable",
     "device lost",
     "gpu is lost",
     "context is destroyed",
@@ -53,6 +52,11 @@ _CONTEXT_LIVES = (
     "too many resources requested",
     "driver version is insufficient",
     "operation not supported",
+    "busy or unavailable",
+    "no cuda-capable device",
+    "not yet initialized",
+    "initialization error",
+    "system has unsupported",
 )
 
 

@@ -6,6 +6,7 @@ A reader turns an answer's text into JSON-like objects {bbox_2d, point_2d, label
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -35,10 +36,26 @@ def _read_json(body: str, _: Profile) -> Reading:
 
     Braces are matched by one scan, so the time is linear and a broken object costs only itself.
     """
+    objects, broken = _scan(body, r"[{}]")
+    if broken:  # a label may hold a brace: once more, past what stands in quotes
+        again, still = _scan(body, r'"(?:[^"\\]|\\.)*"|[{}]')
+        if still < broken and len(again) >= len(objects):
+            objects, broken = again, still
+    empty = re.search(r"\[\s*\]", body) is not None and "{" not in body
+    empty = empty or re.fullmatch(r"\s*\{\s*\"\w+\"\s*:\s*\[\s*\]\s*\}\s*", body) is not None
+    if empty:
+        return Reading([], True, "")
+    return Reading(objects, empty, _unread(broken))
+
+
+def _scan(body: str, marks: str) -> tuple[list[dict[str, Any]], int]:
+    """The objects between innermost braces, and how many could not be read. marks: matches braces, and what to skip."""
     objects: list[dict[str, Any]] = []
     broken = 0
     start = -1
-    for match in re.finditer(r"[{}]", body):
+    for match in re.finditer(marks, body):
+        if match.group() not in "{}":
+            continue
         if match.group() == "{":
             if start >= 0 and body[start + 1 : match.start()].strip():
                 broken += 1
@@ -50,10 +67,7 @@ def _read_json(body: str, _: Profile) -> Reading:
             else:
                 broken += 1
             start = -1
-    if start >= 0:
-        broken += 1
-    empty = re.search(r"\[\s*\]", body) is not None and "{" not in body
-    return Reading(objects, empty, _unread(broken))
+    return objects, broken + (start >= 0)
 
 
 def _loads(piece: str) -> Any:
@@ -66,7 +80,10 @@ def _loads(piece: str) -> Any:
             return json.loads(attempt)
         except (ValueError, RecursionError):
             continue
-    return None
+    try:  # a Python dict with an apostrophe in its words; literals alone are read
+        return ast.literal_eval(piece)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def _mend_arrays(piece: str) -> str:

@@ -12,6 +12,8 @@ from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.models import checkpoints
 
 MAX_RANK = 4096
+MAX_ALPHA = 1e6
+PLAIN_STARTS = ("gaussian", "eva", "orthogonal")  # ways to begin a training that leave the base as it is
 PREFIX = "base_model.model."  # PEFT's, before the name in the base
 
 
@@ -53,15 +55,25 @@ def _config(kind: Any, folder: Path, settings: dict[str, Any], stored: Collectio
     a regular expression, and a stranger's can take for ever."""
     if settings.get("peft_type") != "LORA":
         raise _refused(f"{folder} is a {str(settings.get('peft_type'))[:40]} adapter; LoRA is merged")
-    more = ("modules_to_save", "trainable_token_indices", "layer_replication", "rank_pattern", "alpha_pattern")
+    more = (
+        *("modules_to_save", "trainable_token_indices", "layer_replication", "rank_pattern", "alpha_pattern"),
+        *("alora_invocation_tokens", "lora_bias", "megatron_config", "use_dora", "use_qalora"),
+    )
     for key in more:
         if settings.get(key):
             raise _refused(f"{folder} uses {key}, which is not read here; merge it where it was trained")
+    if settings.get("init_lora_weights", True) not in (*PLAIN_STARTS, True, False, None):
+        raise _refused(f"{folder} was begun by {str(settings['init_lora_weights'])[:40]}, which changes its base, too")
     if settings.get("bias", "none") != "none":
         raise _refused(f"{folder} trains biases, too; merge it where it was trained")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if type(rank) is not int or not 0 < rank <= MAX_RANK or not isinstance(alpha, (int, float)):
-        raise _refused(f"{folder}/adapter_config.json: r and lora_alpha must be numbers, r from 1 to {MAX_RANK}")
+    if (
+        type(rank) is not int
+        or not 0 < rank <= MAX_RANK
+        or not isinstance(alpha, (int, float))
+        or not 0 < alpha < MAX_ALPHA
+    ):
+        raise _refused(f"{folder}/adapter_config.json: r and lora_alpha must be positive numbers, r up to {MAX_RANK}")
     targets = sorted({key.removeprefix(PREFIX).partition(".lora_")[0] for key in stored if ".lora_" in key})
     if not targets:
         raise _refused(f"{folder} holds no LoRA weights")
@@ -71,7 +83,6 @@ def _config(kind: Any, folder: Path, settings: dict[str, Any], stored: Collectio
         target_modules=targets,
         lora_dropout=0.0,
         use_rslora=settings.get("use_rslora") is True,
-        use_dora=settings.get("use_dora") is True,
         inference_mode=True,
     )
 

@@ -105,7 +105,15 @@ def _inside(folder: Path, subfolder: str | None) -> Path:
 
 
 def check(folder: Path, role: str) -> None:
-    """Raises SegzeroError(NOT_READY) unless the folder holds a readable configuration and whole safetensors files."""
+    """Raises SegzeroError(NOT_READY) unless the folder holds a readable configuration, whole safetensors files and, for
+    a reasoner, a tokenizer."""
+    try:
+        _check(folder, role)
+    except OSError as error:  # a folder that may not be read
+        raise _refused(f"{folder} cannot be read: {error.strerror or first_line(error)}") from error
+
+
+def _check(folder: Path, role: str) -> None:
     if role == "adapter":
         read_json(folder / "adapter_config.json", "a LoRA adapter")
         if not (folder / "adapter_model.safetensors").is_file():
@@ -117,7 +125,8 @@ def check(folder: Path, role: str) -> None:
     if (folder / "adapter_config.json").is_file():
         raise _refused(f"{folder} is an adapter beside a configuration; give its base as {role} and it as adapter")
     config = read_json(folder / "config.json", f"a {role}")
-    scheme = config.get("quantization_config")
+    nested = (part for part in config.values() if isinstance(part, dict))
+    scheme = next((s for part in (config, *nested) if (s := part.get("quantization_config"))), None)
     if scheme:
         method = scheme.get("quant_method") if isinstance(scheme, dict) else scheme
         raise _refused(
@@ -128,6 +137,11 @@ def check(folder: Path, role: str) -> None:
         others = _advice(folder.iterdir())
         raise _refused(f"{folder} holds no {role}: there is no .safetensors file (others are not loaded){others}")
     weights.refuse_unknown_formats(folder, weights.tensors_of(folder))
+    if role == "reasoner" and not str(config.get("model_type")).startswith("sam"):
+        names = {path.name for path in folder.iterdir()}
+        if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+            raise _refused(f"{folder} holds no tokenizer: tokenizer.json is missing")
+        read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
     if (folder / "generation_config.json").is_file():
         _check_ends(folder / "generation_config.json")
 

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None and ".." not in text and "--" not in text
 
 
-def cache_folder() -> Path:
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where the hub's library keeps what it has fetched, by the same variables, without that library."""
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    home = environment.get("HF_HOME") or os.path.join(environment.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    named = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
     return Path(os.path.expandvars(os.path.expanduser(named or os.path.join(home, "hub"))))
 
 
@@ -70,19 +70,46 @@ def fetch(
     on_progress(bytes received, bytes in all) is called as they come. NOT_READY with a sentence, CANCELLED.
     """
     progress = _Progress(on_progress, cancel)
+    return Path(_watched(name, lambda: _download(name, revision, subfolder, progress), progress))
+
+
+def sizes(name: str, revision: str | None = None, subfolder: str | None = None) -> dict[str, tuple[int, bool]]:
+    """Of each file that would be fetched: its bytes, and whether it is here already. Raises SegzeroError."""
+
+    def ask() -> Any:
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(name, revision=revision, allow_patterns=_patterns(subfolder), dry_run=True)
+
+    return {f.filename: (f.file_size or 0, f.is_cached) for f in _watched(name, ask, _Progress())}
+
+
+def licence_of(name: str) -> str:
+    """As the repository states it; "" where it does not. Raises SegzeroError."""
+
+    def ask() -> Any:
+        from huggingface_hub import HfApi
+
+        return HfApi().model_info(name).tags or []
+
+    return ", ".join(t.removeprefix("license:") for t in _watched(name, ask, _Progress()) if t.startswith("license:"))
+
+
+def _watched(name: str, call: Callable[[], Any], progress: _Progress) -> Any:
+    """What the call returns, on a thread of its own: the library has calls without a time limit."""
     found: list[Any] = []
 
     def work() -> None:
         try:
-            found.append(Path(_download(name, revision, subfolder, progress)))
+            found.append(call())
         except BaseException as error:
             found.append(error)
 
-    thread = threading.Thread(target=work, name="segzero-fetch", daemon=True)
+    thread = threading.Thread(target=work, name="segzero-hub", daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(TICK)
-        if cancel is not None and cancel.is_set():
+        if progress.cancel is not None and progress.cancel.is_set():
             progress.over = True
             raise SegzeroError(Status.CANCELLED, "the fetch was cancelled")
         if thread.is_alive() and time.monotonic() - progress.moved > STALL:
@@ -90,29 +117,7 @@ def fetch(
             raise _refused(f"could not get {name}: {_endpoint()} has sent nothing for {STALL:.0f} s; the network?")
     if isinstance(found[0], BaseException):
         raise _refused(f"could not get {name}: {explain(found[0])}") from found[0]
-    return found[0]  # type: ignore[no-any-return]
-
-
-def sizes(name: str, revision: str | None = None, subfolder: str | None = None) -> dict[str, tuple[int, bool]]:
-    """Of each file that would be fetched: its bytes, and whether it is here already. Raises SegzeroError."""
-    try:
-        from huggingface_hub import snapshot_download
-
-        files = snapshot_download(name, revision=revision, allow_patterns=_patterns(subfolder), dry_run=True)
-    except Exception as error:
-        raise _refused(f"could not ask for {name}: {explain(error)}") from error
-    return {f.filename: (f.file_size or 0, f.is_cached) for f in files}  # type: ignore[union-attr]
-
-
-def licence_of(name: str) -> str:
-    """As the repository states it; "" where it does not. Raises SegzeroError."""
-    try:
-        from huggingface_hub import HfApi
-
-        tags = HfApi().model_info(name, timeout=15).tags or []
-    except Exception as error:
-        raise _refused(f"could not ask for {name}: {explain(error)}") from error
-    return ", ".join(t.removeprefix("license:") for t in tags if t.startswith("license:"))
+    return found[0]
 
 
 def _patterns(subfolder: str | None) -> list[str]:
@@ -122,7 +127,9 @@ def _patterns(subfolder: str | None) -> list[str]:
 class _Progress:
     """What has come of all files together."""
 
-    def __init__(self, tell: Callable[[int, int], None], cancel: Cancel | None) -> None:
+    def __init__(
+        self, tell: Callable[[int, int], None] = lambda received, whole: None, cancel: Cancel | None = None
+    ) -> None:
         self.tell, self.cancel = tell, cancel
         self.moved = time.monotonic()  # when the last byte came
         self.over = False  # nobody waits any more

@@ -28,6 +28,7 @@ from segzero_ros.models.devices import choose_attention, choose_device, choose_d
 log = logging.getLogger(__name__)
 
 MAX_LAYERS = 1000
+PIECE = 1 << 24  # numbers that are looked at together: a sum makes a copy in float32
 MAX_NUMBER = 100_000_000  # of anything that a configuration counts: widths, tokens, positions
 
 
@@ -83,6 +84,7 @@ def load_model(
     )
     adapter = _adapter_of(checkpoint, placement.offline, tell, cancel)
     refuse_other_type(folder, role, model_types)
+    refuse_twice(folder)
     tell(0.3, f"loading {name}")
     where = choose_device(placement.device)
     config = _read_config(folder)
@@ -106,6 +108,7 @@ def load_model(
         if adapter is not None:
             tell(0.7, f"merging {checkpoint.adapter} into {name}")
             model = merge_adapter(model, adapter)
+            stop_if(cancel)
         moving = f"moving {name} to {where}"
         model = move_to(model, where, lambda share, what: tell(0.75 + 0.2 * share, what), moving, cancel).eval()
         tell(0.95, f"checking the weights of {name}")
@@ -179,7 +182,7 @@ def _refuse_huge_numbers(folder: Path, value: Any, key: str, depth: int = 0) -> 
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         layers = key in ("depth", "num_layers", "num_hidden_layers", "blocks_per_stage")
         if abs(value) > (MAX_LAYERS if layers else MAX_NUMBER):
-            raise _refused(f"{folder}/config.json: {key[:60]} is {value:.3g}, which no model has")
+            raise _refused(f"{folder}/config.json: {key[:60]} is {str(value)[:30]}, which no model has")
 
 
 def refuse_larger_than_files(name: str, model_class: Any, config: Any, folder: Path) -> None:
@@ -193,6 +196,16 @@ def refuse_larger_than_files(name: str, model_class: Any, config: Any, folder: P
             f"{name}: config.json describes a model of {wanted / 1e6:.1f} M parameters, and the files hold"
             f" {held / 1e6:.1f} M; they do not belong together"
         )
+
+
+def refuse_twice(folder: Path) -> None:
+    """A weight under its older and its newer name: one of them would win, and nobody knows which."""
+    seen: dict[str, str] = {}
+    for key in weights.tensors_of(folder):
+        plain = key.replace("model.language_model.", "model.", 1).replace("model.visual.", "visual.", 1)
+        if plain in seen:
+            raise _refused(f"{folder} holds one weight under two names, {seen[plain][:100]} and {key[:100]}")
+        seen[plain] = key
 
 
 def refuse_misfits(name: str, model: Any, found: dict[str, Any]) -> None:
@@ -227,12 +240,20 @@ def _prefixes(key: str) -> Iterator[str]:
 
 
 def refuse_non_finite(name: str, model: Any, cancel: Cancel | None = None) -> None:
-    """One number that is none makes all answers nonsense."""
-    for key, parameter in model.named_parameters():
-        stop_if(cancel)
-        # A sum is not finite where an element is not, and reads the weights once, without a copy.
-        if not parameter.detach().sum(dtype=torch.float32).isfinite() and not parameter.detach().isfinite().all():
-            raise _refused(f"{name}: {key} holds numbers that are not finite; the file is damaged")
+    """One number that is none makes all answers nonsense; a matrix of zeros is what a cut-off copy leaves."""
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        nothing = tensor.numel() > max(tensor.shape, default=0)  # a matrix; a vector may be zero
+        for piece in tensor.detach().flatten().split(PIECE):
+            stop_if(cancel)
+            # A sum is not finite where an element is not, and reads the weights once.
+            total = piece.sum(dtype=torch.float32)
+            if not total.isfinite() and not piece.isfinite().all():
+                raise _refused(f"{name}: {key} holds numbers that are not finite; the file is damaged")
+            nothing = nothing and not total and not piece.any()
+        if nothing:
+            raise _refused(f"{name}: {key} holds nothing but zeros; the file was not written to its end")
 
 
 @contextmanager

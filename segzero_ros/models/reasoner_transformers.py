@@ -66,9 +66,15 @@ def load_reasoner(
         revision or (profile.reasoner_revision if own else None),
         profile.subfolder if own else None,
     )
-    if adapter:
+    if profile.adapter and not own and not adapter:
+        raise SegzeroError(
+            Status.NOT_READY,
+            f"profile {profile.name} merges the adapter {profile.adapter} into its own reasoner; with another one say"
+            " adapter, too: its folder or name, or none where it is merged already",
+        )
+    if adapter and adapter != "none":
         wanted = replace(wanted, adapter=adapter)
-    elif own and profile.adapter:
+    elif own and profile.adapter and adapter != "none":
         wanted = replace(
             wanted,
             adapter=profile.adapter,
@@ -193,7 +199,7 @@ class TransformersReasoner:
                 pad_token_id=pad,
                 streamer=streamer if len(prompts) == 1 else None,
                 stopping_criteria=StoppingCriteriaList([stop]),
-                logits_processor=LogitsProcessorList([_Finite()]),
+                logits_processor=LogitsProcessorList([_Finite(self.model.dtype)]),
             )
         done = []
         for i, row in enumerate(out[:, longest:].tolist()):
@@ -233,14 +239,16 @@ def _seeded(sampling: Sampling | None, device: torch.device) -> Iterator[None]:
 
 
 class _Finite(LogitsProcessor):
-    """The likeliest of numbers that are none is token 0, for Qwen "!", for ever."""
+    """The likeliest of numbers that are none is token 0, for Qwen "!", for ever. kind: the weights' format."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        self.kind = str(kind).removeprefix("torch.")
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if not scores.amax(-1).isfinite().all():  # NaN is the largest, and what is ruled out is minus infinity
             raise SegzeroError(
                 Status.BACKEND_ERROR,
-                f"the reasoning model's numbers are not finite in {str(scores.dtype).removeprefix('torch.')};"
-                " another dtype may help",
+                f"the reasoning model's numbers are not finite in {self.kind}; another dtype may help",
             )
         return scores
 

@@ -49,7 +49,7 @@ def load_segmenter(
     tell = on_progress or (lambda share, what: None)
     own = checkpoint is None or checkpoint == profile.segmenter
     wanted = Checkpoint(checkpoint or profile.segmenter, revision or (profile.segmenter_revision if own else None))
-    placement = Placement(device, wanted_dtype(dtype, profile), None, offline)
+    placement = Placement(device, wanted_dtype(dtype, profile), "sdpa", offline)
     model, _, info = load_model(Sam2Model, wanted, "segmenter", MODEL_TYPES, placement, tell, cancel)
     return TransformersSegmenter(model, info)
 

@@ -10,7 +10,6 @@ import torch
 
 from segzero_ros.core.contract import Cancel, Stopped
 
-SHORT = 8  # rows; a pass over fewer is a token of each text, which the stopping criteria look after
 LONG = 64  # rows that make a block's time on a GPU worth waiting for
 
 
@@ -43,8 +42,8 @@ class _Look:
     def __call__(self, block: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         hidden = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
         rows = hidden.numel() // max(1, hidden.shape[-1]) if hidden is not None else LONG
-        if rows < SHORT:
-            return
+        if hidden is not None and hidden.ndim == 3 and hidden.shape[1] == 1:
+            return  # a token of each text: the stopping criteria look after those, and keep what is written
         if hidden is not None and hidden.is_cuda and rows >= LONG:
             reached = torch.cuda.Event(blocking=True)
             reached.record(torch.cuda.current_stream(hidden.device))

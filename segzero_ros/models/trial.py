@@ -1,4 +1,4 @@
-"""One token, one encoded picture, one mask, before anybody asks: what cannot answer says so while it loads.
+"""A token of the prompt's pass and one more, an encoded picture and a mask, before anybody asks.
 
 It fails by what the models raise, by numbers that are not finite and by memory; never by what they find.
 """
@@ -40,7 +40,7 @@ def try_out(reasoner: Reasoner, segmenter: Segmenter, profile: Profile, tell: On
         del features, found
         tell(0.3, "trying the reasoner")
         square = square_image(picture, profile.square)
-        reasoner.generate([square], [build_prompt(profile, "the red disc")], cancel=cancel, max_new_tokens=1)
+        reasoner.generate([square], [build_prompt(profile, "the red disc")], cancel=cancel, max_new_tokens=2)
         if cancel.is_set():
             raise Stopped
     except Stopped:

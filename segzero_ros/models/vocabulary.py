@@ -9,7 +9,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.text import first_line
-from segzero_ros.models import checkpoints
 
 # Of Qwen's chat form, around the image and the turns.
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
@@ -17,12 +16,8 @@ SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "
 
 def load_tokenizer(folder: Path, model: Any) -> Any:
     """Raises SegzeroError(NOT_READY)."""
-    names = {path.name for path in folder.iterdir()}
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
-        raise _refused(f"{folder} holds no tokenizer: tokenizer.json is missing")
-    checkpoints.read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
     # tokenizer.json as it is: the classes of some model types build another from its vocabulary alone.
-    kind: Any = PreTrainedTokenizerFast if "tokenizer.json" in names else AutoTokenizer
+    kind: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _refuse_foreign(folder, tokenizer, model)
@@ -47,6 +42,9 @@ def _refuse_foreign(folder: Path, tokenizer: Any, model: Any) -> None:
             f"the tokenizer in {folder} is another model's: <|image_pad|> is {ids['<|image_pad|>']} there and"
             f" {model.config.image_token_id} in config.json"
         )
+    special = map(str, tokenizer.all_special_tokens)
+    if plain := [t for t in special if not (t.startswith("<") and t.endswith(">"))]:
+        raise _refused(f"the tokenizer in {folder} takes {plain[0][:40]!r} for a special token, which answers lose")
     rows = model.get_input_embeddings().weight.shape[0]
     if (largest := max(ids.values())) >= rows or len(tokenizer.get_vocab()) > rows:
         raise _refused(

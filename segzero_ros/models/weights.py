@@ -35,6 +35,8 @@ def files_of(folder: Path) -> list[Path]:
     there = sorted(p.name for p in folder.glob("*.safetensors"))
     if index.is_file():
         names = _names_in(index)
+        if SINGLE in there and names != {SINGLE}:
+            raise _refused(f"{folder} holds {SINGLE} and {INDEX} with shards; which are meant? Remove the others")
         if missing := sorted(names - set(there)):
             raise _refused(f"{folder} lacks {len(missing)} of its {len(names)} files, such as {missing[0][:80]}")
         return [folder / name for name in sorted(names)]
@@ -81,10 +83,12 @@ def read_header(path: Path) -> dict[str, Tensor]:
             if not all(type(n) is int and n >= 0 for n in shape):
                 raise ValueError("a shape is damaged")
             found[name] = Tensor(str(entry["dtype"]), tuple(shape))
-            end = max(end, int(entry["data_offsets"][1]))
+            if type(entry["data_offsets"][1]) is not int:
+                raise ValueError("an offset is damaged")
+            end = max(end, entry["data_offsets"][1])
         if 8 + length + end != size:
             raise ValueError(f"it has {size} bytes and should have {8 + length + end}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (OSError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise _refused(f"{path} is truncated or corrupt: {first_line(error)}; fetch it again") from error
     return found
 

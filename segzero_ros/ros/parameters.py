@@ -45,7 +45,11 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("profile", "demo", "Name of a profile, or path of a profile's YAML."),
     Parameter("reasoner", "", "Path or hub name of the reasoning model; empty: the profile's."),
     Parameter("reasoner_revision", "", "Revision of the reasoning model; empty: the profile's."),
-    Parameter("adapter", "", "Path or hub name of a LoRA adapter that is merged into the reasoning model."),
+    Parameter(
+        "adapter",
+        "",
+        "Path or hub name of a LoRA adapter that is merged into the reasoning model; none: without the profile's.",
+    ),
     Parameter("segmenter", "", "Path or hub name of the segmenter; empty: the profile's."),
     Parameter("segmenter_revision", "", "Revision of the segmenter; empty: the profile's."),
     Parameter("device", "auto", "Where the models run: auto, cpu, cuda, cuda:0, ..."),
