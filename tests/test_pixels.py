@@ -330,6 +330,21 @@ def test_a_refusal_takes_little_memory(form: str, tmp_path: Path) -> None:
     assert grown < 50 and whole < 200
 
 
+@pytest.mark.parametrize("kind", [b"IDAT", b"tEXt", b"eXIf"])
+def test_what_a_chunk_says_of_its_length_takes_no_memory(kind: bytes, tmp_path: Path) -> None:
+    """A file of 80 bytes once took 2 GB in OpenCV."""
+    head = picture_of("PNG", gradient())[:33]
+    (tmp_path / "bomb").write_bytes(head + struct.pack(">I", 2_000_000_000) + kind + bytes(40))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "bomb")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert int(done.stdout.split()[0]) < 50
+
+
+def test_what_stands_behind_a_pngs_end_is_not_looked_at() -> None:
+    data = picture_of("PNG", gradient())
+    assert np.array_equal(decode_picture(data + b"\xff" * 100), decode_picture(data))
+
+
 @pytest.mark.parametrize("form", EVERY)
 def test_a_picture_that_is_cut_short_is_refused_or_whole(form: str) -> None:
     data = picture_of(form, gradient())

@@ -116,8 +116,11 @@ def _decode(picture: PIL.Image, stream: BinaryIO) -> Array:
         if stream.seek(0, SEEK_END) > MAX_BYTES:
             raise unsupported(f"it has more than {MAX_BYTES:,} bytes")
         stream.seek(0)
+        data = stream.read()
+        if picture.format == "PNG":
+            _check_chunks(data)
         flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), flags)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if pixels is None or pixels.shape[:2] != (picture.height, picture.width):
             raise unsupported("it is damaged or cut short")
         return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
@@ -134,6 +137,15 @@ def _decode(picture: PIL.Image, stream: BinaryIO) -> Array:
     if mode in _COLOURS:
         return np.asarray(picture.convert("RGB"))
     raise unsupported(f"pixels of the kind {mode} are not taken")
+
+
+def _check_chunks(data: bytes) -> None:
+    """OpenCV makes room for as much as a chunk of a PNG says that it holds, up to 4 GB, before it reads on."""
+    start = 8
+    while start + 8 <= len(data) and data[start + 4 : start + 8] != b"IEND":
+        start += 12 + int.from_bytes(data[start : start + 4], "big")
+        if start > len(data):
+            raise unsupported("it is damaged or cut short")
 
 
 def _orientation(picture: PIL.Image) -> int:
