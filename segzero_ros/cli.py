@@ -10,11 +10,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import Any
+
+from segzero_ros.process import INTERRUPTED, ForgivingStream, end_at_once
 
 CLOSED_PIPE = 141  # as if SIGPIPE had ended it: whoever reads has had enough
-INTERRUPTED = 130
 MODULES = {
     "segment": "segzero_ros.segment_command",
     "doctor": "segzero_ros.doctor",
@@ -39,68 +38,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"the output could not be written: {error.strerror or error}", 1)
     except ModuleNotFoundError as error:
         return _complain(f"the Python module {error.name} is missing; `segzero doctor` says what to install", 1)
+    except ImportError as error:
+        sentence = " ".join(str(error).split())[:300]
+        return _complain(f"the installation is broken: {sentence}; `segzero doctor` says where", 1)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
+    finally:
+        if argv is None:  # all is said: an interruption of Python's own end would only show a traceback
+            import signal
+
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    with _Interruptible(whole_process=argv is None):
+    with end_at_once(argv is None):
         import argparse
         import importlib
 
         from segzero_ros import __version__
-        from segzero_ros.core.contract import SegzeroError
-        from segzero_ros.core.text import first_line, one_line
-        from segzero_ros.profiles import ProfileError
-        from segzero_ros.segment_command import WrongUse
 
         parser = argparse.ArgumentParser(prog="segzero", description="An instruction in, masks out.")
         parser.add_argument("--version", action="version", version=f"segzero_ros {__version__}")
         commands = parser.add_subparsers(dest="command", required=True)
-        modules = {name: importlib.import_module(module) for name, module in MODULES.items()}
+        words = sys.argv[1:] if argv is None else argv
+        # Of a known command only its own module: `segzero doctor` is for installations in which others fail.
+        wanted = words[:1] if words and words[0] in MODULES else MODULES
+        modules = {name: importlib.import_module(MODULES[name]) for name in wanted}
         for module in modules.values():
             module.add_parser(commands)
         arguments = parser.parse_args(argv)
     try:
         return int(modules[arguments.command].run(arguments))
-    except (ProfileError, WrongUse) as error:
-        return _complain(one_line(error, 600), 2)
-    except SegzeroError as error:
-        return _complain(f"{error.status.value}: {one_line(error.message, 900)}", 1)
-    except MemoryError:
-        return _complain("OUT_OF_MEMORY: there is not enough memory", 1)
-    except (OSError, ModuleNotFoundError):
+    except (OSError, ImportError):
         raise
     except Exception as error:
-        if os.environ.get("SEGZERO_TRACE"):
-            raise
-        sentence = f"{type(error).__name__}: {first_line(error)} (SEGZERO_TRACE=1 shows where)"
-        return _complain(sentence, 1)
+        return _explain(error)
 
 
-class _Interruptible:
-    """While modules are imported an interruption ends the process at once: some libraries turn it into an error."""
+def _explain(error: Exception) -> int:
+    from segzero_ros.core.contract import SegzeroError
+    from segzero_ros.core.text import first_line, one_line
+    from segzero_ros.profiles import ProfileError
+    from segzero_ros.segment_command import WrongUse
 
-    def __init__(self, whole_process: bool) -> None:
-        self._whole_process = whole_process
-
-    def __enter__(self) -> None:
-        import signal
-
-        self._before: Any = signal.getsignal(signal.SIGINT)
-        if self._whole_process and self._before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _end_at_once)
-
-    def __exit__(self, *_: object) -> None:
-        import signal
-
-        if signal.getsignal(signal.SIGINT) is _end_at_once:
-            signal.signal(signal.SIGINT, self._before)
-
-
-def _end_at_once(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"segzero: interrupted\n")
-    os._exit(INTERRUPTED)
+    if isinstance(error, (ProfileError, WrongUse)):
+        return _complain(one_line(error, 600), 2)
+    if isinstance(error, SegzeroError):
+        return _complain(f"{error.status.value}: {one_line(error.message, 900)}", 1)
+    if isinstance(error, MemoryError):
+        return _complain("OUT_OF_MEMORY: there is not enough memory", 1)
+    if os.environ.get("SEGZERO_TRACE"):
+        raise error
+    return _complain(f"{type(error).__name__}: {first_line(error)} (SEGZERO_TRACE=1 shows where)", 1)
 
 
 def _open_standard_streams() -> None:
@@ -115,6 +104,7 @@ def _open_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
+    sys.stderr = ForgivingStream(sys.stderr)  # type: ignore[assignment]
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -1,23 +1,29 @@
-"""The command `segzero doctor`: what is here, what is missing or does not fit, and what to do about it."""
+"""The command `segzero doctor`: what is here, what is missing or does not fit, and what to do about it.
+
+The rest of the package is imported where it is needed only: this command is for installations without NumPy, too.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segzero_ros.core.contract import SegzeroError
-from segzero_ros.core.text import clean, first_line
-from segzero_ros.models import hub
-from segzero_ros.profiles import Profile, ProfileError, list_profiles, load_profile
+from segzero_ros.core.text import clean, first_line, one_line
+from segzero_ros.imports import Trial, try_imports
+
+if TYPE_CHECKING:
+    from segzero_ros.profiles import Profile
 
 Line = tuple[str, str, str]  # "ok", "note" or "bad"; what; advice
 # module -> (distribution that brings it, lowest version, first version that is too new). setup.py says the same.
@@ -34,9 +40,17 @@ LIBRARIES = {
     "tqdm": ("tqdm", "4.66", ""),
     "huggingface_hub": ("huggingface_hub", "1.0", ""),
     "peft": ("peft", "0.18", ""),
-    "transformers": ("transformers", "5.5", "6"),
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl": ("transformers", "5.5", "6"),  # the rest is imported late
 }
 NEED = 1.25  # memory that a profile wants for each byte of its weights: an estimate
+ROS = {
+    "segzero_msgs.msg": "colcon build, then source install/setup.bash",
+    "vision_msgs.msg": "rosdep install; without it there is no ~/detections",
+    "message_filters": "rosdep install; examples/consumer.py wants it",
+}
+# NVIDIA's boards run programs that were made for them alone (CUDA's guide, binary compatibility): Nano, TX2, Xavier,
+# Orin, Thor.
+BOARDS = {(5, 3), (6, 2), (7, 2), (8, 7), (10, 1), (11, 0)}
 WORK = 2_000_000_000  # bytes beside the weights: keys and values, SAM's features, masks; an estimate
 TORCH = "2.5"
 # Settings of ROS that decide who hears whom.
@@ -49,6 +63,7 @@ DISCOVERY = (
     "ROS_DISCOVERY_SERVER",
     "ROS_SUPER_CLIENT",
 )
+RANGES = ("SUBNET", "LOCALHOST", "OFF", "SYSTEM_DEFAULT")
 FILES = (
     "FASTDDS_DEFAULT_PROFILES_FILE",
     "FASTRTPS_DEFAULT_PROFILES_FILE",
@@ -65,10 +80,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One line per check; 1 if something that everybody needs is missing. Raises ProfileError."""
-    profile = load_profile(arguments.profile) if arguments.profile else None
+    """One line per check; 1 if something that everybody needs is missing. Raises ProfileError for the named profile."""
     found = []
-    for mark, what, advice in _checks(profile):
+    for mark, what, advice in _checks(arguments.profile):
         what, advice = clean(what), clean(advice)
         found.append({"mark": mark, "what": what, "advice": advice})
         if not arguments.json:
@@ -78,46 +92,55 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(line["mark"] == "bad" for line in found))
 
 
-def _checks(profile: Profile | None) -> Iterator[Line]:
-    yield from check_python()
-    torch, lines = import_torch()
+def _checks(name: str | None) -> Iterator[Line]:
+    profile = _load(name) if name else None
+    trials = try_imports([*LIBRARIES, "torch", "rclpy", *ROS])
+    yield from check_python(trials)
+    torch, lines = import_torch(trials["torch"])
     yield from lines
     if torch is not None:
         yield from check_torch(torch)
-    yield from check_ros(os.environ)
+    yield from check_ros(os.environ, trials)
     yield from check_hub(os.environ)
+    try:
+        importlib.import_module("segzero_ros.profiles")
+        importlib.import_module("segzero_ros.models.checkpoints")
+    except Exception as error:
+        yield "bad", f"the checkpoints cannot be looked at: {first_line(error)}", "first what is bad above"
+        return
     yield from check_checkpoints(profile)
     if profile is not None and torch is not None:
         yield from check_memory(torch, profile)
 
 
-def check_python() -> Iterator[Line]:
+def _load(name: str) -> Profile | None:
+    """None where the libraries that read profiles are missing, which is told later."""
+    try:
+        from segzero_ros.profiles import load_profile
+    except Exception:
+        return None
+    return load_profile(name)
+
+
+def check_python(trials: Mapping[str, Trial]) -> Iterator[Line]:
     version = sys.version_info[:2]
     known = (3, 10) <= version <= (3, 12)
     advice = "" if known else "3.10 to 3.12 are tested"
     yield "ok" if known else "note", f"Python {platform.python_version()} at {sys.executable}", advice
     for module, (distribution, lowest, too_new) in LIBRARIES.items():
-        yield check_library(module, distribution, lowest, too_new)
+        yield check_library(module, distribution, lowest, too_new, trials[module])
 
 
-def check_library(module: str, distribution: str, lowest: str, too_new: str) -> Line:
+def check_library(module: str, distribution: str, lowest: str, too_new: str, trial: Trial | None = None) -> Line:
     """Imported, not only looked up: a wheel can be there and broken, or another distribution can bring the module."""
     wanted = f"'{distribution}>={lowest}{',<' + too_new if too_new else ''}'"
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and module.startswith(error.name):
-            return "bad", f"{distribution} is missing", f"pip install {wanted}"
-        return "bad", f"{distribution} cannot be imported: {first_line(error)}", f"pip install {error.name}"
-    except BaseException as error:  # of a stranger's module anything
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        return (
-            "bad",
-            f"{distribution} cannot be imported: {first_line(error)}",
-            f"pip install --force-reinstall {wanted}",
-        )
-    version = version_of(distribution, imported)
+    trial = trial or try_imports([module])[module]
+    if not trial.works and trial.lacks and f"{module}.".startswith(f"{trial.lacks}."):
+        return "bad", f"{distribution} is missing", f"pip install {wanted}"
+    if not trial.works:
+        install = f"pip install {trial.lacks}" if trial.lacks else f"pip install --force-reinstall {wanted}"
+        return "bad", f"{distribution} cannot be imported: {one_line(trial.reason)}", install
+    version = version_of(distribution, trial)
     if version and not lowest_holds(version, lowest):
         return "bad", f"{distribution} {version} is too old", f"pip install {wanted}"
     if version and too_new and lowest_holds(version, too_new):
@@ -125,11 +148,11 @@ def check_library(module: str, distribution: str, lowest: str, too_new: str) -> 
     return "ok", f"{distribution} {version or '(version not stated)'}", ""
 
 
-def version_of(distribution: str, module: Any) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:  # the system's own, or another distribution of the same module
-        return str(getattr(module, "__version__", ""))
+def version_of(distribution: str, trial: Trial) -> str:
+    """Of what is imported, whoever brought it: pip's record may be another's."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return trial.version or importlib.metadata.version(distribution)
+    return ""
 
 
 def lowest_holds(version: str, lowest: str) -> bool:
@@ -151,14 +174,13 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(out)
 
 
-def import_torch() -> tuple[Any, list[Line]]:
+def import_torch(trial: Trial) -> tuple[Any, list[Line]]:
     advice = "pip install torch, or run the node with python:=VENV/bin/python"
-    try:
-        torch = importlib.import_module("torch")
-        if not lowest_holds(torch.__version__, TORCH):
-            return None, [("bad", f"torch {torch.__version__} is too old", f"pip install 'torch>={TORCH}'")]
-    except Exception as error:  # a wheel that does not fit its libraries raises OSError and more
-        return None, [("bad", f"torch cannot be imported: {first_line(error)}", advice)]
+    if not trial.works:
+        return None, [("bad", f"torch cannot be imported: {one_line(trial.reason)}", advice)]
+    torch = importlib.import_module("torch")
+    if not lowest_holds(torch.__version__, TORCH):
+        return None, [("bad", f"torch {torch.__version__} is too old", f"pip install 'torch>={TORCH}'")]
     return torch, [("ok", f"torch {torch.__version__}", "")]
 
 
@@ -170,10 +192,11 @@ def check_torch(torch: Any) -> Iterator[Line]:
             yield "note", f"torch is built for CUDA {built} and sees no GPU", "is the driver there (nvidia-smi)?"
         advice = "enough for the profile demo; a 7B model in bfloat16 wants about 18 GB of one"
         yield "note", "no CUDA device", advice
-        from segzero_ros.models.devices import cpu_has_bfloat16
+        with contextlib.suppress(ImportError):  # without NumPy, which is told above
+            from segzero_ros.models.devices import cpu_has_bfloat16
 
-        fast = cpu_has_bfloat16()
-        yield "ok", f"this CPU {'computes' if fast else 'does not compute'} bfloat16 itself", ""
+            fast = cpu_has_bfloat16()
+            yield "ok", f"this CPU {'computes' if fast else 'does not compute'} bfloat16 itself", ""
         return
     try:
         yield from check_gpu(torch)
@@ -185,57 +208,71 @@ def check_gpu(torch: Any) -> Iterator[Line]:
     major, minor = torch.cuda.get_device_capability()
     built = list(torch.cuda.get_arch_list())
     name = f"GPU {torch.cuda.get_device_name()} (sm_{major}{minor})"
-    if fits(built, major, minor):
-        free, total = torch.cuda.mem_get_info()
-        yield "ok", f"{name}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free", ""
+    free, total = torch.cuda.mem_get_info()
+    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    listed = bool(getattr(torch.version, "hip", None)) or fits(built, major, minor)  # AMD's names are others
+    advice = "install the torch wheel for this GPU (Jetson: NVIDIA's own index)"
+    if failure := why_not_computing(torch):
+        yield "bad", f"{name} cannot run this torch, which is built for {', '.join(built)}: {failure}", advice
+    elif not listed:
+        yield "note", f"{name} is not among those that this torch is built for ({', '.join(built)}); {memory}", advice
     else:
-        advice = "install the torch wheel for this GPU (Jetson: NVIDIA's own index)"
-        yield "bad", f"{name}, and this torch is built for {', '.join(built) or 'no GPU'}", advice
+        yield "ok", f"{name}: {memory}", ""
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         advice = "answers are slow; float16 overflows in some models (every token is then '!'), which is said"
         yield "note", f"{name} computes bfloat16 by emulation only", advice
 
 
+def why_not_computing(torch: Any) -> str:
+    """Adds two numbers on the GPU, which says more than the list of what torch is built for; "" if it can."""
+    try:
+        total = (torch.ones(2, device="cuda") + 1).sum().item()
+        return "" if total == 4 else f"2 + 2 is {total} there"
+    except Exception as error:
+        return first_line(error)
+
+
 def fits(built: list[str], major: int, minor: int) -> bool:
-    """Machine code runs on its own generation from its minor version on; PTX (compute_...) on all later ones."""
+    """Machine code runs on its own generation from its minor version on; PTX (compute_...) on all later ones.
+
+    Code with an `a` runs on that GPU alone, and so does all code that a board of NVIDIA's has a part in.
+    """
     for arch in built:
-        kind, _, number = arch.partition("_")
-        digits = "".join(c for c in number if c.isdigit())
-        if len(digits) < 2:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch)
+        if not found:
             continue
-        built_major, built_minor = int(digits[:-1]), int(digits[-1])
-        if kind == "sm" and built_major == major and built_minor <= minor:
-            return True
-        if kind == "compute" and (built_major, built_minor) <= (major, minor):
+        made = int(found[2]), int(found[3])
+        if found[4] == "a" or (found[1] == "sm" and {made, (major, minor)} & BOARDS):
+            runs = made == (major, minor)
+        elif found[1] == "compute" and not found[4]:
+            runs = made <= (major, minor)
+        else:
+            runs = made[0] == major and made[1] <= minor
+        if runs:
             return True
     return False
 
 
-def check_ros(environment: Mapping[str, str]) -> Iterator[Line]:
-    try:
-        rclpy = importlib.import_module("rclpy")
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "rclpy"
-        what = "rclpy is not here" if missing else f"rclpy cannot be imported: {first_line(error)}"
+def check_ros(environment: Mapping[str, str], trials: Mapping[str, Trial]) -> Iterator[Line]:
+    rclpy = trials["rclpy"]
+    if not rclpy.works:
+        missing = rclpy.lacks == "rclpy"
+        what = "rclpy is not here" if missing else f"rclpy cannot be imported: {one_line(rclpy.reason)}"
         advice = "source /opt/ros/DISTRO/setup.bash to run the node; the command works without"
         yield "note" if missing else "bad", what, advice
         return
     distro = environment.get("ROS_DISTRO", "")
-    yield "ok", f"rclpy at {Path(rclpy.__file__ or '').parent} (ROS_DISTRO={distro or 'not set'})", ""
-    if distro and "/opt/ros/" in str(rclpy.__file__) and f"/opt/ros/{distro}/" not in str(rclpy.__file__):
+    yield "ok", f"rclpy at {Path(rclpy.file).parent} (ROS_DISTRO={distro or 'not set'})", ""
+    if distro and "/opt/ros/" in rclpy.file and f"/opt/ros/{distro}/" not in rclpy.file:
         yield "bad", f"ROS_DISTRO is {distro}, but rclpy is another's", "open a new shell and source one setup.bash"
-    for name, advice in (
-        ("segzero_msgs", "colcon build, then source install/setup.bash"),
-        ("vision_msgs", "rosdep install; without it there is no ~/detections"),
-        ("message_filters", "rosdep install; examples/consumer.py wants it"),
-    ):
-        try:
-            importlib.import_module(f"{name}.msg" if name.endswith("_msgs") else name)
+    for module, advice in ROS.items():
+        name, trial = module.partition(".")[0], trials[module]
+        if trial.works:
             yield "ok", name, ""
-        except ModuleNotFoundError:
+        elif trial.lacks == name:
             yield "note", f"{name} is not here", advice
-        except Exception as error:
-            yield "bad", f"{name} cannot be imported: {first_line(error)}", "build it anew for this Python"
+        else:
+            yield "bad", f"{name} cannot be imported: {one_line(trial.reason)}", "build it anew for this Python"
     yield from check_discovery(environment)
 
 
@@ -245,7 +282,12 @@ def check_discovery(environment: Mapping[str, str]) -> Iterator[Line]:
         value = environment.get(name)
         if value is None:
             continue
-        if name == "ROS_DOMAIN_ID" and not (value.isascii() and value.isdigit() and int(value) <= 232):
+        if name == "ROS_AUTOMATIC_DISCOVERY_RANGE" and value not in ("", *RANGES):
+            yield "bad", f"{name}={value[:80]!r} is no range", f"one of {', '.join(RANGES)}"
+        elif name == "RMW_IMPLEMENTATION" and value and not _has_middleware(value, environment):
+            advice = "install it (apt install ros-$ROS_DISTRO-rmw-...), or unset it: no node starts without"
+            yield "bad", f"{name}={value[:80]!r} is not installed", advice
+        elif name == "ROS_DOMAIN_ID" and value and not (value.isascii() and value.isdigit() and int(value) <= 232):
             yield "bad", f"{name}={value[:80]!r} is no number from 0 to 232", f"export {name}=0"
         else:
             yield "ok", f"{name}={value[:200]}", ""
@@ -260,6 +302,13 @@ def check_discovery(environment: Mapping[str, str]) -> Iterator[Line]:
             yield "ok", f"{name}={value[:200]}", ""
 
 
+def _has_middleware(name: str, environment: Mapping[str, str]) -> bool:
+    """By the index that ROS 2 itself looks into; where there is none, nothing is known."""
+    prefixes = [Path(p) for p in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    index = "share/ament_index/resource_index/rmw_typesupport"
+    return not prefixes or ("/" not in name and any((p / index / name).is_file() for p in prefixes))
+
+
 def check_hub(environment: Mapping[str, str]) -> Iterator[Line]:
     """Where checkpoints are kept, and what stands between here and the hub."""
     for name in HUB:
@@ -267,9 +316,13 @@ def check_hub(environment: Mapping[str, str]) -> Iterator[Line]:
         if value:
             shown = value.rpartition("@")[2] if "PROXY" in name else value  # without a password
             socks = "PROXY" in name and value.startswith("socks")
-            advice = "pip install 'httpx[socks]' to fetch through it; what is on the disk needs no network"
+            advice = "pip install socksio to fetch through it; what is on the disk needs no network"
             yield ("note", f"{name}={shown[:200]}", advice) if socks else ("ok", f"{name}={shown[:200]}", "")
-    cache = hub.cache_folder(environment)
+    try:
+        from segzero_ros.models.hub import cache_folder
+    except ImportError:  # of NumPy, which is said above
+        return
+    cache = cache_folder(environment)
     there = cache
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -280,7 +333,9 @@ def check_hub(environment: Mapping[str, str]) -> Iterator[Line]:
 
 
 def check_checkpoints(profile: Profile | None) -> Iterator[Line]:
+    from segzero_ros.core.contract import SegzeroError
     from segzero_ros.models import checkpoints
+    from segzero_ros.profiles import ProfileError, list_profiles
 
     try:
         profiles = [profile] if profile else list_profiles()

@@ -18,6 +18,7 @@ from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
 from segzero_ros.core.prompt import validate_instruction
 from segzero_ros.core.text import clean, first_line
 from segzero_ros.files import replaced, why_not_writable
+from segzero_ros.process import end_at_once
 from segzero_ros.profiles import load_profile
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Raises WrongUse, ProfileError and SegzeroError. 0 if every picture was answered, else 1."""
     profile = load_profile(arguments.profile)
+    _check_pictures(arguments.image)
     jobs = plan(arguments.image, {kind: getattr(arguments, kind) for kind in KINDS})
     try:
         validate_instruction(arguments.instruction)
@@ -81,6 +83,19 @@ def run(arguments: argparse.Namespace) -> int:
     if not single:
         print(f"{len(jobs)} pictures, {answered} answered", file=sys.stderr)
     return 0 if answered == len(jobs) else 1
+
+
+def _check_pictures(images: list[Path]) -> None:
+    """Raises WrongUse for a name that is no file, such as the first words of an instruction without quotes."""
+    for path in images:
+        try:
+            path.stat()
+            why = "it is a folder" if path.is_dir() else ""
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+        if why:
+            hint = "; an instruction of several words goes in quotes" if len(images) > 1 else ""
+            raise WrongUse(f"{_short(path)} cannot be read as an image: {why}{hint}")
 
 
 def plan(images: list[Path], wishes: dict[str, Path | None]) -> list[Job]:
@@ -108,6 +123,13 @@ def plan(images: list[Path], wishes: dict[str, Path | None]) -> list[Job]:
 
 def load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
     """Loads the models with a progress bar on standard error."""
+    with end_at_once():  # nothing is written yet, and the model libraries are imported here
+        pipeline = _load(profile, arguments)
+    print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)
+    return pipeline
+
+
+def _load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
     from tqdm import tqdm
 
     from segzero_ros.pipeline import Pipeline
@@ -118,7 +140,7 @@ def load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
             bar.set_description(what)
             bar.update(100 * share - bar.n)
 
-        pipeline = Pipeline.load(
+        return Pipeline.load(
             profile,
             reasoner=arguments.reasoner,
             adapter=arguments.adapter,
@@ -129,8 +151,6 @@ def load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
             trial=False,  # the request itself follows at once
             on_progress=tell,
         )
-    print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)
-    return pipeline
 
 
 def _answer(pipeline: Pipeline, job: Job, arguments: argparse.Namespace, single: bool) -> bool:
@@ -145,17 +165,14 @@ def _answer(pipeline: Pipeline, job: Job, arguments: argparse.Namespace, single:
             raise
         image = None
         result = Segmentation(Status.UNSUPPORTED_ENCODING, str(error), arguments.instruction, 0, 0)
-    if image is not None:
-        try:
-            _write(job, image, result)
-        except OSError as error:
-            sentence = f"a result of {_short(job.image)} could not be written: {error.strerror or first_line(error)}"
-            if single:
-                raise WrongUse(sentence) from error
-            result = replace(result, status=Status.BACKEND_ERROR, message=sentence)
+    failures = _write(job, image, result) if image is not None else []
+    if failures and not single:
+        result = replace(result, status=Status.BACKEND_ERROR, message="; ".join(failures))
     with tqdm.external_write_mode(file=sys.stdout, nolock=True):
         _print(result, None if single else job.image, arguments.json)
-    return result.status in ANSWERED
+        for sentence in failures:
+            print(f"segzero: {sentence}", file=sys.stderr)
+    return result.status in ANSWERED and not failures
 
 
 def _read(path: Path) -> Image:
@@ -170,19 +187,34 @@ def _read(path: Path) -> Image:
         raise WrongUse(f"{_short(path)} cannot be read as an image: {why}") from error
 
 
-def _write(job: Job, image: Image, result: Segmentation) -> None:
+def _write(job: Job, image: Image, result: Segmentation) -> list[str]:
+    """Writes what can be written; a sentence for each result that could not be."""
+    failures = []
+    for kind in KINDS:
+        path: Path | None = getattr(job, kind)
+        if path is None:
+            continue
+        try:
+            _save(path, _draw(kind, image, result))
+        except (OSError, ValueError, SystemError) as error:  # a picture may be too large for its format
+            why = getattr(error, "strerror", None) or first_line(error)
+            failures.append(f"{_short(path)} could not be written: {why}")
+    return failures
+
+
+def _draw(kind: str, image: Image, result: Segmentation) -> Any:
+    """uint8 (H, W) for out, uint8 or uint16 (H, W) for labels, uint8 (H', W, 3) for the overlay."""
     import numpy as np
 
     from segzero_ros.core.geometry import label_image, union_mask
     from segzero_ros.overlay import captioned, draw_overlay
 
     masks = [i.packed for i in result.instances]
-    if job.out:
-        _save(job.out, union_mask(masks, *image.shape[:2]).astype(np.uint8) * np.uint8(255))
-    if job.labels:
-        _save(job.labels, label_image(masks, [i.score for i in result.instances], *image.shape[:2]))
-    if job.overlay:
-        _save(job.overlay, captioned(draw_overlay(image, result), result))
+    if kind == "out":
+        return union_mask(masks, *image.shape[:2]).astype(np.uint8) * np.uint8(255)
+    if kind == "labels":
+        return label_image(masks, [i.score for i in result.instances], *image.shape[:2])
+    return captioned(draw_overlay(image, result), result)
 
 
 def _save(path: Path, pixels: Any) -> None:

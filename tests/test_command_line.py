@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +105,32 @@ class TestEnds:
         assert shown.returncode == 1 and f"the Python module {module} is missing" in shown.stderr
         assert "Traceback" not in shown.stderr
 
+    def test_a_broken_library_is_a_line(self, tmp_path: Path) -> None:
+        (tmp_path / "numpy.py").write_text("raise ImportError('built for another Python')")
+        shown = run(sys.executable, "-c", INTERRUPTED.format(folder=tmp_path))
+        assert shown.returncode == 1 and "built for another Python" in shown.stderr
+        assert "Traceback" not in shown.stderr and "segzero doctor" in shown.stderr
+
+    @pytest.mark.skipif(not TORCH, reason="no torch here")
+    @pytest.mark.parametrize("errors", ["/dev/full", ">(true)"])
+    def test_errors_that_nobody_can_read_take_no_answer_away(self, photo: str, errors: str) -> None:
+        shown = shell(f"segzero segment {photo} 'a mug' --json 2> {errors}")
+        assert shown.returncode == 0 and json.loads(shown.stdout)["status"] in ("OK", "NO_OBJECT")
+
+    @pytest.mark.skipif(not TORCH, reason="no torch here")
+    def test_an_interruption_while_models_load_is_a_line(self, photo: str, tmp_path: Path) -> None:
+        """In the middle of torch's import, where it is swallowed or becomes another error."""
+        swallowed = "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    raise ImportError"
+        (tmp_path / "tokenizers.py").write_text(f"import os, signal\n{swallowed}")
+        shown = run(sys.executable, "-c", INTERRUPTED.format(folder=tmp_path), "segment", photo, "a mug")
+        assert shown.returncode == 130 and shown.stderr.endswith("segzero: interrupted\n")
+        assert "Traceback" not in shown.stderr
+
+    def test_an_interruption_of_the_very_end_changes_nothing(self) -> None:
+        ending = f"import atexit, os; atexit.register(os.kill, os.getpid(), {int(signal.SIGINT)})\n"
+        shown = run(sys.executable, "-c", ending + INTERRUPTED.format(folder="."))
+        assert shown.returncode == 0 and not shown.stderr and "vision-reasoner" in shown.stdout
+
     def test_a_terminal_that_knows_ascii_alone_gets_escapes(self, photo: str) -> None:
         environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
         shown = run(COMMAND, "segment", photo, "mug", "--out", "Ordner-ü/x.png", env=environment)
@@ -113,7 +141,7 @@ INTERRUPTED = """
 import sys
 sys.path.insert(0, "{folder}")
 from segzero_ros.cli import main
-sys.argv = ["segzero", "profiles"]
+sys.argv = ["segzero", *(sys.argv[1:] or ["profiles"])]
 sys.exit(main())
 """
 
@@ -161,8 +189,23 @@ class TestPlaces:
 
     def test_several_pictures_want_a_folder(self, photo: str) -> None:
         folder = Path(photo).parent
+        shutil.copy(photo, folder / "b.png")
         shown = run(COMMAND, "segment", photo, folder / "b.png", "mug", "--out", photo)
         assert shown.returncode == 2 and "must be a folder" in shown.stderr
+
+    def test_words_without_quotes_are_no_pictures(self, photo: str) -> None:
+        shown = run(COMMAND, "segment", photo, "the", "red", "mug", "--out", Path(photo).parent / "masks")
+        assert shown.returncode == 2 and "quotes" in shown.stderr and "loading" not in shown.stderr
+
+
+@pytest.mark.skipif(not TORCH, reason="no torch here")
+def test_a_result_that_cannot_be_written_takes_neither_the_answer_nor_the_others_away(tmp_path: Path) -> None:
+    Image.new("RGB", (70_000, 4)).save(tmp_path / "long.png")  # longer than a JPEG may be
+    wishes = ["--out", tmp_path / "mask.png", "--overlay", tmp_path / "seen.jpg", "--labels", tmp_path / "labels.png"]
+    shown = run(COMMAND, "segment", tmp_path / "long.png", "a mug", "--json", *wishes)
+    assert shown.returncode == 1 and json.loads(shown.stdout)["width"] == 70_000
+    assert "seen.jpg could not be written" in shown.stderr and "Traceback" not in shown.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.png", "long.png", "mask.png"]
 
 
 @pytest.mark.skipif(not TORCH, reason="no torch here")

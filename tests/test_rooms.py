@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "segzero_ros"
 # From the bottom up; a file imports its own storey and those below. Files that are not named stand for their room.
 STOREYS = (
-    {"segzero_ros.core"},
-    {"segzero_ros.models", "segzero_ros.worker", "segzero_ros.overlay", "segzero_ros.launching", "segzero_ros.files"},
+    {"segzero_ros.core", "segzero_ros.files", "segzero_ros.process", "segzero_ros.imports"},
+    {"segzero_ros.models", "segzero_ros.worker", "segzero_ros.overlay", "segzero_ros.launching"},
     {"segzero_ros.pipeline", "segzero_ros.profiles"},  # public facades
     {"segzero_ros.ros"},
     {"segzero_ros.rehearse", "segzero_ros.segment_command", "segzero_ros.profiles_command", "segzero_ros.fetch"},
