@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from segzero_ros.core.text import clean, first_line, one_line
 from segzero_ros.imports import Trial, try_imports
+from segzero_ros.models.hub_cache import cache_folder
 
 if TYPE_CHECKING:
     from segzero_ros.profiles import Profile
@@ -318,10 +319,6 @@ def check_hub(environment: Mapping[str, str]) -> Iterator[Line]:
             socks = "PROXY" in name and value.startswith("socks")
             advice = "pip install socksio to fetch through it; what is on the disk needs no network"
             yield ("note", f"{name}={shown[:200]}", advice) if socks else ("ok", f"{name}={shown[:200]}", "")
-    try:
-        from segzero_ros.models.hub import cache_folder
-    except ImportError:  # of NumPy, which is said above
-        return
     cache = cache_folder(environment)
     there = cache
     while not there.exists() and there != there.parent:

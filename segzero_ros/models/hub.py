@@ -6,12 +6,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from segzero_ros.core.contract import Cancel, SegzeroError, Status
 from segzero_ros.core.text import one_line
+from segzero_ros.models.hub_cache import cache_folder
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 STALL = 45.0  # seconds without a byte after which a fetch is given up; the library tries five times within them
@@ -23,13 +24,6 @@ _REVISION = re.compile(r"[\w][\w.+/-]{0,200}")
 def is_name(text: str) -> bool:
     """Whether it can be a repository's name, ORG/NAME."""
     return _NAME.fullmatch(text) is not None and ".." not in text and "--" not in text
-
-
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the hub's library keeps what it has fetched, by the same variables, without that library."""
-    home = environment.get("HF_HOME") or os.path.join(environment.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    named = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
-    return Path(os.path.expandvars(os.path.expanduser(named or os.path.join(home, "hub"))))
 
 
 def cached(name: str, revision: str | None) -> Path | None:
