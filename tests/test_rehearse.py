@@ -133,6 +133,9 @@ class TestFigures:
             assert ends["SAM encoder"] in ("CANCELLED", "OK")
             assert next(status for where, status in ends.items() if where.startswith("time limit")) == "TIMEOUT"
 
+    def test_the_trial_of_the_node_is_passed(self, found: dict[str, Any]) -> None:
+        assert all(run["trial"] > 0 for run in found["runs"])
+
     def test_text_is_streamed(self, found: dict[str, Any]) -> None:
         for run in found["runs"]:
             assert run["stream"]["first_text"] > 0

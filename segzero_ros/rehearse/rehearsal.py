@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from segzero_ros.core.contract import SegzeroError, Status
+from segzero_ros.core.contract import Cancel, SegzeroError, Status
 from segzero_ros.core.failures import is_out_of_memory
 from segzero_ros.core.text import first_line
 from segzero_ros.models.checkpoints import EMBEDDED
 from segzero_ros.models.devices import choose_device, choose_dtype, release_memory
 from segzero_ros.models.loading import wanted_dtype
+from segzero_ros.models.trial import try_out
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import Profile
 from segzero_ros.rehearse import report
@@ -280,7 +281,7 @@ def _measure(options: Options, pipeline: Pipeline, random: bool, run: dict[str, 
     reasoner: Any = pipeline.reasoner
     instruction = fill_prompt(reasoner, options.prompt_tokens) if random else INSTRUCTION
     pipeline.max_instruction_chars = max(pipeline.max_instruction_chars, len(instruction))
-    steps = 1 + options.repeat + len(options.pictures) * (1 + len(options.objects)) + 3
+    steps = 1 + options.repeat + len(options.pictures) * (1 + len(options.objects)) + 4
     with _bar("measuring", steps, bar_format="{desc} |{bar}| {n_fmt} of {total_fmt}") as bar:
 
         def on_step(what: str) -> None:
@@ -299,6 +300,11 @@ def _measure(options: Options, pipeline: Pipeline, random: bool, run: dict[str, 
             encoding = measure_encoding(pipeline, width, height, options.objects, options.repeat, on_step)
             run["encodings"].append(asdict(encoding))
             _say_all(bar, say, report.encoding_lines(run["encodings"][-1]))
+        on_step("trying as the node does")
+        began = time.perf_counter()
+        try_out(pipeline.reasoner, pipeline.segmenter, pipeline.profile, lambda share, what: None, Cancel())
+        run["trial"] = time.perf_counter() - began
+        _say_all(bar, say, [f"trial before READY: passed in {run['trial']:.2f} s"])
         on_step("cancelling")
         ends = measure_cancels(pipeline, image, instruction)
         ends.append(measure_timeout(pipeline, image, instruction, answers))
