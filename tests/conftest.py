@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ def asks_for_gpu(markers: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests see no GPU, unless those for one are asked for: `pytest -m gpu`."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup; nodes would inherit that, but not a handler
+        signal.signal(signal.SIGHUP, lambda *_: None)
     config.stash[GPU] = asks_for_gpu(config.option.markexpr)
     if not config.stash[GPU]:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -285,7 +285,9 @@ def test_a_hang_up_is_ignored_by_who_was_started_with_nohup(robot: Robot, start:
 
 
 LOSES_ITS_GPU = """
+import signal
 import sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # as main does, before torch has threads
 from segzero_ros.models.reasoner_transformers import TransformersReasoner
 from segzero_ros.ros.main import main
 
