@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests see no GPU, unless those for one are asked for: `pytest -m gpu`."""
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup; nodes would inherit that, but not a handler
         signal.signal(signal.SIGHUP, lambda *_: None)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a shell that started the tests in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[GPU] = asks_for_gpu(config.option.markexpr)
     if not config.stash[GPU]:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

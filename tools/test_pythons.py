@@ -50,7 +50,8 @@ def make_environment(python: str, folder: Path, torch_index: str) -> Path:
     if torch_index:
         subprocess.run([*pip, "--index-url", torch_index, *torch], check=True)
     else:
-        wanted = [line for line in wanted if not line.startswith(("torch==", "transformers=="))]
+        with_torch = ("torch==", "transformers==", "peft==", "accelerate==")  # or bring it
+        wanted = [line for line in wanted if not line.startswith(with_torch)]
     constraints = ["-c", str(REQUIREMENTS / "constraints.txt")]
     subprocess.run([*pip, *constraints, *wanted, "-r", str(REQUIREMENTS / "test.txt")], check=True)
     subprocess.run([*pip, "--no-deps", "--editable", str(ROOT)], check=True)
