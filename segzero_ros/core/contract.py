@@ -20,6 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.core.space import Lifted, Scene
+
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Image = NDArray[np.uint8]
@@ -41,7 +43,8 @@ class Status(str, Enum):
     NOT_READY = "NOT_READY"
     BAD_INSTRUCTION = "BAD_INSTRUCTION"
     UNSUPPORTED_ENCODING = "UNSUPPORTED_ENCODING"
-    BUSY = "BUSY"  # too many callers wait already
+    BUSY = "BUSY"  # too many callers wait already, or a goal runs
+    BAD_REQUEST = "BAD_REQUEST"  # a prompt that is none, an answer that is not kept, a wish that nothing here can do
 
 
 class SegzeroError(Exception):
@@ -64,6 +67,20 @@ class Candidate:
     box: Box | None
     points: tuple[Point, ...]
     label: str = ""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One object pointed at instead of named: a box, points, or both; source pixels.
+
+    positive: for each point whether it is on the object. corrects: (request_id, index) of an earlier answer's instance,
+    or None for a new object.
+    """
+
+    box: Box | None = None
+    points: tuple[Point, ...] = ()
+    positive: tuple[bool, ...] = ()
+    corrects: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,7 @@ class Instance:
     prompt_box: Box | None
     prompt_points: tuple[Point, ...]
     area: int  # pixels
+    lifted: Lifted | None = field(default=None, repr=False)  # None: nobody asked for 3D
 
     @property
     def mask(self) -> Mask:
@@ -154,6 +172,7 @@ class Segmentation:
     """The whole answer to one image and one instruction.
 
     height, width: of the source image. instances: ordered as the model named them. text: all that the model wrote.
+    scene: what the instances were lifted from; None where nothing was.
     """
 
     status: Status
@@ -167,9 +186,11 @@ class Segmentation:
     timing: Timing = field(default_factory=Timing)
     model: str = ""
     text: str = ""
+    scene: Scene | None = field(default=None, repr=False)
 
 
-# Events of a streamed request, in this order; Reasoning may come many times, Boxes and Masks not at all.
+# Events of a streamed request, in this order; Reasoning and Boxes may come many times, in turn, Boxes and Masks not at
+# all.
 
 
 @dataclass(frozen=True)
@@ -185,7 +206,8 @@ class Reasoning:
 
 @dataclass(frozen=True)
 class Boxes:
-    candidates: tuple[Candidate, ...]  # source pixels
+    candidates: tuple[Candidate, ...]  # all that are named so far; source pixels
+    whole: bool = True  # the answer is complete: these are the ones that get masks
 
 
 @dataclass(frozen=True)
