@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from segzero_ros.core.contract import Cancel, OnProgress, Segmentation, SegzeroError, Status
 from segzero_ros.core.failures import drop_frames, is_lost_device, is_out_of_memory, lost_device_sentence
-from segzero_ros.core.requests import Ticket
+from segzero_ros.core.tickets import Ticket
 
 log = logging.getLogger(__name__)
 PAUSE = 0.1  # seconds after an error that may come again at once

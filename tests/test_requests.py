@@ -4,55 +4,26 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segzero_ros.core.contract import Cancel, Segmentation, Status
-from segzero_ros.core.requests import GRACE, MAX_CALLS, Asker, Requests, Rules, Ticket
+from segzero_ros.core.contract import Cancel, Prompt, Segmentation, Status
+from segzero_ros.core.requests import GRACE, MAX_CALLS, Requests
+from segzero_ros.core.tickets import Asker, Rules, Ticket, Wish
+from tests.request_bench import Bench
+from tests.test_goal_requests import GOAL_TESTS
 
-TOPIC, COMMAND, PARAMETER, SERVICE = Asker.TOPIC, Asker.COMMAND, Asker.PARAMETER, Asker.SERVICE
+TOPIC, COMMAND, PARAMETER, SERVICE, ACTION = (
+    Asker.TOPIC,
+    Asker.COMMAND,
+    Asker.PARAMETER,
+    Asker.SERVICE,
+    Asker.ACTION,
+)
 PATIENCE = 30.0  # seconds; only a failing test waits so long
 INSTRUCTIONS = (TOPIC, COMMAND, PARAMETER)
-
-
-class Bench:
-    """Requests of an active node with loaded models, and what was delivered."""
-
-    def __init__(self, **rules: Any) -> None:
-        self.now = 100.0
-        self.rules = Rules(**rules)
-        self.delivered: list[Ticket] = []
-        self.cancels = 0
-        self.stop = Cancel()
-        self.requests = Requests(lambda: self.rules, self.delivered.append, self._cancelled, lambda: self.now)
-        self.requests.open()
-        self.requests.models("")
-
-    def _cancelled(self) -> None:
-        self.cancels += 1
-
-    def ask(self, text: str = "mug", by: Asker = TOPIC, **more: Any) -> Ticket:
-        ticket = self.requests.ask(text, by, **more).ticket
-        assert ticket is not None, "it was taken for a repetition"
-        return ticket
-
-    def take(self) -> Ticket:
-        ticket = self.requests.take(self.stop)
-        assert ticket is not None
-        return ticket
-
-    def answer(self, ticket: Ticket, status: Status = Status.OK, message: str = "") -> None:
-        self.requests.finish(ticket, Segmentation(status, message, ticket.instruction, 0, 0))
-
-    def later(self, seconds: float) -> None:
-        self.now += seconds
-        self.requests.expire()
-
-    def said(self) -> list[tuple[str, Status]]:
-        return [(t.instruction, t.result.status) for t in self.delivered if t.result]
 
 
 @pytest.fixture
@@ -520,9 +491,7 @@ def test_a_caller_that_waits_needs_nobody_else_to_end() -> None:
 
 
 STORM = st.lists(
-    st.sampled_from(
-        ["topic", "command", "call", "clear", "enable", "disable", "open", "close", "take", "finish", "late"]
-    ),
+    st.sampled_from("topic command call goal click cancel clear enable disable open close take finish late".split()),
     max_size=60,
 )
 
@@ -535,10 +504,12 @@ def test_whatever_happens_every_request_ends_once(storm: list[str], continuous: 
     asked: list[Ticket] = []
     running: list[Ticket] = []
     for n, what in enumerate(storm):
-        if what in ("topic", "command", "call"):
-            by = {"topic": TOPIC, "command": COMMAND, "call": SERVICE}[what]
-            ticket = bench.requests.ask(f"mug {n % 3}", by, once=what == "command").ticket
+        if by := {"topic": TOPIC, "command": COMMAND, "call": SERVICE, "goal": ACTION, "click": Asker.CLICK}.get(what):
+            wish = Wish(prompts=(Prompt(),) if by is Asker.CLICK else ())
+            ticket = bench.requests.ask(f"mug {n % 3}", by, once=what == "command", wish=wish).ticket
             asked += [ticket] if ticket else []
+        elif what == "cancel" and asked:
+            bench.requests.cancel(asked[n % len(asked)], "cancelled by the client")
         elif what == "take" and not running and (ticket := bench.requests._policy.next()):
             running.append(ticket)
         elif what == "finish" and running:
@@ -598,4 +569,4 @@ def test_from_many_threads_each_caller_gets_its_own_answer() -> None:
 def test_the_table_of_the_decisions_page_names_tests_that_there_are() -> None:
     page = Path(__file__).resolve().parent.parent / "docs" / "decisions" / "requests.md"
     named = {part for part in page.read_text(encoding="utf-8").split("`") if part.startswith("test_")}
-    assert named and named <= globals().keys()
+    assert named and named <= globals().keys() | GOAL_TESTS

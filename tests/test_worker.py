@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from segzero_ros.core.contract import Segmentation, SegzeroError, Status
-from segzero_ros.core.requests import Asker, Requests, Ticket
+from segzero_ros.core.requests import Requests
+from segzero_ros.core.tickets import Asker, Ticket
 from segzero_ros.worker import Snapshot, State, Worker
 
 PATIENCE = 30.0  # seconds; only a failing test waits so long

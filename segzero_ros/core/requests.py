@@ -14,107 +14,18 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
 from segzero_ros.core.contract import Cancel, Segmentation, SegzeroError, Status
-from segzero_ros.core.prompt import MAX_CHARS, validate_instruction
+from segzero_ros.core.prompt import validate_instruction
+from segzero_ros.core.text import one_line
+from segzero_ros.core.tickets import Asked, Asker, Rules, Series, Ticket, Wish
 
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 10  # callers that may wait at the same time
 GRACE = 0.5  # seconds that the worker has to end a request by itself, after its deadline or its cancel
-
-
-class Asker(Enum):
-    """Where a request comes from. All but SERVICE are instructions: their answers are published."""
-
-    TOPIC = "~/instruction"
-    COMMAND = "~/set_instruction"
-    PARAMETER = "the parameter instruction"
-    SERVICE = "~/segment"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The settings of the moment: seconds, seconds, characters, and whether an instruction stands."""
-
-    timeout: float = 120.0
-    repeat_gap: float = 2.0
-    max_chars: int = MAX_CHARS
-    continuous: bool = False
-
-
-@dataclass(eq=False)
-class _Series:
-    """An instruction of continuous mode, asked again on newer frames.
-
-    last: how its round before ended. owed: its last round was given up without a word, or there has been none yet.
-    """
-
-    instruction: str
-    request_id: str
-    by: Asker
-    last: Status | None = None
-    owed: bool = True
-
-    def is_news(self, status: Status) -> bool:
-        """Whether a round that ended so is published: a failure is said once, an interruption not at all."""
-        if status is Status.CANCELLED:
-            self.owed = True
-            return False
-        self.owed = False
-        before, self.last = self.last, status
-        answers = (Status.OK, Status.NO_OBJECT, Status.PARSE_ERROR)  # each about a frame of its own
-        return status in answers or status is not before
-
-
-@dataclass(eq=False)
-class Ticket:
-    """One request. Its `result` is None until it has ended, and never changes after that.
-
-    asked, deadline: seconds of the clock; a deadline of None begins to count when the request is taken.
-    image: a message to reason about, or None for the camera. frame: what it is reasoned about, once that is known.
-    """
-
-    request_id: str
-    instruction: str
-    by: Asker
-    asked: float
-    timeout: float
-    deadline: float | None
-    image: Any = None
-    frame: Any = None
-    cancel: Cancel = field(default_factory=Cancel)
-    result: Segmentation | None = None
-    series: _Series | None = None
-    again: bool = False  # a later round of its series
-    reason: str = ""  # why it was cancelled
-    cancelled: float | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether its answer is still to come, and for everybody."""
-        return self.by is not Asker.SERVICE and self.result is None and not self.cancel.is_set()
-
-    @property
-    def patient(self) -> bool:
-        """Whether it waits for a frame for ever: its series has said already that there is none."""
-        return self.again and self.series is not None and self.series.last in (Status.NO_IMAGE, Status.STALE_IMAGE)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """request_id: of the answer. ticket: the new request, or None where an earlier one with the same words answers.
-
-    refusal: why it was not taken; the ticket has ended then.
-    """
-
-    request_id: str
-    ticket: Ticket | None
-    refusal: SegzeroError | None = None
 
 
 class _Gate:
@@ -129,23 +40,21 @@ class _Gate:
     def refusing(self) -> str:
         return self.closed or ("" if self.enabled else "disabled by ~/enable")
 
-    def refusal(self, by: Asker, calls: int) -> SegzeroError | None:
-        if why := self.refusing() or self.failed:
+    def refusal(self, by: Asker, rules: Rules) -> SegzeroError | None:
+        hasty = by is Asker.SERVICE or (by is Asker.ACTION and not rules.patient_goals)
+        if why := self.refusing() or self.failed or (self.loading if hasty else ""):
             return SegzeroError(Status.NOT_READY, why)
-        if by is Asker.SERVICE and self.loading:
-            return SegzeroError(Status.NOT_READY, self.loading)
-        if by is Asker.SERVICE and calls >= MAX_CALLS:
-            return SegzeroError(Status.BUSY, f"{MAX_CALLS} calls of ~/segment wait already")
         return None
 
 
 class _Line:
-    """What waits and what runs: one instruction, which goes first, and calls in their order. No lock of its own.
+    """What waits and what runs: a goal, which goes first, an instruction, and calls in their order. No lock of its own.
 
     Several may run where several workers take.
     """
 
     def __init__(self) -> None:
+        self.goal: Ticket | None = None
         self.instruction: Ticket | None = None
         self.calls: deque[Ticket] = deque()
         self.running: list[Ticket] = []
@@ -153,26 +62,46 @@ class _Line:
     def put(self, ticket: Ticket) -> None:
         if ticket.by is Asker.SERVICE:
             self.calls.append(ticket)
+        elif ticket.by is Asker.ACTION:
+            self.goal = ticket
         else:
             self.instruction = ticket
 
     def next(self) -> Ticket | None:
-        if self.instruction:
-            ticket, self.instruction = self.instruction, None
-            return ticket
-        return self.calls.popleft() if self.calls else None
+        ticket = next(iter(self.waiting()), None)
+        if ticket:
+            self.remove(ticket)
+        return ticket
 
     def remove(self, ticket: Ticket) -> None:
-        if ticket is self.instruction:
+        if ticket is self.goal:
+            self.goal = None
+        elif ticket is self.instruction:
             self.instruction = None
         else:
             self.calls.remove(ticket)
 
     def waiting(self) -> list[Ticket]:
-        return [*([self.instruction] if self.instruction else []), *self.calls]
+        """In the order in which they are taken."""
+        return [*(t for t in (self.goal, self.instruction) if t), *self.calls]
+
+    def living_goal(self) -> Ticket | None:
+        """The goal that waits or runs; one that was cancelled keeps nobody away."""
+        return next((t for t in self.unended() if t.by is Asker.ACTION and t.cancelled is None), None)
 
     def unended(self) -> list[Ticket]:
         return self.waiting() + [t for t in self.running if t.result is None]
+
+    def refusal(self, by: Asker) -> SegzeroError | None:
+        """Why there is no room."""
+        if by is Asker.ACTION:
+            return None
+        if goal := self.living_goal():
+            name = f'{goal.request_id[:8]} "{one_line(goal.instruction, 40)}"'
+            return SegzeroError(Status.BUSY, f"the goal {name} of ~/ask runs; cancel it, or ask by a goal")
+        if by is Asker.SERVICE and len(self.calls) >= MAX_CALLS:
+            return SegzeroError(Status.BUSY, f"{MAX_CALLS} calls of ~/segment wait already")
+        return None
 
     def due(self, ticket: Ticket) -> float:
         """When the request is ended by force: one that runs has a moment to end by itself."""
@@ -195,26 +124,29 @@ class _Policy:
         self.clock = clock
         self.gate = _Gate()
         self.line = _Line()
-        self._series: _Series | None = None
+        self._series: Series | None = None
         self._answered: tuple[Ticket, float] | None = None
 
     def ask(self, ticket: Ticket, problem: SegzeroError | None, rules: Rules, once: bool) -> Asked:
-        refusal = self.gate.refusal(ticket.by, len(self.line.calls)) or problem
+        refusal = self.gate.refusal(ticket.by, rules) or self.line.refusal(ticket.by) or problem
         if refusal:
             self._end(ticket, refusal.status, refusal.message)
             return Asked(ticket.request_id, ticket, refusal)
-        if ticket.by is Asker.SERVICE:
-            reason = "replaced by a call of ~/segment"
-            for running in self.line.running:
-                if running.by is not Asker.SERVICE:  # calls wait for each other
-                    self._cancel(running, reason)
+        if ticket.by is Asker.ACTION:
+            self.end_goal("preempted by a newer goal of ~/ask")
+            self._make_room("replaced by a goal of ~/ask", calls=True)
+            if waiting := self.line.instruction:
+                self.line.remove(waiting)
+                self._end(waiting, Status.CANCELLED, "cancelled before it began: replaced by a goal of ~/ask")
+        elif ticket.by is Asker.SERVICE:
+            self._make_room("replaced by a call of ~/segment", calls=False)
         else:
-            standing = rules.continuous and not once
-            if earlier := self._repeated(ticket, rules.repeat_gap, standing):
+            standing = rules.continuous and not once and not ticket.wish.prompts
+            if not ticket.wish.prompts and (earlier := self._repeated(ticket, rules.repeat_gap, standing)):
                 return Asked(earlier, None)
             self.forget("replaced by a newer instruction")
             if standing:
-                ticket.series = self._series = _Series(ticket.instruction, ticket.request_id, ticket.by)
+                ticket.series = self._series = Series(ticket.instruction, ticket.request_id, ticket.by)
         self.line.put(ticket)
         return Asked(ticket.request_id, ticket)
 
@@ -236,18 +168,30 @@ class _Policy:
         if ticket in self.line.running:
             self.line.running.remove(ticket)
         if ticket.cancelled is not None:
-            result = replace(result, status=Status.CANCELLED, message=ticket.reason, instances=())
+            result = replace(result, status=Status.CANCELLED, message=self._reason(ticket), instances=(), scene=None)
         self._finish(ticket, result)
 
+    def cancel(self, ticket: Ticket, reason: str) -> None:
+        """Ends one request; nothing else changes."""
+        if ticket in self.line.waiting():
+            self.line.remove(ticket)
+            self._end(ticket, Status.CANCELLED, f"cancelled before it began: {reason}")
+        else:
+            self._cancel(ticket, reason)
+
+    def end_goal(self, reason: str) -> None:
+        for ticket in self.line.unended():
+            if ticket.by is Asker.ACTION:
+                self.cancel(ticket, reason)
+
     def forget(self, reason: str) -> None:
-        """Ends the instruction, the series and what runs."""
+        """Ends the instruction, the series and what runs but for a goal."""
         self._answered = None
         series, self._series = self._series, None
         if waiting := self.line.instruction:
             self.line.remove(waiting)
             self._end(waiting, Status.CANCELLED, f"cancelled before it began: {reason}")
-        for running in self.line.running:
-            self._cancel(running, reason)
+        self._make_room(reason, calls=True)
         if series and series.owed and not any(t.series is series for t in (waiting, *self.line.running) if t):
             end = Ticket(series.request_id, series.instruction, series.by, self.clock(), 0.0, None)
             self._end(end, Status.CANCELLED, reason)
@@ -264,6 +208,7 @@ class _Policy:
 
     def end_all(self, reason: str) -> None:
         """Nothing is left to end afterwards: the worker's late answers are dropped."""
+        self.end_goal(reason)
         self.forget(reason)
         self.end_waiting(Status.CANCELLED, reason)
         for running in list(self.line.running):
@@ -284,13 +229,19 @@ class _Policy:
                 why = self.gate.loading or "others were before it"
                 self._end(ticket, Status.TIMEOUT, f"it was not begun within {ticket.timeout:g} s: {why}")
             elif ticket.cancelled is not None:
-                self._end(ticket, Status.CANCELLED, ticket.reason)
+                self._end(ticket, Status.CANCELLED, self._reason(ticket))
             else:
                 ticket.cancel.set()
                 self._end(ticket, Status.TIMEOUT, f"there was no answer within {ticket.timeout:g} s")
 
     def next_due(self) -> float:
         return min((self.line.due(t) for t in self.line.unended()), default=float("inf"))
+
+    def _make_room(self, reason: str, calls: bool) -> None:
+        """Stops what runs but for a goal; calls too if `calls`, else they go on and the next one waits."""
+        for running in self.line.running:
+            if running.is_instruction or (calls and running.by is Asker.SERVICE):
+                self._cancel(running, reason)
 
     def _repeated(self, ticket: Ticket, gap: float, standing: bool) -> str | None:
         """Id of the instruction with the same words that waits, runs, stands, or was answered within `gap` seconds.
@@ -300,7 +251,7 @@ class _Policy:
         other = self.line.asking(ticket.instruction)
         if other and (standing or other.series is None):
             if standing and other.series is None:
-                other.series = self._series = _Series(other.instruction, other.request_id, other.by)
+                other.series = self._series = Series(other.instruction, other.request_id, other.by)
             return other.request_id
         if self._series and standing and self._series.instruction == ticket.instruction:
             return self._series.request_id
@@ -313,7 +264,7 @@ class _Policy:
     def _round(self) -> Ticket | None:
         """The standing instruction again."""
         self.follow_rules()
-        if self._series is None:
+        if self._series is None or self.line.living_goal():
             return None
         s, seconds = self._series, self.rules().timeout
         return Ticket(s.request_id, s.instruction, s.by, self.clock(), seconds, None, series=s, again=True)
@@ -328,7 +279,7 @@ class _Policy:
         try:
             if self._is_said(ticket, result):
                 self.deliver(ticket)
-                if result.status in (Status.OK, Status.NO_OBJECT):
+                if ticket.is_instruction and result.status in (Status.OK, Status.NO_OBJECT):
                     self._answered = (ticket, self.clock())
         except Exception:  # who waits must not wait for ever
             log.exception("an answer could not be handed over")
@@ -344,6 +295,12 @@ class _Policy:
             # It waited for a frame: between two rounds nothing runs. But a round before may have ended without a word.
             return not goes_on and ticket.series.owed
         return not goes_on or ticket.series.is_news(result.status)  # type: ignore[union-attr]
+
+    def _reason(self, ticket: Ticket) -> str:
+        """Why it was cancelled; a goal's client is also told how long the stop took."""
+        assert ticket.cancelled is not None
+        took = self.clock() - ticket.cancelled
+        return f"{ticket.reason}; it stopped after {took:.2f} s" if ticket.by is Asker.ACTION else ticket.reason
 
     def _cancel(self, running: Ticket, reason: str) -> None:
         if running.cancelled is None and running.result is None:
@@ -377,27 +334,40 @@ class Requests:
 
     # -- who asks
 
-    def ask(self, text: str, by: Asker, *, image: Any = None, timeout: float = 0.0, once: bool = False) -> Asked:
-        """Takes, repeats or refuses; a refusal is a ticket that has ended. timeout: seconds, 0 for the rules'."""
+    def ask(
+        self,
+        text: str,
+        by: Asker,
+        *,
+        wish: Wish = Wish(),  # noqa: B008 (immutable)
+        timeout: float = 0.0,
+        once: bool = False,
+        problem: SegzeroError | None = None,
+    ) -> Asked:
+        """Takes, repeats or refuses; a refusal is a ticket that has ended. timeout: seconds, 0 for the rules'.
+
+        text may be empty where `wish` has prompts. problem: why the asker's own look at the request refuses it.
+        """
         rules, now = self._rules(), self._clock()
         seconds = timeout or rules.timeout
         # An instruction at start waits for models that take minutes; its time begins when it is taken.
         deadline = None if by is Asker.PARAMETER else now + seconds
-        ticket = Ticket(uuid.uuid4().hex, text[:200], by, now, seconds, deadline, image)
-        problem = None
+        ticket = Ticket(uuid.uuid4().hex, text[:200], by, now, seconds, deadline, wish)
         try:
-            ticket.instruction = validate_instruction(text, max_chars=rules.max_chars)
+            blank = bool(wish.prompts) and not text.strip()
+            ticket.instruction = "" if blank else validate_instruction(text, max_chars=rules.max_chars)
         except SegzeroError as error:
-            problem = error
+            problem = problem or error
         with self._locked() as policy:
             asked = policy.ask(ticket, problem, rules, once)
         self._on_cancel()
         return asked
 
-    def wait(self, ticket: Ticket) -> Segmentation:
-        """Blocks until the request has ended."""
-        while not ticket.ended.wait(min(0.25, max(0.01, self._policy.line.due(ticket) - self._clock()))):
+    def wait(self, ticket: Ticket, meanwhile: Callable[[], None] = lambda: None, period: float = 0.25) -> Segmentation:
+        """Blocks until the request has ended; `meanwhile` is called every `period` seconds until then."""
+        while not ticket.ended.wait(min(period, max(0.01, self._policy.line.due(ticket) - self._clock()))):
             self.expire()
+            meanwhile()
         assert ticket.result is not None
         return ticket.result
 
@@ -407,9 +377,16 @@ class Requests:
 
     # -- who ends
 
-    def clear(self) -> None:
-        """Ends the instruction and what runs; callers that wait move up."""
+    def cancel(self, ticket: Ticket, reason: str) -> None:
+        """Ends one request; nothing else changes."""
         with self._locked() as policy:
+            policy.cancel(ticket, reason)
+        self._on_cancel()
+
+    def clear(self) -> None:
+        """Ends the goal, the instruction and what runs; callers that wait move up."""
+        with self._locked() as policy:
+            policy.end_goal("cleared by ~/clear")
             policy.forget("cleared by ~/clear")
         self._on_cancel()
 

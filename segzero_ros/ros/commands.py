@@ -14,8 +14,9 @@ from segzero_msgs.srv import SegmentImage, SetInstruction
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from segzero_ros.core.requests import Asked, Asker, Requests
+from segzero_ros.core.requests import Requests
 from segzero_ros.core.text import clean, one_line
+from segzero_ros.core.tickets import Asked, Asker, Wish
 from segzero_ros.ros.messages import status_constant, to_result_msg
 from segzero_ros.ros.qos import profile
 
@@ -75,7 +76,7 @@ class Commands:
         """Waits, in a thread of its own."""
         image = request.image if request.image.width else None
         timeout = min(max(0.0, request.timeout), MAX_TIMEOUT)
-        ticket = self._requests.ask(request.instruction, Asker.SERVICE, image=image, timeout=timeout).ticket
+        ticket = self._requests.ask(request.instruction, Asker.SERVICE, wish=Wish(image), timeout=timeout).ticket
         assert ticket is not None, "a call is never a repetition"
         self._requests.wait(ticket)
         reply = self._reply_of(ticket)

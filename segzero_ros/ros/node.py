@@ -20,8 +20,9 @@ from std_msgs.msg import Header
 
 from segzero_ros.core.contract import Cancel, OnProgress
 from segzero_ros.core.profiles import load_profile
-from segzero_ros.core.requests import Asker, Requests, Ticket
+from segzero_ros.core.requests import Requests
 from segzero_ros.core.text import clean, first_line
+from segzero_ros.core.tickets import Asker, Ticket
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.ros import parameters
 from segzero_ros.ros.commands import Commands

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from segzero_ros.core.requests import Rules
 from segzero_ros.core.text import clean
+from segzero_ros.core.tickets import Rules
 
 
 @dataclass(frozen=True)

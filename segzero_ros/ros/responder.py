@@ -11,7 +11,8 @@ from sensor_msgs.msg import CompressedImage
 from segzero_ros.core.contract import Boxes, Event, Segmentation, SegzeroError, Status
 from segzero_ros.core.frames import Frame
 from segzero_ros.core.pipeline import Pipeline
-from segzero_ros.core.requests import Requests, Ticket
+from segzero_ros.core.requests import Requests
+from segzero_ros.core.tickets import Ticket
 from segzero_ros.ros.convert import compressed_from_msg, image_from_msg
 from segzero_ros.ros.inputs import Inputs, nanoseconds, unfit_info
 from segzero_ros.ros.status import StatusBoard
@@ -39,7 +40,7 @@ class Responder:
             image = frame.image
             pixels = compressed_from_msg(image) if isinstance(image, CompressedImage) else image_from_msg(image)
             self._keep_fitting_info(ticket, frame, pixels.shape[1], pixels.shape[0])
-            if ticket.image is None:
+            if ticket.wish.image is None:
                 self._inputs.unreadable = ""
             assert ticket.deadline is not None
             left = ticket.deadline - time.monotonic()
@@ -59,7 +60,7 @@ class Responder:
             timing = replace(result.timing, queue=queue, total=total, dropped_frames=dropped)
             return replace(result, timing=timing)
         except SegzeroError as error:
-            if error.status is Status.UNSUPPORTED_ENCODING and ticket.image is None:
+            if error.status is Status.UNSUPPORTED_ENCODING and ticket.wish.image is None:
                 self._inputs.unreadable = error.message
             return Segmentation(error.status, error.message, ticket.instruction, 0, 0, model=pipeline.model)
 
@@ -70,14 +71,14 @@ class Responder:
         if why:
             frame = replace(frame, sides={}, missing={"camera_info": why})
             self._requests.begin(ticket, frame)
-        if ticket.image is None:
+        if ticket.wish.image is None:
             self._inputs.warn_missing(frame)
 
     def _frame(self, ticket: Ticket) -> tuple[Frame, int]:
         """The frame to reason about, and how many were taken in vain. Raises SegzeroError."""
-        if ticket.image is not None:
-            stamp = nanoseconds(ticket.image.header.stamp)
-            return Frame(ticket.image, stamp, stamp, 0), 0
+        if ticket.wish.image is not None:
+            stamp = nanoseconds(ticket.wish.image.header.stamp)
+            return Frame(ticket.wish.image, stamp, stamp, 0), 0
         left = float("inf") if ticket.deadline is None else ticket.deadline - time.monotonic()
         if left <= 0:
             raise SegzeroError(Status.TIMEOUT, f"it was not begun within {ticket.timeout:g} s")
