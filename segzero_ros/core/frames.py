@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segzero_ros.core.contract import Cancel, SegzeroError, Status
@@ -19,7 +19,7 @@ POLL = 0.005  # seconds between two looks for a frame while a request waits for 
 
 @dataclass(frozen=True)
 class Frame:
-    """image, sides: messages as received. stamp: of the header, or `received` where that is zero.
+    """image, sides: messages as received. stamp: of the header, or `received` where that is zero and `stamped` false.
 
     missing: why a side has no message for this image, by the side's name.
     """
@@ -30,6 +30,7 @@ class Frame:
     number: int  # counts the frames that were taken
     sides: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    stamped: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class FrameStore:
                     for later in [s for s in sides if s > stamp]:
                         del sides[later]
             self.count += 1
-            self._frame = Frame(image, stamp or now, now, self.count)
+            self._frame = Frame(image, stamp or now, now, self.count, stamped=stamp != 0)
             self._condition.notify_all()
 
     def put_side(self, name: str, message: Any, stamp: int) -> None:
@@ -96,10 +97,19 @@ class FrameStore:
         with self._condition:
             return self._joined()
 
-    def take(self, now: Callable[[], int], max_age: float, timeout: float, cancel: Cancel, after: int = 0) -> Frame:
+    def take(
+        self,
+        now: Callable[[], int],
+        max_age: float,
+        timeout: float,
+        cancel: Cancel,
+        after: int = 0,
+        not_before: int = 0,
+    ) -> Frame:
         """The newest frame not older than max_age seconds (0: any), or the next such frame within `timeout` seconds.
 
-        now() is the clock of the stamps; `after` asks for a frame with a higher number.
+        now() is the clock of the stamps; `after` asks for a frame with a higher number; not_before, in place of
+        max_age, for one whose own stamp is at least this.
         Raises SegzeroError NO_IMAGE, STALE_IMAGE or CANCELLED.
         """
         deadline = time.monotonic() + timeout
@@ -108,10 +118,15 @@ class FrameStore:
             with self._condition:
                 frame = self._frame
                 old = age(frame, now(), max_age) if frame else 0.0
-                if frame and frame.number > after and (max_age <= 0 or old <= max_age):
+                fresh = max_age <= 0 or old <= max_age
+                if frame and not_before:
+                    fresh = frame.stamped and frame.stamp >= not_before
+                if frame and frame.number > after and fresh:
                     return self._joined()  # type: ignore[return-value]
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    if frame and not_before:
+                        raise too_early(frame.stamp if frame.stamped else 0, not_before)
                     raise _too_late(frame, old, max_age, timeout)
                 self._condition.wait(min(left, POLL))
         raise SegzeroError(Status.CANCELLED, "cancelled while waiting for an image")
@@ -127,7 +142,7 @@ class FrameStore:
                 missing[name] = why
             else:
                 sides[name] = message
-        return Frame(frame.image, frame.stamp, frame.received, frame.number, sides, missing)
+        return replace(frame, sides=sides, missing=missing)
 
 
 def _beside(frame: Frame, came: OrderedDict[int, Any], rule: Side) -> tuple[Any, str]:
@@ -145,6 +160,12 @@ def _beside(frame: Frame, came: OrderedDict[int, Any], rule: Side) -> tuple[Any,
             return message, ""
         why = problem if why == "none has come" else why
     return None, why
+
+
+def too_early(stamp: int, not_before: int) -> SegzeroError:
+    """stamp: of the image, nanoseconds; 0 where it has none."""
+    long = f"is {(not_before - stamp) / 1e9:.3f} s older than not_before" if stamp else "has no stamp"
+    return SegzeroError(Status.STALE_IMAGE, f"the newest image {long}")
 
 
 def _too_late(frame: Frame | None, old: float, max_age: float, timeout: float) -> SegzeroError:

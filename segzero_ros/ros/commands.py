@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +16,11 @@ from segzero_ros.core.requests import Requests
 from segzero_ros.core.text import clean, one_line
 from segzero_ros.core.tickets import Asked, Asker, Wish
 from segzero_ros.ros.messages import status_constant, to_result_msg
+from segzero_ros.ros.pace import BURST, Pace
+from segzero_ros.ros.prompts import prompts_from_msgs
 from segzero_ros.ros.qos import profile
 
 MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a request's own, too
-BURST = 200  # calls that the middleware holds until they are taken; its own default of 10 loses the eleventh
-PACE = 0.02  # seconds between two replies: a client keeps ten of them by default, and a burst overwrites the first
 
 
 class Commands:
@@ -35,8 +33,7 @@ class Commands:
         self._gate_changed = gate_changed
         self._topic: Any = None
         self._quick = MutuallyExclusiveCallbackGroup()
-        self._replying = threading.Lock()
-        self._replied = 0.0
+        self._pace = Pace()
         for kind, name, callback, group in (
             (SegmentImage, "~/segment", self._segment, ReentrantCallbackGroup()),
             (SetInstruction, "~/set_instruction", self._set, self._quick),
@@ -76,14 +73,16 @@ class Commands:
         """Waits, in a thread of its own."""
         image = request.image if request.image.width else None
         timeout = min(max(0.0, request.timeout), MAX_TIMEOUT)
-        ticket = self._requests.ask(request.instruction, Asker.SERVICE, wish=Wish(image), timeout=timeout).ticket
+        prompts, problem = prompts_from_msgs(request.prompts)
+        wish = Wish(image, prompts)
+        ticket = self._requests.ask(
+            request.instruction, Asker.SERVICE, wish=wish, timeout=timeout, problem=problem
+        ).ticket
         assert ticket is not None, "a call is never a repetition"
         self._requests.wait(ticket)
         reply = self._reply_of(ticket)
         s = reply.segmentation
-        with self._replying:
-            time.sleep(max(0.0, self._replied + PACE - time.monotonic()))
-            self._replied = time.monotonic()
+        self._pace.keep()
         said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
         self._node.get_logger().info(f"call {ticket.request_id[:8]} of ~/segment {said}")
         response.result = to_result_msg(s, reply.header, reply.camera_info, reply.request_id)

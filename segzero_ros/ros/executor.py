@@ -1,4 +1,5 @@
-"""Runs the node's callbacks: subscriptions at once and in turn, all that may wait (services, timers, tasks) in threads.
+"""Runs the node's callbacks: subscriptions at once and in turn, all that may wait (services, actions, timers, tasks) in
+threads.
 
 rclpy's MultiThreadedExecutor hands a callback that has not begun yet to its threads over and over, without a pause.
 Beside a model that holds the interpreter's lock that loop takes most of a core, and answers take ten times as long.
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import rclpy.executors
+from rclpy.action import ActionServer
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, TimeoutException
 from rclpy.guard_condition import GuardCondition
@@ -23,12 +25,13 @@ from rclpy.timer import Timer
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.05  # seconds to wait for a pool thread to pick a callback up; longer only when all are in use
+IN_THREADS = (Service, ActionServer, Timer, GuardCondition)  # and tasks, such as an action's goals
 QUIET = 10.0  # seconds in which the same error is logged once
 PAUSE = 0.05  # seconds after an error of the waiting itself, which may come again at once
 
 
 class Executor(rclpy.executors.Executor):
-    """threads: how many services, timers, guard conditions and tasks may wait at the same time.
+    """threads: how many services, actions, timers, guard conditions and tasks may wait at the same time.
 
     What a callback raises is logged with its trace and ends nothing else.
     """
@@ -79,7 +82,7 @@ class Executor(rclpy.executors.Executor):
                 self._log("the executor could not wait", error)
                 threading.Event().wait(PAUSE)
             return
-        if entity is None or isinstance(entity, (Service, Timer, GuardCondition)):
+        if entity is None or isinstance(entity, IN_THREADS):
             begun = threading.Event()
             with self._idle:
                 self._busy += 1

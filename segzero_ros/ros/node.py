@@ -26,6 +26,7 @@ from segzero_ros.core.tickets import Asker, Ticket
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.ros import parameters
 from segzero_ros.ros.commands import Commands
+from segzero_ros.ros.goals import Goals
 from segzero_ros.ros.guard import guard_services
 from segzero_ros.ros.inputs import Inputs
 from segzero_ros.ros.outputs import Outputs
@@ -52,6 +53,7 @@ class SegzeroNode(LifecycleNode):
         self.requests = Requests(lambda: parameters.rules(self), self._deliver, self.inputs.frames.wake)
         self.board = StatusBoard(self, self.inputs, self.requests.refusing)
         self.commands = Commands(self, self.requests, self._reply, self.board.republish)
+        self.goals = Goals(self, self.requests, self._reply)
         self.responder = Responder(self, self.inputs, self.requests, self.board)
         self.worker: Worker | None = None
 

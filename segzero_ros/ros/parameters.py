@@ -98,6 +98,20 @@ TABLE: tuple[Parameter, ...] = (
         bounds=(0.0, 3600.0),
         when="live",
     ),
+    Parameter(
+        "result_timeout",
+        300,
+        "Seconds that the result of a goal of ~/ask is kept for its client; on Humble they count from its acceptance.",
+        bounds=(1, 86400),
+        when="start",
+    ),
+    Parameter(
+        "goals_while_loading",
+        "wait",
+        "A goal of ~/ask that comes while the models load: wait, or refuse.",
+        choices=("wait", "refuse"),
+        when="live",
+    ),
     Parameter("max_instruction_chars", 2000, "Longest instruction, characters.", bounds=(1, 100000), when="live"),
 )
 OTHERS = {"use_sim_time", "start_type_description_service"}  # rclpy's own
@@ -160,6 +174,7 @@ def rules(node: Any) -> Rules:
         repeat_gap=value("repeat_gap"),
         max_chars=value("max_instruction_chars"),
         continuous=value("mode") == "continuous",
+        patient_goals=value("goals_while_loading") == "wait",
     )
 
 

@@ -1,0 +1,23 @@
+"""segzero_msgs/Prompt to core's Prompt: form only. What fits the image is checked when the image is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from segzero_ros.core.contract import Prompt, SegzeroError, Status
+
+
+def prompts_from_msgs(messages: Sequence[Any]) -> tuple[tuple[Prompt, ...], SegzeroError | None]:
+    """The prompts, and why they cannot be taken; a box of four zeros is none."""
+    prompts, problem = [], None
+    for number, m in enumerate(messages, 1):
+        edges = (m.box.x_min, m.box.y_min, m.box.x_max, m.box.y_max)
+        points = tuple((p.x, p.y) for p in m.points)
+        positive = tuple(bool(v) for v in m.positive) or (True,) * len(points)
+        if len(positive) != len(points) and problem is None:
+            sentence = f"prompt {number} has {len(points)} points and says of {len(positive)} whether they are positive"
+            problem = SegzeroError(Status.BAD_REQUEST, sentence)
+        corrects = (m.request_id, int(m.index)) if m.request_id else None
+        prompts.append(Prompt(edges if any(edges) else None, points, positive, corrects))
+    return tuple(prompts), problem
