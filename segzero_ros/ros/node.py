@@ -32,6 +32,7 @@ from segzero_ros.ros.inputs import Inputs
 from segzero_ros.ros.outputs import Outputs
 from segzero_ros.ros.products import Reply
 from segzero_ros.ros.responder import Responder
+from segzero_ros.ros.scenes import Scenes
 from segzero_ros.ros.status import StatusBoard
 from segzero_ros.worker import Snapshot, State, Worker
 
@@ -54,7 +55,8 @@ class SegzeroNode(LifecycleNode):
         self.board = StatusBoard(self, self.inputs, self.requests.refusing)
         self.commands = Commands(self, self.requests, self._reply, self.board.republish)
         self.goals = Goals(self, self.requests, self._reply)
-        self.responder = Responder(self, self.inputs, self.requests, self.board)
+        self.scenes = Scenes(self, self.inputs)
+        self.responder = Responder(self, self.inputs, self.scenes, self.requests, self.board)
         self.worker: Worker | None = None
 
         self._ending = Cancel()
@@ -167,6 +169,7 @@ class SegzeroNode(LifecycleNode):
         self.commands.close()
         self.inputs.close()
         self.outputs.forget()
+        self.responder.forget()
         self.board.set_models("", {})
 
     def _log_failure(self, what: str, error: Exception) -> None:
