@@ -8,8 +8,10 @@ Conventions, once for the whole package:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +47,8 @@ class LiftError(Exception):
 class Camera:
     """A pinhole camera, undistorted where `d` is empty. Pixel centres lie at whole numbers, as in OpenCV and ROS.
 
-    k: (fx, fy, cx, cy), pixels of images of this width and height. d: coefficients of plumb_bob (5) or
-    rational_polynomial (8), in OpenCV's order.
+    k: (fx, fy, cx, cy), pixels of images of this width and height. d: coefficients of plumb_bob (4 or 5) or
+    rational_polynomial (8, 12 or 14), in OpenCV's order.
     """
 
     width: int
@@ -59,6 +61,55 @@ class Camera:
 class Pose:
     position: Vector
     orientation: Quaternion
+
+
+def quaternion_of(rotation: NDArray[np.floating]) -> Quaternion:
+    """(x, y, z, w) of a (3, 3) rotation matrix, w not negative. Raises ValueError unless it is a rotation."""
+    matrix = np.asarray(rotation, np.float64)
+    if not is_rotation(matrix):
+        raise ValueError("the matrix is no rotation")
+    x, y, z, w = (float(v) for v in _rotations().from_matrix(matrix).as_quat())
+    return (-x, -y, -z, -w) if w < 0 else (x, y, z, w)
+
+
+def rotation_of(quaternion: Sequence[float]) -> NDArray[np.float64]:
+    """The (3, 3) rotation matrix of (x, y, z, w) of any length but 0. Raises ValueError where there is none."""
+    values = np.asarray(quaternion, np.float64)
+    length = np.linalg.norm(values)
+    if values.shape != (4,) or not np.isfinite(length) or length < 1e-6:
+        raise ValueError("the quaternion is no rotation")
+    return np.asarray(_rotations().from_quat(values / length).as_matrix())
+
+
+def is_rotation(matrix: NDArray[np.floating]) -> bool:
+    """Whether a (3, 3) matrix turns: orthonormal to 1e-4 and right-handed."""
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+        return False
+    return bool(np.abs(matrix @ matrix.T - np.eye(3)).max() < 1e-4 and np.linalg.det(matrix) > 0)
+
+
+def _rotations() -> Any:
+    from scipy.spatial.transform import Rotation  # takes 0.4 s, and all who import the contract would pay for it
+
+    return Rotation
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Points p with normal . p = offset. The height of a point above it is normal . p - offset.
+
+    normal: of unit length, up. offset: metres. residual: RMS distance of the inliers, metres. inliers: their share of
+    the points that it was found in.
+    """
+
+    normal: Vector
+    offset: float
+    residual: float = 0.0
+    inliers: float = 1.0
+
+    def heights(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N,) of points (N, 3), metres."""
+        return np.asarray(points, np.float64) @ np.array(self.normal) - self.offset
 
 
 @dataclass(frozen=True)
@@ -87,7 +138,6 @@ class Lifted:
     """One instance in space; what follows `message` holds if status is OK.
 
     points: of the visible surface, (N, 3). colours: uint8 (N, 3), RGB. visible: share of the mask's outline that is
-    neither cut by the image's edge nor hidden by something nearer.
     """
 
     status: Status3D
@@ -98,6 +148,7 @@ class Lifted:
     box: Box3D | None = None
     visible: float = 0.0
     hints: tuple[Hint, ...] = ()
+    support: Plane | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +157,14 @@ class Transform:
 
     rotation: NDArray[np.float64]
     translation: NDArray[np.float64]
+
+    def points(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N, 3) of the source frame to (N, 3) of the target's."""
+        return np.asarray(points, np.float64) @ self.rotation.T + self.translation
+
+    def pose(self, pose: Pose) -> Pose:
+        x, y, z = (float(v) for v in self.rotation @ np.array(pose.position) + self.translation)
+        return Pose((x, y, z), quaternion_of(self.rotation @ rotation_of(pose.orientation)))
 
 
 @dataclass(frozen=True)
