@@ -70,7 +70,9 @@ def rays(camera: Camera, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
         out[:, :2] = cv2.undistortPointsIter(pixels[:, None], matrix, d, np.eye(3), np.eye(3), _STOP)[:, 0]
         with np.errstate(invalid="ignore", over="ignore"):
             there = np.abs(project(camera, out) - pixels).max(1)
-        out[~(there < _RETURNS)] = np.nan  # z, too: nobody takes such a ray for one
+            # A root of the polynomial on the other side of the centre returns, too.
+            across = ((pixels - (cx, cy)) / (fx, fy) * out[:, :2]).sum(1) < 0
+        out[~(there < _RETURNS) | across] = np.nan  # z, too: nobody takes such a ray for one
     return out
 
 
