@@ -62,7 +62,7 @@ def test_what_is_behind_the_camera_or_no_number_is_seen_nowhere() -> None:
 
 
 def test_a_pixel_whose_distortion_cannot_be_undone_has_no_ray() -> None:
-    camera = camera_of(1280, 720, (600, 0, 640, 0, 600, 360, 0, 0, 1), (-0.4, 0, 0, 0, 0), "plumb_bob")
+    camera = camera_of(1280, 720, (800, 0, 640, 0, 800, 360, 0, 0, 1), (-0.4, 0, 0, 0, 0), "plumb_bob")
     corner, centre = rays(camera, np.array([[0, 0], [640, 360]]))
     assert np.isnan(corner[:2]).all() and np.allclose(centre, [0, 0, 1])
 
