@@ -1,0 +1,148 @@
+"""An object's box from the surface that one camera saw.
+
+Where up is known the box is upright: its rectangle is the smallest one round the points seen from above. A camera that
+looks down on a box, a cylinder or a mug sees the whole top, whose outline is the object's; of a ball it sees the near
+side alone. Things that hands hold mostly look the same after half a turn about the vertical, so the visible points are
+turned about an axis that moves away from the camera as long as (nearly) all of them stay where they may be: inside of
+the mask and behind the visible surface, or hidden by something nearer. Beyond that the camera would have seen them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.core.camera import project
+from segzero_ros.core.contract import Mask
+from segzero_ros.core.space import Camera
+
+Coordinates = NDArray[np.float64]
+
+MAX_SEEN = 0.01  # share of the turned points that may lie where the camera saw something else
+_AXES = 32  # places that are tried
+_SAMPLE = 400  # points that are turned
+_LEAST = 0.04  # of the width: a completion by less is noise
+
+
+@dataclass(frozen=True)
+class Oriented:
+    """A box in the camera's frame. rotation: (3, 3), its axes in columns, right-handed; size: metres along them."""
+
+    centre: Coordinates
+    rotation: Coordinates
+    size: Coordinates
+    upright: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """For asking what the camera saw where.
+
+    depth: the whole image's, float32 (H, W), metres. mask: the object's, bool, of a window of the image. window: its
+    rows and columns. tolerance: metres of depth.
+    """
+
+    camera: Camera
+    depth: NDArray[np.float32]
+    mask: Mask
+    window: tuple[slice, slice]
+    tolerance: float
+
+    def contradicts(self, points: Coordinates) -> Mask:
+        """(N,) of points (N, 3): the camera saw something else where this would be."""
+        pixels = project(self.camera, points)
+        pixels = np.where(np.abs(pixels) < 1e6, pixels, -1)  # also what is behind the camera
+        column, row = np.rint(pixels).astype(np.int64).T
+        height, width = self.depth.shape
+        known = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        depth = self.depth[row.clip(0, height - 1), column.clip(0, width - 1)]
+        row, column = row - self.window[0].start, column - self.window[1].start
+        height, width = self.mask.shape
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        inside &= self.mask[row.clip(0, height - 1), column.clip(0, width - 1)]
+        with np.errstate(invalid="ignore"):
+            in_front = points[:, 2] < depth - self.tolerance
+            hidden = (points[:, 2] > depth + self.tolerance) & (depth > 0)
+        return known & np.where(inside, in_front, ~hidden)
+
+
+def upright_box(points: Coordinates, up: Coordinates, floor: float | None, seen: Seen) -> Oriented:
+    """points: (N, 3) of the visible surface, N > 0. up: unit vector. floor: where it stands, points @ up; or None."""
+    heights = points @ up
+    low, high = np.quantile(heights, (0.005, 0.995))
+    if floor is not None:
+        low, high = floor, max(high, floor)
+    basis = _horizontal_axes(points, up)
+    flat = points @ basis  # (N, 2): away from the camera, to its left or right
+    behind = _hidden_side(points, flat, heights, basis, up, seen)
+    centre, axes, sides = _rectangle(np.concatenate((flat, behind)))
+    x = basis @ axes[0]
+    rotation = np.stack((x, np.cross(up, x), up), 1)
+    return Oriented(basis @ centre + up * (low + high) / 2, rotation, np.array([*sides, high - low]), True)
+
+
+def principal_box(points: Coordinates) -> Oriented:
+    """Along the principal axes of (N, 3) points, N > 0: x along the longest, z along the shortest and to the camera."""
+    middle = points.mean(0)
+    _, vectors = np.linalg.eigh((points - middle).T @ (points - middle))
+    x, z = vectors[:, 2], vectors[:, 0]
+    z = -z if z @ middle > 0 else z
+    x = -x if x[0] < 0 else x
+    rotation = np.stack((x, np.cross(z, x), z), 1)
+    low, high = np.quantile((points - middle) @ rotation, (0.005, 0.995), axis=0)
+    return Oriented(middle + rotation @ ((low + high) / 2), rotation, high - low, False)
+
+
+def _horizontal_axes(points: Coordinates, up: Coordinates) -> Coordinates:
+    """(3, 2): horizontally from the camera to the middle of the object's outline, and across."""
+    away = points.mean(0)
+    away = away - up * (away @ up)
+    length = np.linalg.norm(away)
+    if length < 1e-6:  # straight below
+        away = np.eye(3)[int(np.abs(up).argmin())]
+        away = away - up * (away @ up)
+        length = np.linalg.norm(away)
+    away = away / length
+    left = np.cross(up, away)
+    angles = np.arctan2(points @ left, points @ away)
+    turn = float(np.quantile(angles, (0.002, 0.998)).mean())
+    away = np.cos(turn) * away + np.sin(turn) * left
+    return np.stack((away, np.cross(up, away)), 1)
+
+
+def _hidden_side(
+    points: Coordinates, flat: Coordinates, heights: Coordinates, basis: Coordinates, up: Coordinates, seen: Seen
+) -> Coordinates:
+    """(M, 2): where the visible points come to lie on the far side; none where the near side shows it all."""
+    none = np.zeros((0, 2))
+    near, far = np.quantile(flat[:, 0], (0.002, 0.998))
+    left, right = np.quantile(flat[:, 1], (0.002, 0.998))
+    width, length = right - left, far - near
+    if near <= width or width <= 0:
+        return none  # from above all of the outline is visible
+    sample = np.linspace(0, len(points) - 1, min(_SAMPLE, len(points))).astype(int)
+    axes = np.linspace((near + far) / 2, near + 0.625 * max(width, length), _AXES)
+    turned = np.empty((_AXES, len(sample), 3))
+    turned[:] = np.outer(heights[sample], up) - np.outer(flat[sample, 1], basis[:, 1])
+    turned += (2 * axes[:, None] - flat[sample, 0])[..., None] * basis[:, 0]
+    wrong = seen.contradicts(turned.reshape(-1, 3)).reshape(_AXES, -1).mean(1)
+    allowed = int(np.argmax(np.append(wrong > MAX_SEEN, True))) - 1
+    if allowed < 0 or axes[allowed] - axes[0] < _LEAST * width:
+        return none
+    return np.stack((2 * axes[allowed] - flat[:, 0], -flat[:, 1]), 1)
+
+
+def _rectangle(flat: Coordinates) -> tuple[Coordinates, Coordinates, tuple[float, float]]:
+    """The smallest rectangle round (N, 2) points: centre, axes in rows (the longer side's first), sides."""
+    middle = flat.mean(0)
+    corners = cv2.boxPoints(cv2.minAreaRect(((flat - middle) * 1000).astype(np.float32))).astype(np.float64) / 1000
+    edges = corners[1] - corners[0], corners[2] - corners[1]
+    lengths = [float(np.linalg.norm(e)) for e in edges]
+    longer = int(lengths[1] > lengths[0])
+    x = edges[longer] / lengths[longer] if lengths[longer] > 1e-9 else np.array([0.0, 1.0])
+    x = -x if x[1] < 0 else x
+    axes = np.array([x, [-x[1], x[0]]])
+    return corners.mean(0) + middle, axes, (lengths[longer], lengths[1 - longer])

@@ -1,0 +1,254 @@
+"""Masks, depth and a camera to objects in space. NumPy and OpenCV only; works on windows of the image.
+
+Nothing here raises for what a mask or a depth image holds: each instance has its own status and sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.core.boxes import Oriented, Seen, principal_box, upright_box
+from segzero_ros.core.camera import ray_window
+from segzero_ros.core.contract import Image, Instance, Mask, PackedMask
+from segzero_ros.core.geometry import union_mask
+from segzero_ros.core.grasps import grasp_hints
+from segzero_ros.core.space import (
+    Box3D,
+    Hint,
+    Lifted,
+    Plane,
+    Pose,
+    Scene,
+    Status3D,
+    Transform,
+    is_rotation,
+    quaternion_of,
+)
+from segzero_ros.core.surfaces import (
+    Depth,
+    core_of,
+    dilated,
+    eroded,
+    in_depth_with,
+    noise_of,
+    smoothed,
+    support_plane,
+    vector,
+    without_flying,
+    without_table,
+)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What is believed, and what an instance must have to be lifted.
+
+    near, far: metres; depth outside of them is a hole. min_points: pixels with depth, of the mask and of what is left
+    of it. max_holes: share of the mask's pixels without depth. gap: metres of depth, and relative_gap its share of the
+    object's distance; the larger of the two (and six times the noise) parts what is not the object from it.
+    max_tilt: degrees between gravity and a support plane's normal. ring: pixels around the mask's box in which a
+    support plane is looked for, at least and at most.
+    """
+
+    near: float = 0.02
+    far: float = 50.0
+    min_points: int = 30
+    max_holes: float = 0.6
+    gap: float = 0.02
+    relative_gap: float = 0.02
+    max_tilt: float = 15.0
+    ring: tuple[int, int] = (24, 96)
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """The image around one mask. rays: float32 (h, w, 2); kept: the pixels that are the object's surface."""
+
+    window: tuple[slice, slice]
+    depth: Depth  # NaN in holes
+    rays: NDArray[np.float32]
+    mask: Mask
+    free: Mask  # measured, and well outside of all instances
+    noise: float
+    core: Mask
+
+    def points(self, where: Mask, depth: Depth | None = None) -> NDArray[np.float64]:
+        z = (self.depth if depth is None else depth)[where].astype(np.float64)
+        return np.concatenate((self.rays[where] * z[:, None], z[:, None]), 1)
+
+
+def lift(instances: Sequence[Instance], image: Image, scene: Scene, gates: Gates | None = None) -> tuple[Lifted, ...]:
+    """One per instance, in the frame scene.frame_id.
+
+    image: (H, W, 3) RGB, of the size of scene.depth and scene.camera. The plane that an object stands on is looked for
+    around its mask; where scene.transform is given its target's z is up, so that a wall is not taken for it.
+    """
+    gates = gates or Gates()
+    size = (scene.camera.height, scene.camera.width)
+    refusal = _refusal(image, scene, size)
+    if refusal is not None:
+        return (refusal,) * len(instances)
+    masks = [i.packed for i in instances]
+    fitting = [m for m in masks if m.shape == size]
+    taken = union_mask(fitting, *size)
+    return tuple(_lift_one(mask, taken, image, scene, gates) for mask in masks)
+
+
+def _refusal(image: Image, scene: Scene, size: tuple[int, int]) -> Lifted | None:
+    for name, shape in (("depth", scene.depth.shape), ("colour", image.shape[:2])):
+        if shape != size:
+            what = f"the {name} image has {' x '.join(map(str, shape[::-1]))} pixels, the camera {size[1]} x {size[0]}"
+            return Lifted(Status3D.UNALIGNED, what)
+    move = scene.transform
+    if move is not None and not (is_rotation(np.asarray(move.rotation)) and np.isfinite(move.translation).all()):
+        return Lifted(Status3D.NO_TRANSFORM, f"what leads to {scene.frame_id[:100]!r} is no rigid transform")
+    return None
+
+
+def _lift_one(packed: PackedMask, taken: Mask, image: Image, scene: Scene, gates: Gates) -> Lifted:
+    if packed.shape != taken.shape:
+        return Lifted(Status3D.UNALIGNED, f"the mask is of an image of {packed.shape[1]} x {packed.shape[0]} pixels")
+    if not packed.area:
+        return Lifted(Status3D.TOO_FEW_POINTS, "the mask is empty")
+    patch = _patch(packed, taken, scene, gates)
+    measured = patch.mask & np.isfinite(patch.depth)
+    count = int(np.count_nonzero(measured))
+    if packed.area >= gates.min_points and count < (1 - gates.max_holes) * packed.area:
+        return Lifted(
+            Status3D.TOO_MANY_HOLES,
+            f"{1 - count / packed.area:.0%} of the mask's {packed.area} pixels have no depth, at most "
+            f"{gates.max_holes:.0%} may",
+        )
+    if count < gates.min_points:
+        return _too_few(count, gates)
+    up = None if scene.transform is None else np.asarray(scene.transform.rotation, np.float64)[2]
+    plane = _support(patch, up, gates)
+    kept = _object(patch, measured, plane, gates)
+    if np.count_nonzero(kept) < gates.min_points:
+        return _too_few(int(np.count_nonzero(kept)), gates)
+    surface = patch.points(kept, smoothed(patch.depth, kept, patch.noise))
+    box = _box(surface, plane, up, scene, patch)
+    lifted = Lifted(
+        Status3D.OK,
+        points=patch.points(kept).astype(np.float32),
+        colours=image[patch.window][kept],
+        box=Box3D(Pose(vector(box.centre), quaternion_of(box.rotation)), vector(box.size)),
+        visible=_visible(patch, kept, plane),
+        hints=grasp_hints(surface, box, patch.noise),
+        support=plane,
+    )
+    return _moved(lifted, scene.transform)
+
+
+def _too_few(count: int, gates: Gates) -> Lifted:
+    return Lifted(
+        Status3D.TOO_FEW_POINTS, f"{count} pixels of the mask measured the object, at least {gates.min_points} must"
+    )
+
+
+def _patch(packed: PackedMask, taken: Mask, scene: Scene, gates: Gates) -> _Patch:
+    x1, y1, x2, y2 = packed.box
+    height, width = packed.shape
+    ring = int(np.clip(max(x2 - x1, y2 - y1) // 2, *gates.ring))
+    window = slice(max(0, y1 - ring), min(height, y2 + ring)), slice(max(0, x1 - ring), min(width, x2 + ring))
+    mask = np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start), np.bool_)
+    mask[y1 - window[0].start : y2 - window[0].start, x1 - window[1].start : x2 - window[1].start] = packed.crop()
+    rays = ray_window(scene.camera, window)
+    depth = scene.depth[window]
+    with np.errstate(invalid="ignore"):
+        usable = (depth > gates.near) & (depth < gates.far) & np.isfinite(rays[..., 0])
+    depth = np.where(usable, depth, np.float32(np.nan))
+    core = core_of(mask, mask & usable)
+    free = usable & ~dilated(taken[window], 5)
+    return _Patch(window, depth, rays, mask, free, noise_of(depth, core), core)
+
+
+def _support(patch: _Patch, up: NDArray[np.float64] | None, gates: Gates) -> Plane | None:
+    around = np.flatnonzero(patch.free)
+    sample = np.zeros(patch.free.size, np.bool_)
+    sample[around[:: max(1, len(around) // 3000)]] = True
+    points = patch.points(sample.reshape(patch.free.shape))
+    inner = patch.points(patch.core)
+    tolerance = max(0.004, 2.5 * patch.noise)
+    return support_plane(
+        points, above=inner, up=vector(up) if up is not None else None, tolerance=tolerance, max_tilt=gates.max_tilt
+    )
+
+
+def _object(patch: _Patch, measured: Mask, plane: Plane | None, gates: Gates) -> Mask:
+    distance = float(np.median(patch.depth[patch.core]))
+    gap = max(gates.gap, gates.relative_gap * distance, 6 * patch.noise)
+    kept = without_flying(patch.depth, measured, max(gap / 2, 5 * patch.noise))
+    if plane is not None:
+        x, y, z = plane.normal
+        heights = patch.depth * (patch.rays[..., 0] * x + patch.rays[..., 1] * y + z) - plane.offset
+        kept = without_table(patch.mask, kept, patch.core, heights, max(0.003, 2.5 * plane.residual))
+    return in_depth_with(patch.depth, kept, kept & patch.core, gap)
+
+
+def _box(
+    surface: NDArray[np.float64], plane: Plane | None, up: NDArray[np.float64] | None, scene: Scene, patch: _Patch
+) -> Oriented:
+    seen = Seen(scene.camera, scene.depth, patch.mask, patch.window, max(0.005, 4 * patch.noise))
+    if plane is not None:
+        floor = plane.offset if _stands(surface, plane) else None
+        return upright_box(surface, np.array(plane.normal), floor, seen)
+    if up is not None:
+        return upright_box(surface, up, None, seen)
+    return principal_box(surface)
+
+
+def _stands(surface: NDArray[np.float64], plane: Plane) -> bool:
+    """Whether what is seen reaches down to the plane, as far as the camera could see that.
+
+    Of a ball the camera sees less of the foot the more it looks down, and from above of nothing: there it stands.
+    """
+    low, high = np.quantile(plane.heights(surface), (0.02, 0.98))
+    middle = surface.mean(0)
+    down = -float(middle @ np.array(plane.normal)) / float(np.linalg.norm(middle))
+    return bool(down > np.sin(np.radians(65)) or low < max(0.01, 0.42 * high))
+
+
+def _visible(patch: _Patch, kept: Mask, plane: Plane | None) -> float:
+    """See Instance.msg. Where the outline has no depth, that of the object nearby counts."""
+    mask = patch.mask
+    height, width = mask.shape
+    framed = np.zeros((height + 2, width + 2), np.uint8)
+    framed[1:-1, 1:-1] = mask
+    outline = mask & (cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1] == 0)
+    far = np.float32(1e9)
+    around = np.ones((7, 7), np.uint8)
+    own = cv2.erode(np.where(kept, patch.depth, far), around)
+    other = np.where(mask | ~np.isfinite(patch.depth), far, patch.depth)
+    margin = max(0.012, 5 * patch.noise)
+    if plane is not None:  # it runs nearer in front of the object, and hides nothing
+        x, y, z = plane.normal
+        heights = patch.depth * (patch.rays[..., 0] * x + patch.rays[..., 1] * y + z) - plane.offset
+        other[np.abs(heights) < max(0.006, 3 * plane.residual)] = far
+    hidden = cv2.erode(other, around) < own - margin
+    cut = np.ones_like(mask)
+    cut[1:-1, 1:-1] = False  # a mask reaches its window's edge only where that is the image's
+    return float(1 - np.count_nonzero(outline & (hidden | cut)) / np.count_nonzero(outline))
+
+
+def _moved(lifted: Lifted, move: Transform | None) -> Lifted:
+    """From the camera's frame to the transform's target; the centroid is made there."""
+    move = move or Transform(np.eye(3), np.zeros(3))
+    points = move.points(lifted.points)
+    support = lifted.support
+    if support is not None:
+        normal = move.rotation @ np.array(support.normal)
+        support = replace(support, normal=vector(normal), offset=float(support.offset + normal @ move.translation))
+    return replace(
+        lifted,
+        points=points.astype(np.float32),
+        centroid=vector(points.mean(0)),
+        box=lifted.box and Box3D(move.pose(lifted.box.center), lifted.box.size),
+        hints=tuple(Hint(h.name, move.pose(h.pose), h.width) for h in lifted.hints),
+        support=support,
+    )
