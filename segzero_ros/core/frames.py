@@ -97,6 +97,11 @@ class FrameStore:
         with self._condition:
             return self._joined()
 
+    def beside(self, name: str, frame: Frame) -> tuple[Any, str]:
+        """What one side has for a frame now, also for one that did not come here: the message, or None and why."""
+        with self._condition:
+            return _beside(frame, self._sides[name], self._rules[name])
+
     def take(
         self,
         now: Callable[[], int],

@@ -18,6 +18,7 @@ from rosbags.image.image import convert_color
 
 from segzero_ros.core.contract import Image, SegzeroError
 from segzero_ros.core.pixels import check_size, decode_picture, rgb_from_pixels, unsupported
+from segzero_ros.core.rvl import decode_rvl
 
 _MOSAICS = {f"bayer_{p}{b}": (f"u{b // 8}", 1) for p in ("rggb", "bggr", "gbrg", "grbg") for b in (8, 16)}
 # encoding -> (NumPy's type of a sample, samples of a pixel)
@@ -33,6 +34,7 @@ LAYOUTS: dict[str, tuple[str, int]] = {
     **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), ("u1", 2)),
     **dict.fromkeys(("nv12", "nv21", "nv24"), ("u1", 1)),
 }
+_DEPTHS = ("16UC1", "mono16", "32FC1")
 _SAME = {"8UC3": "bgr8", "8UC4": "bgra8", "16UC3": "bgr16", "16UC4": "bgra16"}
 # A plane of brightness, then one of colours: (rows of the image that share one of colours, its length in such rows).
 _PLANES = {"nv12": (2, 1), "nv21": (2, 1), "nv24": (1, 2)}
@@ -56,23 +58,60 @@ def image_from_msg(msg: Any) -> Image:
     if encoding not in LAYOUTS:
         raise unsupported(f"encoding {encoding[:40]!r} is not taken; these are: {', '.join(LAYOUTS)}")
     check_size(height, width)
-    kind, channels = LAYOUTS[encoding]
-    sample = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
-    row = width * channels * sample.itemsize
-    step = int(msg.step) or row
-    if step < row:
-        raise unsupported(f"step is {step} bytes, but a row of {width} {encoding} pixels has {row}")
-    data = np.frombuffer(memoryview(msg.data), np.uint8)
     if encoding in _PLANES:
-        return _rgb_from_planes(data, encoding, height, width, step)
+        return _rgb_from_planes(np.frombuffer(memoryview(msg.data), np.uint8), encoding, height, width, _step(msg))
+    channels = LAYOUTS[encoding][1]
     if channels == 2 and width % 2:
         raise unsupported(f"{encoding} needs an even size, not {width} x {height}")
-    if len(data) < step * (height - 1) + row:  # the last row's padding may be missing
-        raise unsupported(f"the data has {len(data)} bytes, but {width} x {height} {encoding} needs {step * height}")
-    pixels = _rows(data, 0, height, row, step).view(sample).astype(kind, copy=False)
+    pixels = _samples(msg)
     if channels > 1:
         pixels = pixels.reshape(height, width, channels)
     return rgb_from_pixels(_colours(pixels, encoding), depth=encoding == "16UC1")
+
+
+def depth_from_msg(msg: Any) -> NDArray[np.float32]:
+    """Depth as sensor_msgs/Image (16UC1 or mono16: millimetres; 32FC1: metres) or, as image_transport's
+    compressedDepth writes them, as CompressedImage, to metres (H, W). What is zero, negative or not finite becomes NaN.
+
+    Raises SegzeroError(UNSUPPORTED_ENCODING) naming what is wrong: encoding, size, step, missing or broken data.
+    """
+    if hasattr(msg, "format"):
+        return _unpacked_depth(msg.format, memoryview(msg.data))
+    if msg.encoding not in _DEPTHS:
+        raise unsupported(f"encoding {msg.encoding[:40]!r} is no depth; these are: {', '.join(_DEPTHS)}")
+    check_size(int(msg.height), int(msg.width))
+    return _metres(_samples(msg))
+
+
+def _unpacked_depth(form: str, data: memoryview) -> NDArray[np.float32]:
+    """form: "ENCODING; compressedDepth png". data: an enumeration and two float32, then 16 bits of grey: millimetres,
+    or for 32FC1 steps of inverse depth, A / (step - B) with these two."""
+    encoding, _, rest = (part.strip() for part in form.partition(";"))
+    packing = rest.removeprefix("compressedDepth").strip() or "png"
+    if encoding not in _DEPTHS or not rest.startswith("compressedDepth") or packing not in ("png", "rvl"):
+        raise unsupported(f"format {form[:60]!r} is no compressed depth, such as '16UC1; compressedDepth png'")
+    name = f"the compressed depth ({form[:60]!r}, {len(data)} bytes)"
+    try:
+        steps = decode_rvl(data[12:]) if packing == "rvl" else decode_picture(data[12:])
+    except SegzeroError as error:
+        raise SegzeroError(error.status, f"{name} cannot be decoded: {error.message}") from error
+    if steps.ndim != 2 or steps.dtype != np.uint16:
+        raise unsupported(f"{name} has no 16 bits of grey")
+    if encoding != "32FC1":
+        return _metres(steps)
+    a, b = np.frombuffer(data[4:12], "<f4").astype(np.float32)
+    with np.errstate(all="ignore"):
+        return _metres(np.where(steps > 0, a / (steps - b), np.float32(0)).astype(np.float32))
+
+
+def _metres(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Millimetres in uint16 or metres in float32, (H, W)."""
+    if samples.dtype == np.uint16:
+        metres = np.divide(samples, np.float32(1000), dtype=np.float32)
+        metres[samples == 0] = np.nan
+        return metres
+    with np.errstate(invalid="ignore"):
+        return np.where((samples > 0) & (samples < np.inf), samples, np.float32(np.nan))
 
 
 def compressed_from_msg(msg: Any) -> Image:
@@ -98,6 +137,29 @@ def compressed_from_msg(msg: Any) -> Image:
         elif encoding in ("rgb8", "rgba8", "rgb16", "rgba16") and pixels.ndim == 3 and "tiff" in rest:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     return rgb_from_pixels(pixels, depth=encoding == "16UC1" and pixels.ndim == 2 and pixels.dtype == np.uint16)
+
+
+def _step(msg: Any) -> int:
+    """Bytes from one row to the next."""
+    kind, channels = LAYOUTS[msg.encoding]
+    row = int(msg.width) * channels * np.dtype(kind).itemsize
+    step = int(msg.step) or row
+    if step < row:
+        raise unsupported(f"step is {step} bytes, but a row of {msg.width} {msg.encoding} pixels has {row}")
+    return step
+
+
+def _samples(msg: Any) -> NDArray[Any]:
+    """(H, W * channels) of any encoding but planes, in this machine's byte order; a view where nothing is undone."""
+    height, step = int(msg.height), _step(msg)
+    kind, channels = LAYOUTS[msg.encoding]
+    sample = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
+    row = int(msg.width) * channels * sample.itemsize
+    data = np.frombuffer(memoryview(msg.data), np.uint8)
+    if len(data) < step * (height - 1) + row:  # the last row's padding may be missing
+        name = f"{msg.width} x {height} {msg.encoding}"
+        raise unsupported(f"the data has {len(data)} bytes, but {name} needs {step * height}")
+    return _rows(data, 0, height, row, step).view(sample).astype(kind, copy=False)
 
 
 def _rows(data: NDArray[np.uint8], start: int, rows: int, row: int, step: int) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -18,7 +19,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-IMAGES = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}  # and their transport
+PACKED = "sensor_msgs/msg/CompressedImage"
+IMAGES = ("sensor_msgs/msg/Image", PACKED)
 CHOICES = {"reliable": RELIABLE, "best_effort": BEST_EFFORT}
 
 
@@ -35,24 +37,46 @@ class Pulled(CallbackGroup):
         return
 
 
+@dataclass(frozen=True)
+class Names:
+    """What hints speak of: the parameters of a topic and its transport, and the transport of CompressedImage."""
+
+    topic: str
+    transport: str
+    packed: str
+    among: str = ""  # stands in the topics of other such pictures
+
+
+IMAGE = Names("image_topic", "image_transport", "compressed")
+DEPTH = Names("depth_topic", "depth_transport", "compressedDepth", "depth")
+
+
 class Listener:
     """Not thread-safe: `Inputs` has the lock. put(message, received): what to do with a message; received as in `take`.
 
-    topic: resolved. Raises ValueError for an override that is none.
+    topic: resolved. names: what hints speak of. Raises ValueError for an override that is none.
     """
 
-    def __init__(self, node: Any, kind: type, topic: str, depth: int, put: Callable[[Any, int], None]) -> None:
+    def __init__(
+        self, node: Any, kind: type, topic: str, depth: int, put: Callable[[Any, int], None], names: Names = IMAGE
+    ) -> None:
         self._node = node
         self.kind = kind
         self.topic = topic
         self.depth = depth
         self._put = put
+        self._names = names
         self._group = Pulled()
         self._subscription: Any = None
         self.broken = ""  # why the last message could not be read
         self._override = self._overridden()
         self.reliability, self._latched = self._override or BEST_EFFORT, False
         self._subscribe(*self._wanted())
+
+    @property
+    def doubled(self) -> bool:
+        """Whether the topic of a transport was given where the raw topic was meant."""
+        return self.topic.endswith(f"/{self._names.packed}/{self._names.packed}")
 
     @property
     def type_name(self) -> str:
@@ -106,12 +130,12 @@ class Listener:
         kinds = {p.topic_type for p in publishers}
         hints = [self.broken] if self.broken else []
         if publishers and self.type_name not in kinds:
-            compressed = "sensor_msgs/msg/CompressedImage" in kinds
+            compressed = PACKED in kinds
             hints.append(f"nobody there publishes {self.type_name}")
             if compressed or "sensor_msgs/msg/Image" in kinds:
-                hints.append(f"set image_transport: {'compressed' if compressed else 'raw'}")
-        if self.topic.endswith("/compressed/compressed"):
-            hints.append("image_topic is the name of the raw topic, /compressed is added to it")
+                hints.append(f"set {self._names.transport}: {self._transport(compressed)}")
+        if self.doubled:
+            hints.append(f"{self._names.topic} is the name of the raw topic, /{self._names.packed} is added to it")
         if self._override and any(p.qos_profile.reliability != self.reliability for p in publishers):
             hints.append(f"qos_overrides asks for {name_of(self.reliability)}, which not all offer")
         return hints if publishers else [*hints, *self._elsewhere()]
@@ -120,14 +144,20 @@ class Listener:
         """Where images are, when they are not here."""
         own = self._node.get_fully_qualified_name() + "/"
         hints = []
-        for name, transport in IMAGES.items():
+        for name in IMAGES:
             topics = [t for t, types in self._node.get_topic_names_and_types() if name in types]
-            topics = sorted(t for t in topics if not t.startswith(own) and self._node.count_publishers(t))[:4]
+            topics = [t for t in topics if self._names.among in t and not t.startswith(own)]
+            topics = sorted(t for t in topics if self._node.count_publishers(t))[:4]
+            transport = self._transport(name == PACKED)
             if topics and name == self.type_name:
                 hints.append(f"there are images on {', '.join(topics)}")
             elif topics:
-                hints.append(f"there are {transport} images on {', '.join(topics)}: image_transport: {transport}")
+                there = f"there are {transport} images on {', '.join(topics)}"
+                hints.append(f"{there}: {self._names.transport}: {transport}")
         return hints
+
+    def _transport(self, packed: bool) -> str:
+        return self._names.packed if packed else "raw"
 
     def _wanted(self) -> tuple[ReliabilityPolicy, bool]:
         """Reliability, and whether to ask for what was published before."""

@@ -63,6 +63,44 @@ TABLE: tuple[Parameter, ...] = (
     ),
     Parameter("compressed_topic", "", "Compressed image topic; empty: image_topic + /compressed."),
     Parameter("camera_info_topic", "", "Topic of camera_info; empty: camera_info beside the image topic."),
+    Parameter("depth_topic", "", "Topic of depth that is aligned to the colour image; empty: no 3D."),
+    Parameter(
+        "depth_transport",
+        "raw",
+        "raw: sensor_msgs/Image; compressedDepth: CompressedImage on depth_topic + /compressedDepth.",
+        choices=("raw", "compressedDepth"),
+    ),
+    Parameter("depth_info_topic", "", "Topic of the depth image's camera_info; empty: the colour image's is used."),
+    Parameter(
+        "depth_slop",
+        0.02,
+        "Largest difference between the stamps of an image and its depth, in seconds.",
+        bounds=(0.0, 1.0),
+        when="live",
+    ),
+    Parameter(
+        "depth_wait", 0.2, "Seconds to wait for the depth of a frame that was chosen.", bounds=(0.0, 10.0), when="live"
+    ),
+    Parameter("target_frame", "", "Frame of 3D answers, reached by TF2; empty: the camera's optical frame."),
+    Parameter("tf_wait", 0.2, "Seconds to wait for a transform that comes late.", bounds=(0.0, 10.0), when="live"),
+    Parameter(
+        "cloud_stride",
+        2,
+        "~/scene_points has every so many-th pixel of each row and column.",
+        bounds=(1, 16),
+        when="live",
+    ),
+    Parameter("click_topic", "", "Topic of clicked pixels beside ~/point; empty: none."),
+    Parameter(
+        "clicked_point_topic", "", "Topic of clicked points in space (RViz: /clicked_point), by TF2; empty: none."
+    ),
+    Parameter(
+        "goals_while_loading",
+        "wait",
+        "What becomes of goals of ~/ask while the models load.",
+        choices=("wait", "refuse"),
+        when="live",
+    ),
     Parameter(
         "mode",
         "once",

@@ -1,0 +1,213 @@
+"""A frame's depth, camera model and transform, gathered before the reasoning; an answer's instances lifted after it.
+
+What hinders becomes the typed failure of each instance (`Lifted`), and the answer in pixels stands. docs/3d.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from sensor_msgs.msg import CameraInfo
+
+from segzero_ros.core.contract import Cancel, Image, Segmentation, SegzeroError, Status
+from segzero_ros.core.frames import Frame
+from segzero_ros.core.space import Camera, Lifted, LiftError, Scene, Status3D, Transform
+from segzero_ros.core.text import one_line
+from segzero_ros.ros.convert import depth_from_msg
+from segzero_ros.ros.inputs import Inputs, nanoseconds, size_of, unfit_info
+from segzero_ros.ros.transforms import Transforms
+
+log = logging.getLogger(__name__)
+BACK = 1_000_000_000  # nanoseconds that a stamp goes back where a recording begins anew
+LONGEST = 600  # characters of a sentence
+ALIGN = (
+    "depth must be aligned to the colour image (RealSense: align_depth.enable and its topic "
+    ".../aligned_depth_to_color/image_raw; Orbbec: depth_registration; ZED: .../depth/depth_registered)"
+)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What belongs to a frame; of it what is missing is looked for again, or fails, in `lift`.
+
+    depth: sensor_msgs/Image or CompressedImage. transform: from the camera's optical frame to target_frame.
+    """
+
+    frame: Frame
+    depth: Any = field(default=None, repr=False)
+    info: CameraInfo | None = None
+    transform: Transform | None = None
+    error: LiftError | None = None
+
+
+class Scenes:
+    """Open while the node is configured. `gather` and `lift` are called on the worker's thread."""
+
+    def __init__(self, node: Any, inputs: Inputs) -> None:
+        self._node = node
+        self._inputs = inputs
+        self._target = ""
+        self._newest = (0, 0)  # number and stamp of a frame
+        self.transforms: Transforms | None = None
+
+    def open(self) -> None:
+        """Reads the parameters and subscribes, after `inputs.open`. Raises ValueError for a name that is no topic."""
+        topic, self._target = self._value("depth_topic"), self._value("target_frame")
+        if topic:
+            self._inputs.open_depth(topic, self._value("depth_transport"), self._value("depth_info_topic"))
+        if (topic and self._target) or self._value("clicked_point_topic"):
+            self.transforms = Transforms(self._node)
+            if self.transforms.missing:
+                self._node.get_logger().warning(self.transforms.missing)
+
+    def close(self) -> None:
+        """Before or after `inputs.close`, which ends the subscriptions to depth."""
+        transforms, self.transforms = self.transforms, None
+        if transforms:
+            transforms.close()
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a depth_topic."""
+        return bool(self._inputs.topic("depth"))
+
+    def gather(self, frame: Frame, cancel: Cancel, deadline: float) -> Gathered:
+        """Waits at most depth_wait, and not beyond `deadline` (time.monotonic). Never raises."""
+        self._notice(frame)
+        try:
+            depth = _attempt(lambda: self._depth(frame, cancel, deadline))
+            info = _attempt(lambda: self._info(frame))
+        except LiftError as error:
+            return Gathered(frame, error=error)
+        try:
+            transform = _attempt(lambda: self._transform(frame, 0.0, cancel))
+        except LiftError:  # it may come until it is needed
+            transform = None
+        return Gathered(frame, depth, info, transform)
+
+    def lift(
+        self, gathered: Gathered, pixels: Image, result: Segmentation, cancel: Cancel, deadline: float
+    ) -> Segmentation:
+        """pixels: of the frame, RGB. Waits for a late transform at most tf_wait, and not beyond `deadline`.
+
+        The answer with its scene, and each instance with what became of it in space; other failures stay as they are.
+        Never raises.
+        """
+        if result.status not in (Status.OK, Status.NO_OBJECT):
+            return result
+        scene = None
+        try:
+            scene = _attempt(lambda: self._scene(gathered, pixels, cancel, deadline))
+            lifted = _attempt(lambda: _lift(result, pixels, scene))
+        except LiftError as error:
+            failed = Lifted(error.status, one_line(error.message, LONGEST))
+            lifted = (failed,) * len(result.instances)
+        pairs = zip(result.instances, lifted, strict=True)
+        return replace(result, instances=tuple(replace(i, lifted=one) for i, one in pairs), scene=scene)
+
+    def _scene(self, gathered: Gathered, pixels: Image, cancel: Cancel, deadline: float) -> Scene:
+        frame = gathered.frame
+        if gathered.error:
+            raise gathered.error
+        height, width = pixels.shape[:2]
+        theirs, ours = gathered.depth.header.frame_id, frame.image.header.frame_id
+        if theirs != ours:
+            what = f"the depth image's frame_id is {theirs!r} and the colour image's is {ours!r}"
+            raise LiftError(Status3D.UNALIGNED, f"{what}; {ALIGN}")
+        try:
+            depth = depth_from_msg(gathered.depth)
+        except SegzeroError as error:
+            raise LiftError(Status3D.NO_DEPTH, f"the depth image cannot be read: {error.message}") from error
+        if depth.shape != (height, width):
+            size = f"{depth.shape[1]} x {depth.shape[0]}"
+            what = f"the depth image has {size} pixels and the colour image {width} x {height}"
+            raise LiftError(Status3D.UNALIGNED, f"{what}; {ALIGN}")
+        camera = self._camera(gathered, width, height)
+        transform = gathered.transform
+        if transform is None:
+            wait = min(self._value("tf_wait"), max(0.0, deadline - time.monotonic()))
+            transform = self._transform(frame, wait, cancel)
+        return Scene(depth, camera, self._target or ours, transform)
+
+    def _notice(self, frame: Frame) -> None:
+        """A bag that is played again without a clock sets back the stamps alone."""
+        number, stamp = self._newest
+        if frame.number > number:
+            self._newest = (frame.number, frame.stamp)
+            if self.transforms and frame.stamp < stamp - BACK:
+                self.transforms.forget()
+
+    def _depth(self, frame: Frame, cancel: Cancel, deadline: float) -> Any:
+        if not self.on:
+            raise LiftError(Status3D.NO_DEPTH, "3D is off; depth_topic names a topic of depth aligned to the image")
+        wait = min(self._value("depth_wait"), max(0.0, deadline - time.monotonic()))
+        slop = (
+            self._value("depth_slop") if frame.number else 0.0
+        )  # a frame that was given has depth of its own, or none
+        depth, why = self._inputs.depth.find(nanoseconds(frame.image.header.stamp), slop, wait, cancel)
+        if depth is None:
+            raise LiftError(
+                Status3D.NO_DEPTH, f"no depth belongs to the image: {why}; {self._inputs.describe('depth')}"
+            )
+        return depth
+
+    def _info(self, frame: Frame) -> CameraInfo:
+        name = "depth_info" if self._inputs.topic("depth_info") else "camera_info"
+        self._inputs.pull()
+        info, why = self._inputs.frames.beside(name, frame)
+        if info is None:
+            raise LiftError(Status3D.BAD_CAMERA_INFO, f"no camera_info on {self._inputs.topic(name)} fits: {why}")
+        assert isinstance(info, CameraInfo)
+        return info
+
+    def _camera(self, gathered: Gathered, width: int, height: int) -> Camera:
+        from segzero_ros.core.camera import camera_of
+
+        frame, info = gathered.frame, gathered.info
+        assert info is not None
+        if why := unfit_info(frame.image, info, (width, height)):
+            raise LiftError(Status3D.BAD_CAMERA_INFO, f"the camera_info does not fit the image: {why}")
+        k, d, model = info.k, info.d, info.distortion_model
+        if self._rectified() and info.p[0]:  # image_proc sends the raw image's camera_info beside it: P is its own
+            k, d = [info.p[0], 0.0, info.p[2], 0.0, info.p[5], info.p[6], 0.0, 0.0, 1.0], []
+        if (width, height) == (info.width, info.height) != size_of(info):  # told of the whole sensor, and not done
+            return camera_of(width, height, k, d, model)
+        roi = (info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height)
+        return camera_of(info.width, info.height, k, d, model, binning=(info.binning_x, info.binning_y), roi=roi)
+
+    def _rectified(self) -> bool:
+        """By the names that image_proc gives: image_rect, image_rect_color."""
+        topic = self._inputs.topic("image").removesuffix("/compressed")
+        return posixpath.basename(topic).startswith("image_rect")
+
+    def _transform(self, frame: Frame, wait: float, cancel: Cancel) -> Transform | None:
+        if not self._target or self.transforms is None:
+            return None
+        header = frame.image.header
+        return self.transforms.find(self._target, header.frame_id, nanoseconds(header.stamp), wait, cancel)
+
+    def _value(self, name: str) -> Any:
+        return self._node.get_parameter(name).value
+
+
+def _lift(result: Segmentation, pixels: Image, scene: Scene) -> tuple[Lifted, ...]:
+    from segzero_ros.core.lifting import lift
+
+    return lift(result.instances, pixels, scene)
+
+
+def _attempt(call: Callable[[], T]) -> T:
+    """Whatever goes wrong is a LiftError: nothing in space takes the answer in pixels away."""
+    try:
+        return call()
+    except LiftError:
+        raise
+    except Exception as error:
+        log.exception("an answer could not be lifted")
+        raise LiftError(Status3D.NO_DEPTH, f"it failed: {type(error).__name__}: {one_line(error)}") from error
