@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from segzero_ros.core.text import clean, first_line, one_line
 from segzero_ros.imports import Trial, try_imports
 from segzero_ros.models.hub_cache import cache_folder
+from segzero_ros.ros.main import broken_rclpy
 
 if TYPE_CHECKING:
     from segzero_ros.profiles import Profile
@@ -48,6 +49,7 @@ ROS = {
     "segzero_msgs.msg": "colcon build, then source install/setup.bash",
     "vision_msgs.msg": "rosdep install; without it there is no ~/detections",
     "message_filters": "rosdep install; examples/consumer.py wants it",
+    "tf2_ros": "apt install ros-$ROS_DISTRO-tf2-ros-py; without it there is no target_frame",
 }
 # NVIDIA's boards run programs that were made for them alone (CUDA's guide, binary compatibility): Nano, TX2, Xavier,
 # Orin, Thor.
@@ -264,6 +266,8 @@ def check_ros(environment: Mapping[str, str], trials: Mapping[str, Trial]) -> It
         return
     distro = environment.get("ROS_DISTRO", "")
     yield "ok", f"rclpy at {Path(rclpy.file).parent} (ROS_DISTRO={distro or 'not set'})", ""
+    if why := broken_rclpy(rclpy.file):
+        yield "bad", why, "apt upgrade"
     if distro and "/opt/ros/" in rclpy.file and f"/opt/ros/{distro}/" not in rclpy.file:
         yield "bad", f"ROS_DISTRO is {distro}, but rclpy is another's", "open a new shell and source one setup.bash"
     for module, advice in ROS.items():

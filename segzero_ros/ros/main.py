@@ -64,6 +64,9 @@ def _started(args: list[str]) -> Any:
     _check_environment(os.environ)
     import rclpy
     from rclpy.signals import SignalHandlerOptions
+
+    if why := broken_rclpy(rclpy.__file__):
+        raise ValueError(why)
     from rclpy.utilities import remove_ros_args
 
     from segzero_ros.ros import parameters
@@ -110,6 +113,19 @@ def _check_environment(environment: Mapping[str, str]) -> None:
     installed = {path.name for folder in index if folder.is_dir() for path in folder.iterdir()} - {"rmw_implementation"}
     if rmw and installed and rmw not in installed:
         raise ValueError(f"RMW_IMPLEMENTATION is {rmw!r}, which is not installed; here: {', '.join(sorted(installed))}")
+
+
+def broken_rclpy(file: str) -> str:
+    """Why the rclpy whose __init__.py this is cannot serve actions, or ""; nothing is known where it tells no version.
+
+    7.1.9 mixes the results of goals under executors with threads (ros2/rclpy #1598).
+    """
+    for folder in Path(file).parents:
+        with contextlib.suppress(OSError):
+            text = (folder / "share" / "rclpy" / "package.xml").read_text(encoding="utf-8", errors="replace")
+            broken = "<version>7.1.9</version>" in "".join(text.split())
+            return "rclpy 7.1.9 mixes up the results of actions; take 7.1.10 or newer" if broken else ""
+    return ""
 
 
 def _run(node: Any, stops: set[signal.Signals]) -> None:
