@@ -24,6 +24,7 @@ from segzero_ros.ros.convert import (
     bytes_array,
     compressed_from_msg,
     compressed_to_msg,
+    depth_from_msg,
     image_from_msg,
     image_to_msg,
 )
@@ -478,3 +479,175 @@ def test_a_picture_comes_back_from_its_jpeg() -> None:
     assert msg.header == header and "jpeg" in msg.format and bytes(msg.data[:2]) == b"\xff\xd8"
     assert np.abs(compressed_from_msg(msg).astype(int) - gradient()).mean() < 3
     assert len(compressed_to_msg(gradient(), header, quality=20).data) < len(msg.data)
+
+
+# -- depth in metres
+
+
+def depth_image(samples: Array, encoding: str, *, big: bool = False, padding: int = 0) -> Image:
+    """With rows that are padded with noise, in either byte order."""
+    rows = samples.astype(samples.dtype.newbyteorder(">" if big else "<")).view(np.uint8).reshape(len(samples), -1)
+    return Image(
+        encoding=encoding,
+        height=len(samples),
+        width=samples.shape[1],
+        step=rows.shape[1] + padding,
+        is_bigendian=int(big),
+        data=bytes_array(padded(rows, padding)),
+    )
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99), st.booleans(), st.integers(0, 3))
+def test_depth_is_metres_whatever_its_padding_and_byte_order(
+    height: int, width: int, seed: int, big: bool, padding: int
+) -> None:
+    millimetres = np.random.default_rng(seed).integers(1, 65536, (height, width), np.uint16)
+    metres = (millimetres / 1000).astype(np.float32)
+    for name in ("16UC1", "mono16"):
+        assert np.allclose(depth_from_msg(depth_image(millimetres, name, big=big, padding=padding)), metres, atol=1e-6)
+    found = depth_from_msg(depth_image(metres, "32FC1", big=big, padding=padding))
+    assert np.array_equal(found, metres) and found.dtype == np.float32 and found.dtype.isnative
+
+
+def test_what_was_not_measured_is_a_hole() -> None:
+    metres = np.array([[0.0, -0.0, -1.0, np.nan, np.inf, -np.inf, 0.5, 1e-40]], np.float32)
+    assert np.isnan(depth_from_msg(depth_image(metres, "32FC1"))).tolist() == [[True] * 6 + [False] * 2]
+    millimetres = np.array([[0, 1, 65535]], np.uint16)
+    found = depth_from_msg(depth_image(millimetres, "16UC1"))
+    assert np.isnan(found[0, 0]) and np.allclose(found[0, 1:], [0.001, 65.535])
+
+
+def test_the_message_s_own_depth_is_not_changed() -> None:
+    msg = depth_image(np.array([[0.0, np.inf, 2.0]], np.float32), "32FC1")
+    before = bytes(msg.data)
+    depth_from_msg(msg)[:] = 9
+    assert bytes(msg.data) == before
+
+
+def refused_depth(msg: Image | CompressedImage) -> str:
+    with pytest.raises(SegzeroError) as error:
+        depth_from_msg(msg)
+    assert error.value.status is Status.UNSUPPORTED_ENCODING and len(error.value.message) < 400
+    return error.value.message
+
+
+def test_a_colour_image_and_broken_sizes_are_no_depth() -> None:
+    assert "encoding 'rgb8' is no depth; these are: 16UC1" in refused_depth(noise_message("rgb8"))
+    assert "0 x 0" in refused_depth(Image(encoding="16UC1"))
+    assert "needs 48" in refused_depth(Image(encoding="16UC1", height=4, width=6, data=bytes_array(bytes(45))))
+    short = Image(encoding="32FC1", height=4, width=6, step=12, data=bytes_array(bytes(96)))
+    assert refused_depth(short) == "step is 12 bytes, but a row of 6 32FC1 pixels has 24"
+
+
+def compressed_depth(steps: Array, form: str, a: float = 0.0, b: float = 0.0) -> CompressedImage:
+    data = np.zeros(1, "<i4").tobytes() + np.array([a, b], "<f4").tobytes()
+    data += packed_rvl(steps) if form.endswith("rvl") else cv2.imencode(".png", steps)[1].tobytes()
+    return CompressedImage(format=form, data=bytes_array(data))
+
+
+def packed_rvl(depth: Array) -> bytes:
+    """As RvlCodec::CompressRVL of image_transport_plugins writes it, behind the width and height."""
+    groups: list[int] = []
+
+    def write(value: int) -> None:
+        while True:
+            groups.append(value & 7 | (8 if value > 7 else 0))
+            value >>= 3
+            if not value:
+                return
+
+    left, previous = depth.reshape(-1).tolist(), 0
+    while left:
+        zeros = next((n for n, v in enumerate(left) if v), len(left))
+        values = left[zeros : next((n for n, v in enumerate(left) if n >= zeros and not v), len(left))]
+        write(zeros)
+        write(len(values))
+        for value in values:
+            delta = value - previous
+            write(2 * delta if delta >= 0 else -2 * delta - 1)
+            previous = value
+        left = left[zeros + len(values) :]
+    groups += [0] * (-len(groups) % 8)
+    words = [sum(g << (28 - 4 * n) for n, g in enumerate(groups[i : i + 8])) for i in range(0, len(groups), 8)]
+    return np.array([depth.shape[1], depth.shape[0], *words], "<u4").tobytes()
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["png", "rvl", ""]),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(0, 99),
+    st.sampled_from([4, 900, 65536]),
+)
+def test_compressed_millimetres_come_back_exactly(packing: str, height: int, width: int, seed: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    millimetres = rng.integers(0, most, (height, width), np.uint16) * rng.integers(0, 2, (height, width), np.uint16)
+    msg = compressed_depth(millimetres, f"16UC1; compressedDepth {packing}".strip())
+    raw = depth_from_msg(depth_image(millimetres, "16UC1"))
+    assert np.array_equal(depth_from_msg(msg), raw, equal_nan=True)
+
+
+@pytest.mark.parametrize("packing", ["png", "rvl"])
+def test_compressed_metres_are_steps_of_inverse_depth(packing: str) -> None:
+    """By image_transport's own defaults: 10 m at most, 100 steps."""
+    metres = np.array([[0.3, 0.5, 1.0], [2.0, 5.0, 9.9]], np.float32)
+    a = 100.0 * 101.0
+    b = 1 - a / 10.0
+    steps = (a / metres + b).astype(np.uint16)
+    steps[0, 1] = 0
+    found = depth_from_msg(compressed_depth(steps, f"32FC1; compressedDepth {packing}", a, b))
+    assert np.isnan(found[0, 1])
+    assert np.allclose(np.delete(found, 1), np.delete(metres, 1), rtol=2e-3)
+
+
+@pytest.mark.parametrize(("a", "b"), [(np.nan, 0), (np.inf, 0), (1, 5), (-1, 0), (0, 0), (1, np.inf)])
+def test_quantisation_that_is_none_makes_holes_and_no_warning(a: float, b: float) -> None:
+    found = depth_from_msg(compressed_depth(np.full((2, 2), 5, np.uint16), "32FC1; compressedDepth png", a, b))
+    assert np.isnan(found).all()
+
+
+def test_compressed_depth_that_is_none_is_refused() -> None:
+    steps = np.full((4, 6), 500, np.uint16)
+    for form in ("16UC1; png compressed ", "8UC1; compressedDepth png", "16UC1; compressedDepth h264", "", "x" * 500):
+        assert "is no compressed depth" in refused_depth(compressed_depth(steps, form))
+    eight = compressed_depth(steps.astype(np.uint8), "16UC1; compressedDepth png")
+    assert "has no 16 bits of grey" in refused_depth(eight)
+    for packing in ("png", "rvl"):
+        whole = compressed_depth(steps, f"16UC1; compressedDepth {packing}")
+        for length in (0, 5, 12, 16, 20, len(whole.data) - 4):
+            cut = CompressedImage(format=whole.format, data=whole.data[:length])
+            assert "cannot be decoded" in refused_depth(cut)
+
+
+@pytest.mark.parametrize("size", [(2**32 - 1, 2**32 - 1), (100_000, 1000), (0, 5), (4000, 4000)])
+def test_a_size_that_rvl_does_not_hold_takes_little_memory(size: tuple[int, int]) -> None:
+    data = bytes(12) + np.array([*size, 0, 0], "<u4").tobytes()
+    msg = CompressedImage(format="16UC1; compressedDepth rvl", data=bytes_array(data))
+    tracemalloc.start()
+    refused_depth(msg)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["16UC1; compressedDepth rvl", "32FC1; compressedDepth rvl", "16UC1; compressedDepth png"]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=5),
+    st.floats(0, 1),
+    st.integers(0, 99),
+)
+def test_mutated_compressed_depth_is_depth_or_a_sentence(
+    form: str, changes: list[tuple[float, int]], cut: float, seed: int
+) -> None:
+    steps = np.random.default_rng(seed).integers(0, 600, (7, 9), np.uint16)
+    data = bytearray(compressed_depth(steps, form, 10100.0, -1009.0).data)
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    msg = CompressedImage(format=form, data=bytes_array(bytes(data[: int(len(data) * max(cut, 0.2))])))
+    try:
+        found = depth_from_msg(msg)
+    except SegzeroError as error:
+        assert len(error.message) < 400
+    else:
+        assert found.dtype == np.float32 and not (found <= 0).any() and not np.isinf(found).any()
