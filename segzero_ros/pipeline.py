@@ -5,6 +5,7 @@ from __future__ import annotations
 from segzero_ros.core.contract import Cancel, OnProgress
 from segzero_ros.core.pipeline import Pipeline as CorePipeline
 from segzero_ros.core.profiles import Profile
+from segzero_ros.core.steps import NoReasoner
 
 
 class Pipeline(CorePipeline):
@@ -24,19 +25,21 @@ class Pipeline(CorePipeline):
         dtype: str | None = None,
         attention: str | None = None,
         offline: bool = False,
+        words: bool = True,
         trial: bool = True,
         on_progress: OnProgress | None = None,
         cancel: Cancel | None = None,
     ) -> Pipeline:
         """Loads both models of a profile, or others by path or hub name, and tries them unless `trial` is False.
 
+        words: False loads no reasoner, for `segment_prompts` alone; an instruction is then refused with BAD_REQUEST.
         Raises SegzeroError with a sentence.
         """
         tell = on_progress or (lambda share, what: None)
         tell(0.0, "importing the model libraries")
         from segzero_ros.models.reasoner_transformers import load_reasoner
         from segzero_ros.models.segmenter_transformers import load_segmenter
-        from segzero_ros.models.trial import try_out
+        from segzero_ros.models.trial import try_out, try_segmenter
 
         # The small one first: on shared memory it is the one that must not be left without room.
         small = load_segmenter(
@@ -46,9 +49,14 @@ class Pipeline(CorePipeline):
             device=device,
             dtype=dtype,
             offline=offline,
-            on_progress=lambda share, what: tell(0.1 + 0.2 * share, what),
+            on_progress=lambda share, what: tell(0.1 + (0.2 if words else 0.7) * share, what),
             cancel=cancel,
         )
+        if not words:
+            if trial:
+                try_segmenter(small, lambda share, what: tell(0.8 + 0.2 * share, what), cancel or Cancel())
+            tell(1.0, "loaded")
+            return cls(NoReasoner(), small, profile)
         large = load_reasoner(
             profile,
             reasoner,

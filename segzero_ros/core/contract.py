@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Logits = NDArray[np.float16]  # (h, w), a mask as small as the segmenter makes it: above 0 is inside
 
 
 class Status(str, Enum):
@@ -62,11 +63,16 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One object as the reasoning model named it, not yet a mask."""
+    """One object as it was named or pointed at, not yet a mask.
+
+    negative: points that are not on it. earlier: the mask that is to become better.
+    """
 
     box: Box | None
     points: tuple[Point, ...]
     label: str = ""
+    negative: tuple[Point, ...] = ()
+    earlier: Logits | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,8 @@ class Instance:
     prompt_points: tuple[Point, ...]
     area: int  # pixels
     lifted: Lifted | None = field(default=None, repr=False)  # None: nobody asked for 3D
+    negative_points: tuple[Point, ...] = ()  # what was said not to be on it
+    logits: Logits | None = field(default=None, repr=False, compare=False)  # None: a correction cannot use them
 
     @property
     def mask(self) -> Mask:
@@ -301,8 +309,17 @@ class Reasoner(Protocol):
         ...
 
 
+@runtime_checkable
+class WithLogits(Protocol):
+    """What a segmenter's masks may offer besides."""
+
+    def logits(self, index: int) -> Logits | None:
+        """What the mask was made from; None where the segmenter could not read it again."""
+        ...
+
+
 class Segmenter(Protocol):
-    """Encode an image once, prompt it often."""
+    """Encode an image once, prompt it often. The masks may be `WithLogits`."""
 
     info: LoadedModel
 
@@ -322,5 +339,14 @@ class Segmenter(Protocol):
 
         A mask may be made when it is asked for, so ask once and keep few. Raises Stopped once `cancel` is set (also
         while masks are made), and SegzeroError(BACKEND_ERROR) for numbers that are not finite.
+        """
+        ...
+
+    def segment_pointed(
+        self, features: object, candidates: Sequence[Candidate], *, cancel: Cancel | None = None
+    ) -> Sequence[tuple[Mask, float]]:
+        """As `segment`, for what a person points at: with points that are not on it, and with an earlier mask.
+
+        A single click is ambiguous and gets the best of the multimask outputs; anything more gets the single one.
         """
         ...

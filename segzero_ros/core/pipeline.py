@@ -1,4 +1,7 @@
-"""Image and instruction to masks: both steps in a row, as a call, as a stream of typed events, or as a batch."""
+"""Image and instruction to masks: both steps in a row, as a call, as a stream of typed events, or as a batch.
+
+Prompts that are not words take the second step alone.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +20,7 @@ from segzero_ros.core.contract import (
     Done,
     Event,
     Image,
-    Instance,
+    Prompt,
     Queued,
     Reasoner,
     Sampling,
@@ -28,12 +31,13 @@ from segzero_ros.core.contract import (
 )
 from segzero_ros.core.failures import drop_frames, is_lost_device, is_out_of_memory, lost_device_sentence
 from segzero_ros.core.geometry import square_image
+from segzero_ros.core.pointing import answer_prompts
 from segzero_ros.core.profiles import Profile
-from segzero_ros.core.steps import Deadline, OnEvent, Progress, ReasoningStep, SegmentingStep, Thought
+from segzero_ros.core.prompt import validate_instruction
+from segzero_ros.core.steps import Deadline, OnEvent, Progress, ReasoningStep, SegmentingStep, Thought, name_empty_masks
 from segzero_ros.core.text import first_line
 
 log = logging.getLogger(__name__)
-MAX_NAMED = 5  # empty masks in a message
 
 
 def _nothing(event: Event) -> None:
@@ -83,16 +87,37 @@ class Pipeline:
 
         on_event is called from this thread with each event but Queued and Done.
         """
-        began = time.perf_counter()
-        progress = Progress()
-        stop = Deadline(cancel, timeout)
-        try:
+
+        def answer(stop: Deadline, progress: Progress) -> Segmentation:
             thought = self.reasoning.run(image, instruction, stop=stop, progress=progress, on_event=on_event)
-            result = self._finish(image, instruction, thought, stop, progress, on_event)
-        except Exception as error:
-            result = replace(self._failed(error, instruction, image), reasoning=progress.text, text=progress.text)
-        total = time.perf_counter() - began
-        return replace(result, timing=replace(progress.timing, total=total))
+            return self._finish(image, instruction, thought, stop, progress, on_event)
+
+        return self._answered(image, instruction, Deadline(cancel, timeout), answer)
+
+    def segment_prompts(
+        self,
+        image: Image,
+        prompts: Sequence[Prompt],
+        label: str = "",
+        *,
+        earlier: Segmentation | None = None,
+        cancel: Cancel | None = None,
+        timeout: float | None = None,
+        on_event: OnEvent = _nothing,
+    ) -> Segmentation:
+        """Boxes and points instead of words, without the reasoner. image, timeout, on_event: as for `segment`.
+
+        Instances are numbered in the order of the prompts and named by the label, or "object". Where prompts correct
+        instances of `earlier`, the answer to the same image, the result is all of that answer with those replaced and
+        new ones behind them. A prompt that is none is BAD_REQUEST, with its number, and nothing is segmented.
+        """
+
+        def answer(stop: Deadline, progress: Progress) -> Segmentation:
+            words = validate_instruction(label, max_chars=self.max_instruction_chars) if label else ""
+            return answer_prompts(self.segmenting, image, prompts, words, earlier, stop, progress, on_event)
+
+        result = self._answered(image, label, Deadline(cancel, timeout), answer)
+        return result if result.instances else replace(result, model=self.segmenter.info.full_name)
 
     def stream(
         self, image: Image, instruction: str, *, cancel: Cancel | None = None, timeout: float | None = None
@@ -171,23 +196,27 @@ class Pipeline:
         """Drops what was kept in case the same image comes again."""
         self.segmenting.forget()
 
+    def _answered(
+        self, image: Image, instruction: str, stop: Deadline, answer: Callable[[Deadline, Progress], Segmentation]
+    ) -> Segmentation:
+        """An answer with its times; what goes wrong is its status."""
+        began = time.perf_counter()
+        progress = Progress()
+        try:
+            result = answer(stop, progress)
+        except Exception as error:
+            result = replace(self._failed(error, instruction, image), reasoning=progress.text, text=progress.text)
+        return replace(result, timing=replace(progress.timing, total=time.perf_counter() - began))
+
     def _failed(self, error: Exception, instruction: str, image: Image) -> Segmentation:
         height, width = (image.shape[:2]) if isinstance(image, np.ndarray) and image.ndim >= 2 else (0, 0)
         status, message = self._explain(error)
         return Segmentation(status, message, instruction, int(height), int(width), model=self.model)
 
     def _explain(self, error: Exception) -> tuple[Status, str]:
-        """Its status and sentence. The tensors of the calls that failed are let go."""
-        if isinstance(error, SegzeroError):
-            return error.status, error.message
-        log.debug("a request failed", exc_info=error)
-        drop_frames(error)
-        if is_out_of_memory(error):
-            return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
-        if is_lost_device(error):
+        if is_lost_device(error) and not isinstance(error, SegzeroError):
             self.lost = lost_device_sentence(error)
-            return Status.BACKEND_ERROR, self.lost
-        return Status.BACKEND_ERROR, f"a model failed: {type(error).__name__}: {first_line(error)}"
+        return _explain(error)
 
     def _finish(
         self,
@@ -198,18 +227,7 @@ class Pipeline:
         progress: Progress,
         on_event: OnEvent,
     ) -> Segmentation:
-        height, width = image.shape[:2]
-        result = Segmentation(
-            thought.answer.status,
-            _sentence(thought.answer),
-            instruction,
-            height,
-            width,
-            reasoning=thought.answer.reasoning,
-            answer=thought.answer.answer,
-            model=self.model,
-            text=thought.text,
-        )
+        result = _without_masks(image, instruction, thought, self.model)
         if thought.answer.status is not Status.OK:
             return result
         try:
@@ -221,8 +239,37 @@ class Pipeline:
             if status in (Status.OUT_OF_MEMORY, Status.BACKEND_ERROR):
                 message += "; there are no masks, but the boxes are in the answer"
             return replace(result, status=status, message=message)
-        message = "; ".join([result.message, *_empty_masks(instances)])
+        message = "; ".join([result.message, *name_empty_masks(instances)])
         return replace(result, message=message, instances=instances)
+
+
+def _without_masks(image: Image, instruction: str, thought: Thought, model: str) -> Segmentation:
+    """What the reasoning step says of an image, before it is segmented."""
+    height, width = image.shape[:2]
+    return Segmentation(
+        thought.answer.status,
+        _sentence(thought.answer),
+        instruction,
+        height,
+        width,
+        reasoning=thought.answer.reasoning,
+        answer=thought.answer.answer,
+        model=model,
+        text=thought.text,
+    )
+
+
+def _explain(error: Exception) -> tuple[Status, str]:
+    """Its status and sentence. The tensors of the calls that failed are let go."""
+    if isinstance(error, SegzeroError):
+        return error.status, error.message
+    log.debug("a request failed", exc_info=error)
+    drop_frames(error)
+    if is_out_of_memory(error):
+        return Status.OUT_OF_MEMORY, "there is not enough memory for this request"
+    if is_lost_device(error):
+        return Status.BACKEND_ERROR, lost_device_sentence(error)
+    return Status.BACKEND_ERROR, f"a model failed: {type(error).__name__}: {first_line(error)}"
 
 
 def _sentence(answer: Answer) -> str:
@@ -233,14 +280,3 @@ def _sentence(answer: Answer) -> str:
     count = len(answer.candidates)
     found = f"{count} object{'s' if count > 1 else ''}"
     return found + ("; " + "; ".join(answer.reasons) if answer.reasons else "")
-
-
-def _empty_masks(instances: Sequence[Instance]) -> list[str]:
-    """A sentence for each object of which the segmenter saw no pixel, and for the rest of many."""
-    empty = [i for i in instances if not i.area]
-    said = []
-    for i in empty[:MAX_NAMED]:
-        x1, y1, x2, y2 = i.prompt_box or i.box
-        of = f" (its box is {x2 - x1:g} x {y2 - y1:g} pixels)" if i.prompt_box else ""
-        said.append(f"object {i.index} has an empty mask{of}")
-    return said + [f"{len(empty) - MAX_NAMED} more have empty masks"] * (len(empty) > MAX_NAMED)

@@ -1,13 +1,13 @@
 """The two steps of an answer: reasoning (image and words to boxes and points) and segmenting (those to masks).
 
-Each owns one model and neither knows the other, so that two threads can run them; `Boxes` is what passes between.
+Each owns one model and neither knows the other, so that two threads can run them; the whole `Boxes` pass between.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +23,8 @@ from segzero_ros.core.contract import (
     Generation,
     Image,
     Instance,
+    LoadedModel,
+    Mask,
     Masks,
     Point,
     Reasoner,
@@ -32,12 +34,14 @@ from segzero_ros.core.contract import (
     Status,
     Stopped,
     Timing,
+    WithLogits,
 )
 from segzero_ros.core.geometry import clip_point, pack, square_image, to_source
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.prompt import MAX_CHARS, build_prompt, validate_instruction
 
 OnEvent = Callable[[Event], None]
+MAX_NAMED = 5  # empty masks in a message
 
 
 class Deadline(Cancel):
@@ -83,6 +87,24 @@ class Thought:
     text: str
 
 
+def check_image(image: Image) -> None:
+    """Raises SegzeroError(UNSUPPORTED_ENCODING) for what is no image."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise SegzeroError(Status.UNSUPPORTED_ENCODING, "an image is a uint8 array (height, width, 3), RGB")
+    if 0 in image.shape:
+        raise SegzeroError(Status.UNSUPPORTED_ENCODING, "the image has no pixels")
+
+
+class NoReasoner:
+    """In the place of a Reasoner where only prompts are asked: words are refused in words."""
+
+    info = LoadedModel("no reasoner", "", 0, "none", "none", 0)
+
+    def generate(self, squares: list[Image], prompts: list[str], **_: object) -> list[Generation]:
+        sentence = "no reasoning model is loaded, so an instruction cannot be answered; give a box or a point"
+        raise SegzeroError(Status.BAD_REQUEST, sentence)
+
+
 class ReasoningStep:
     """Image and instruction to candidates. With `strict`, answers are read as the published scripts read them."""
 
@@ -93,10 +115,7 @@ class ReasoningStep:
 
     def prompt(self, image: Image, instruction: str) -> str:
         """The model's words for an instruction. Raises SegzeroError for an image or an instruction that is none."""
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise SegzeroError(Status.UNSUPPORTED_ENCODING, "an image is a uint8 array (height, width, 3), RGB")
-        if 0 in image.shape:
-            raise SegzeroError(Status.UNSUPPORTED_ENCODING, "the image has no pixels")
+        check_image(image)
         return build_prompt(self.profile, validate_instruction(instruction, max_chars=self.max_instruction_chars))
 
     def run(self, image: Image, instruction: str, *, stop: Deadline, progress: Progress, on_event: OnEvent) -> Thought:
@@ -152,28 +171,62 @@ class SegmentingStep:
         progress: Progress | None = None,
     ) -> tuple[Instance, ...]:
         """Emits Masks. An instance without a label is labelled by the instruction. Raises what the model raises."""
-        stop, progress = stop or Deadline(None, None), progress or Progress()
         height, width = image.shape[:2]
-        began = time.perf_counter()
-        packing = 0.0
         prompts = [self._prompts(c, height, width) for c in candidates]
         boxes, points = [b for b, _ in prompts], [p for _, p in prompts]
+        named = [c if c.label else replace(c, label=instruction) for c in candidates]
+        segment = self.segmenter.segment
+        stop = stop or Deadline(None, None)
+        instances = self._instances(
+            image, named, lambda f: segment(f, boxes, points, cancel=stop), stop, progress or Progress()
+        )
+        on_event(Masks(instances))
+        return instances
+
+    def point(
+        self, image: Image, candidates: Sequence[Candidate], *, stop: Deadline, progress: Progress
+    ) -> tuple[Instance, ...]:
+        """As `run`, for what was pointed at: all of a candidate's prompts count. Emits nothing."""
+        segment = self.segmenter.segment_pointed
+        return self._instances(image, candidates, lambda f: segment(f, candidates, cancel=stop), stop, progress)
+
+    def _instances(
+        self,
+        image: Image,
+        candidates: Sequence[Candidate],
+        segment: Callable[[object], Sequence[tuple[Mask, float]]],
+        stop: Deadline,
+        progress: Progress,
+    ) -> tuple[Instance, ...]:
+        """segment: features to a mask and a score for each candidate."""
+        began = time.perf_counter()
+        packing = 0.0
         instances = []
         try:
-            found = self.segmenter.segment(self._features(image, stop), boxes, points, cancel=stop)
-            for index, (c, (mask, score)) in enumerate(zip(candidates, found, strict=True), 1):
+            found = segment(self._features(image, stop))
+            for n, (c, (mask, score)) in enumerate(zip(candidates, found, strict=True)):
                 made = time.perf_counter()
                 packed = pack(mask)  # before the next one is made: whole masks of many objects would fill the memory
                 x1, y1, x2, y2 = map(float, packed.box)
-                box = (x1, y1, x2, y2) if packed.area else c.box or (0.0, 0.0, 0.0, 0.0)
-                label = c.label or instruction
-                instances.append(Instance(index, label, score, packed, box, c.box, c.points, packed.area))
+                instances.append(
+                    Instance(
+                        index=n + 1,
+                        label=c.label,
+                        score=score,
+                        packed=packed,
+                        box=(x1, y1, x2, y2) if packed.area else c.box or (0.0, 0.0, 0.0, 0.0),
+                        prompt_box=c.box,
+                        prompt_points=c.points,
+                        area=packed.area,
+                        negative_points=c.negative,
+                        logits=found.logits(n) if isinstance(found, WithLogits) else None,
+                    )
+                )
                 packing += time.perf_counter() - made
         except Stopped:
             raise stop.error() from None
         finally:
             progress.note(segment=time.perf_counter() - began - packing, postprocess=packing)
-        on_event(Masks(tuple(instances)))
         return tuple(instances)
 
     def forget(self) -> None:
@@ -195,3 +248,14 @@ class SegmentingStep:
         if self.profile.sam_prompts == "points" and points:
             return None, points
         return c.box, points
+
+
+def name_empty_masks(instances: Sequence[Instance]) -> list[str]:
+    """A sentence for each object of which the segmenter saw no pixel, and for the rest of many."""
+    empty = [i for i in instances if not i.area]
+    said = []
+    for i in empty[:MAX_NAMED]:
+        x1, y1, x2, y2 = i.prompt_box or i.box
+        of = f" (its box is {x2 - x1:g} x {y2 - y1:g} pixels)" if i.prompt_box else ""
+        said.append(f"object {i.index} has an empty mask{of}")
+    return said + [f"{len(empty) - MAX_NAMED} more have empty masks"] * (len(empty) > MAX_NAMED)

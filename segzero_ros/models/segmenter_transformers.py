@@ -14,8 +14,10 @@ from transformers import Sam2Model
 from segzero_ros.core.contract import (
     Box,
     Cancel,
+    Candidate,
     Image,
     LoadedModel,
+    Logits,
     Mask,
     OnProgress,
     Point,
@@ -68,6 +70,7 @@ class TransformersSegmenter:
         self.model, self.info = model, info
         size = model.config.vision_config.backbone_config.image_size
         self.side = int(size[0] if isinstance(size, (list, tuple)) else size)
+        self.learned_masks = _learned_masks(model)
 
     @torch.inference_mode()
     def encode(self, image: Image, *, cancel: Cancel | None = None) -> Features:
@@ -91,35 +94,56 @@ class TransformersSegmenter:
         *,
         cancel: Cancel | None = None,
     ) -> Sequence[tuple[Mask, float]]:
+        prompts = [Candidate(box, many) for box, many in zip(boxes, points, strict=True)]
+        return self._segment(features, prompts, [True] * len(prompts), cancel)
+
+    @torch.inference_mode()
+    def segment_pointed(
+        self, features: object, candidates: Sequence[Candidate], *, cancel: Cancel | None = None
+    ) -> Sequence[tuple[Mask, float]]:
+        ambiguous = [c.box is None and len(c.points) + len(c.negative) == 1 for c in candidates]
+        return self._segment(features, candidates, ambiguous, cancel)
+
+    def _segment(
+        self, features: object, prompts: Sequence[Candidate], ambiguous: Sequence[bool], cancel: Cancel | None
+    ) -> _Enlarged:
+        """ambiguous: for each prompt whether the best of the multimask outputs is wanted, else the single one."""
         assert isinstance(features, Features)
         # One call for prompts of one form: a tensor cannot hold some with and some without a box.
-        forms: dict[tuple[bool, int], list[int]] = {}
-        for i, (box, many) in enumerate(zip(boxes, points, strict=True)):
-            if box is None and not many:
+        forms: dict[tuple[bool, int, bool, int], list[int]] = {}
+        for i, (prompt, many) in enumerate(zip(prompts, ambiguous, strict=True)):
+            count = len(prompt.points) + len(prompt.negative)
+            if prompt.box is None and not count:
                 raise ValueError("a prompt needs a box or a point")
-            forms.setdefault((box is not None, len(many)), []).append(i)
+            alone = i + 1 if self.learned_masks and prompt.earlier is not None else 0  # the decoder takes one at a time
+            forms.setdefault((prompt.box is not None, count, many, alone), []).append(i)
         found: dict[int, tuple[torch.Tensor, float]] = {}
-        for members in forms.values():
+        for (_, _, many, _), members in forms.items():
             for start in range(0, len(members), PROMPTS):
                 _stop_if(cancel)
                 some = members[start : start + PROMPTS]
-                decoded = self._decode(features, [boxes[i] for i in some], [points[i] for i in some])
+                decoded = self._decode(features, [prompts[i] for i in some], many)
                 found |= zip(some, decoded, strict=True)
-        return _Enlarged([found[i] for i in range(len(boxes))], (features.height, features.width), cancel)
+        decoded = [found[i] for i in range(len(prompts))]
+        return _Enlarged(decoded, (features.height, features.width), self.learned_masks, cancel)
 
-    def _decode(
-        self, features: Features, boxes: list[Box | None], points: list[tuple[Point, ...]]
-    ) -> list[tuple[torch.Tensor, float]]:
+    def _decode(self, features: Features, prompts: list[Candidate], many: bool) -> list[tuple[torch.Tensor, float]]:
         """Per prompt, all of one form: the mask's logits as small as the model makes them, and its score."""
         device = self.model.device
+        boxes = [p.box for p in prompts]
+        points = [p.points + p.negative for p in prompts]
         scale = torch.tensor([self.side / features.width, self.side / features.height], device=device)
         prompt: dict[str, torch.Tensor] = {}
         if boxes[0] is not None:
             prompt["input_boxes"] = torch.tensor([boxes], device=device, dtype=torch.float32) * scale.repeat(2)
         if points[0]:
             prompt["input_points"] = torch.tensor([points], device=device, dtype=torch.float32) * scale
-            prompt["input_labels"] = torch.ones(1, len(points), len(points[0]), dtype=torch.int64, device=device)
-        out = self.model(image_embeddings=list(features.embeddings), multimask_output=True, **prompt)
+            labels = [[1] * len(p.points) + [0] * len(p.negative) for p in prompts]
+            prompt["input_labels"] = torch.tensor([labels], device=device)
+        earlier = prompts[0].earlier
+        if earlier is not None and self.learned_masks:
+            prompt["input_masks"] = torch.from_numpy(earlier.copy()).to(device, self.model.dtype)[None, None]
+        out = self.model(image_embeddings=list(features.embeddings), multimask_output=many, **prompt)
         scores = out.iou_scores[0].float()
         best = scores.argmax(1)
         rows = torch.arange(len(boxes), device=device)
@@ -133,8 +157,14 @@ class TransformersSegmenter:
 class _Enlarged(Sequence[tuple[Mask, float]]):
     """(mask, score) per prompt. A mask takes the source's size when it is asked for: all at once fill the memory."""
 
-    def __init__(self, decoded: list[tuple[torch.Tensor, float]], size: tuple[int, int], cancel: Cancel | None) -> None:
-        self._decoded, self._size, self._cancel = decoded, size, cancel
+    def __init__(
+        self,
+        decoded: list[tuple[torch.Tensor, float]],
+        size: tuple[int, int],
+        readable: bool,
+        cancel: Cancel | None,
+    ) -> None:
+        self._decoded, self._size, self._readable, self._cancel = decoded, size, readable, cancel
 
     def __len__(self) -> int:
         return len(self._decoded)
@@ -145,6 +175,18 @@ class _Enlarged(Sequence[tuple[Mask, float]]):
         logits, score = self._decoded[index]
         large = F.interpolate(logits[None, None], self._size, mode="bilinear", align_corners=False)
         return (large[0, 0] > 0).cpu().numpy(), score
+
+    def logits(self, index: int) -> Logits | None:
+        """See contract.WithLogits; clamped as SAM2ImagePredictor does before it takes them as a prompt."""
+        if not self._readable:
+            return None
+        return self._decoded[index][0].clamp(-32, 32).half().cpu().numpy()
+
+
+def _learned_masks(model: Any) -> bool:
+    """Whether the model was trained to read an earlier mask: the biases of what embeds it are zeros until then."""
+    embed = model.prompt_encoder.mask_embed
+    return any(bool(weights.any()) for name, weights in embed.named_parameters() if name.endswith("bias"))
 
 
 def _stop_if(cancel: Cancel | None) -> None:

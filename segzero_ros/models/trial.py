@@ -5,6 +5,9 @@ It fails by what the models raise, by numbers that are not finite and by memory;
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from segzero_ros.core.contract import (
@@ -28,21 +31,31 @@ HEIGHT, WIDTH = 720, 1280  # a camera's
 
 def try_out(reasoner: Reasoner, segmenter: Segmenter, profile: Profile, tell: OnProgress, cancel: Cancel) -> None:
     """Raises SegzeroError: OUT_OF_MEMORY, CANCELLED, or NOT_READY with the reason."""
-    picture = drawn_picture()
-    x, y = WIDTH / 2, HEIGHT / 2
-    box, point = (x - 150, y - 150, x + 150, y + 150), (x, y)
-    try:
-        tell(0.0, "trying the segmenter")
-        features = segmenter.encode(picture, cancel=cancel)
-        found = segmenter.segment(features, [box], [(point,)], cancel=cancel)
-        for _ in found:  # a mask is made when it is asked for
-            pass
-        del features, found
+    try_segmenter(segmenter, lambda share, what: tell(0.3 * share, what), cancel)
+    with _told_as_not_ready():
         tell(0.3, "trying the reasoner")
-        square = square_image(picture, profile.square)
+        square = square_image(drawn_picture(), profile.square)
         reasoner.generate([square], [build_prompt(profile, "the red disc")], cancel=cancel, max_new_tokens=2)
         if cancel.is_set():
             raise Stopped
+
+
+def try_segmenter(segmenter: Segmenter, tell: OnProgress, cancel: Cancel) -> None:
+    """As `try_out`, without a reasoner."""
+    x, y = WIDTH / 2, HEIGHT / 2
+    box, point = (x - 150, y - 150, x + 150, y + 150), (x, y)
+    with _told_as_not_ready():
+        tell(0.0, "trying the segmenter")
+        features = segmenter.encode(drawn_picture(), cancel=cancel)
+        found = segmenter.segment(features, [box], [(point,)], cancel=cancel)
+        for _ in found:  # a mask is made when it is asked for
+            pass
+
+
+@contextmanager
+def _told_as_not_ready() -> Iterator[None]:
+    try:
+        yield
     except Stopped:
         raise SegzeroError(Status.CANCELLED, "the load was cancelled") from None
     except SegzeroError as error:
