@@ -166,9 +166,15 @@ def test_json_says_all_but_the_pixels_and_the_raw_text() -> None:
             "area": 48,
             "prompt_box": [1.5, 2, 9, 8.25],
             "prompt_points": [[3, 4.5]],
+            "status_3d": "NOT_ASKED",
+            "message_3d": "",
+            "centroid": None,
+            "box_3d": None,
+            "visible": None,
         }
     ]
-    assert set(plain) == set(contract.Segmentation.__dataclass_fields__) - {"instances", "text"}
+    assert (plain.pop("frame_id_3d"), plain.pop("grasp_hints")) == (None, [])
+    assert set(plain) == set(contract.Segmentation.__dataclass_fields__) - {"instances", "text", "scene"}
     assert (plain["status"], plain["height"], plain["width"], plain["timing"]["total"]) == ("OK", 30, 40, 4.0)
 
 

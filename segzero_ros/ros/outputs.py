@@ -1,7 +1,8 @@
-"""When and to whom answers are published, on a thread of their own. What each topic says is in products.py.
+"""When and to whom answers are published, on a thread of their own. topics.py has what each topic says.
 
 All reliable, transient local, depth 1, so that a late subscriber still gets the answer. Heavy outputs are computed when
 somebody listens: at once, or from the current answer for a subscriber that comes late. Nobody ever gets an older one.
+A volatile output keeps nothing: when one more listens, it is computed and sent again, to all of them.
 
 Words and numbers go first and wait for no picture. In Fast DDS's shared memory a large sample evicts a small one that
 has not been read yet and is resent seconds later or never, so a large one is sent when the small ones have arrived.
@@ -13,19 +14,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from segzero_msgs.msg import Segmentation as SegmentationMsg
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import String
 
 from segzero_ros.core.text import clean, one_line
-from segzero_ros.ros import products
 from segzero_ros.ros.products import Reply
 from segzero_ros.ros.qos import profile
+from segzero_ros.ros.topics import OPTIONAL, Output, all_outputs
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks
@@ -33,16 +30,9 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks
 
 LATE_PERIOD = 0.25  # seconds between looks for late subscribers
+CLOUD_STRIDE = 2  # of ~/scene_points, where the node has no parameter for it
 ARRIVAL = 1.0  # seconds that pictures wait at most for small messages to arrive
 _FORGET, _END = object(), object()
-
-
-def _has_frame(reply: Reply) -> bool:
-    return reply.image is not None
-
-
-def _has_masks(reply: Reply) -> bool:
-    return reply.answered
 
 
 def _arrived(publisher: Any) -> bool:
@@ -53,23 +43,6 @@ def _arrived(publisher: Any) -> bool:
         return True
 
 
-@dataclass
-class _Output:
-    """One topic. make: its message about an answer, or None. known: whether there can be one, before it is made.
-
-    latched: its publisher's history holds a message. current: the topic needs nothing more about the current answer.
-    """
-
-    name: str
-    kind: type
-    make: Callable[[Reply], Any]
-    heavy: bool = False
-    known: Callable[[Reply], bool] = lambda reply: True
-    publisher: Any = None
-    latched: bool = False
-    current: bool = True
-
-
 class Outputs:
     """The publishers of a node. `put`, `forget` and `close` may be called from any thread and return at once."""
 
@@ -78,21 +51,8 @@ class Outputs:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._reply: Reply | None = None
         self._latest = 0.0  # when pictures have waited enough, on the monotonic clock
-        self._all = [
-            _Output("~/result", SegmentationMsg, products.result),
-            _Output("~/reasoning", String, products.reasoning),
-            _Output("~/result_json", String, products.result_text),
-            _Output("~/camera_info", CameraInfo, products.camera_info),
-            _Output("~/source_image", Image, products.source_image, heavy=True, known=_has_frame),
-            _Output("~/mask", Image, products.mask, heavy=True, known=_has_masks),
-            _Output("~/label_mask", Image, products.label_mask, heavy=True, known=_has_masks),
-            _Output("~/overlay", Image, products.overlay, heavy=True, known=_has_frame),
-            _Output("~/overlay/compressed", CompressedImage, products.overlay_compressed, heavy=True, known=_has_frame),
-            _Output("~/answer_image", Image, products.answer_image, heavy=True, known=_has_frame),
-        ]
-        for output in self._all:
-            output.publisher = self._publisher(output)
-        self._add_vision_msgs()
+        self._frame_3d = ""  # of the newest answer in space
+        self._all = self._open(all_outputs(self._cloud_stride))
         self._thread = threading.Thread(target=self._run, name="segzero-outputs", daemon=True)
         self._thread.start()
 
@@ -114,7 +74,7 @@ class Outputs:
 
     def _run(self) -> None:
         while True:
-            behind = any(o.heavy and not o.current for o in self._all)
+            behind = self._reply and any(o.heavy and (o.volatile or not o.current) for o in self._all)
             try:
                 item = self._queue.get(timeout=LATE_PERIOD if behind else None)
             except queue.Empty:
@@ -139,6 +99,8 @@ class Outputs:
 
     def _publish(self, reply: Reply) -> None:
         self._reply = reply
+        reply.frame_3d = self._frame_3d
+        self._frame_3d = reply.header_3d.frame_id
         for output in self._all:
             output.current = not output.known(reply)
         for output in self._all:  # before anything is said: who comes now must not be given the answer before
@@ -156,37 +118,44 @@ class Outputs:
         self._node.get_logger().info(f"answer {reply.request_id[:8]} to {said}")
 
     def _serve_heavy(self) -> None:
-        """Computes each heavy output that somebody listens to and that does not carry the current answer yet."""
+        """Computes each heavy output that somebody listens to who does not have the current answer yet."""
         self._latest = time.monotonic() + ARRIVAL
         for output in self._all:
-            if output.heavy and not output.current and output.publisher.get_subscription_count():
+            if output.heavy and self._reply and self._wanted(output):
                 self._say(output)
+
+    def _wanted(self, output: Output) -> bool:
+        listening = output.publisher.get_subscription_count()
+        if output.volatile:
+            output.current &= listening <= output.served
+            output.served = listening
+        return listening > 0 and not output.current
 
     def _let_small_arrive(self) -> None:
         """Until every reliable reader has what is small. One that stands still delays the pictures by ARRIVAL only."""
-        small = [o.publisher for o in self._all if not o.heavy]
+        small = [o.publisher for o in self._all if not o.large]
         while small := [p for p in small if not _arrived(p)]:
             if time.monotonic() > self._latest:
                 return
             time.sleep(0.001)  # seconds; to wait in the middleware would hold the interpreter
 
-    def _say(self, output: _Output) -> None:
+    def _say(self, output: Output) -> None:
         """Publishes; an output with nothing to say about this answer must not keep the answer before."""
         assert self._reply is not None
         output.current = True
         try:
             message = output.make(self._reply)
             if message is not None:
-                if output.heavy:
+                if output.large:
                     self._let_small_arrive()
-                output.latched = True
+                output.latched = not output.volatile
                 output.publisher.publish(message)
                 return
         except Exception as error:
             self._error(output.name, error)
         self._empty(output)
 
-    def _empty(self, output: _Output) -> None:
+    def _empty(self, output: Output) -> None:
         """Re-creates the publisher: the only way to clear its history."""
         if output.latched:
             old, output.publisher, output.latched = output.publisher, self._publisher(output), False
@@ -195,33 +164,36 @@ class Outputs:
     def _error(self, what: str, error: Exception) -> None:
         self._node.get_logger().error(clean(f"{what}: {type(error).__name__}: {error}"))
 
-    def _publisher(self, output: _Output) -> Any:
+    def _open(self, outputs: list[Output]) -> list[Output]:
+        """Those whose messages are installed, with publishers; says in words which are not."""
+        lacking: dict[str, list[str]] = {}
+        why: dict[str, Exception] = {}
+        for output in outputs:
+            try:
+                output.publisher = self._publisher(output)
+            except Exception as error:
+                if output.package not in OPTIONAL:
+                    raise
+                lacking.setdefault(output.package, []).append(output.name)
+                why[output.package] = error
+        for package, names in lacking.items():
+            without = f"no {', no '.join(names)}"
+            if isinstance(why[package], ImportError):
+                self._node.get_logger().info(f"{package} is not installed: {without}")
+            else:  # rclpy has its own for a package whose libraries are not found
+                self._node.get_logger().warning(clean(f"{package} does not work here: {without}: {why[package]}"))
+        return [output for output in outputs if output.publisher]
+
+    def _publisher(self, output: Output) -> Any:
         return self._node.create_publisher(
-            output.kind,
+            output.message_class(),
             output.name,
-            profile(latched=True),
+            profile(latched=not output.volatile),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             # Default event handlers delay destruction, and with it the latched message.
             event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         )
 
-    def _add_vision_msgs(self) -> None:
-        """~/detections and ~/label_info, where vision_msgs is installed."""
-        try:
-            from vision_msgs.msg import Detection2DArray, LabelInfo
-
-            more = [
-                _Output("~/detections", Detection2DArray, products.detections),
-                _Output("~/label_info", LabelInfo, products.label_info),
-            ]
-            for output in more:
-                output.publisher = self._publisher(output)
-        except ImportError:
-            self._node.get_logger().info("vision_msgs is not installed: no ~/detections, no ~/label_info")
-            return
-        except Exception as error:  # rclpy has its own for a package whose libraries are not found
-            self._node.get_logger().warning(
-                clean(f"vision_msgs does not work here: no ~/detections, no ~/label_info: {error}")
-            )
-            return
-        self._all += more
+    def _cloud_stride(self) -> int:
+        name = "cloud_stride"
+        return int(self._node.get_parameter(name).value) if self._node.has_parameter(name) else CLOUD_STRIDE
