@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rclpy
 from geometry_msgs.msg import Point, PointStamped
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
@@ -161,6 +162,7 @@ def test_a_storm_of_clicks_piles_nothing_up_and_its_last_one_counts(room: Room) 
     publisher = room.publisher(PointStamped, "/segzero/point")
     for x in range(500):
         publisher.publish(stamped(float(x), 1.0))
+        publisher.wait_for_all_acked(Duration(seconds=1))  # so that the node may take each
     room.until(lambda: [t for t in room.bench.requests._policy.line.waiting() if t.wish.prompts[0].points[0][0] == 499])
     assert len(room.bench.delivered) < 100, "each click that was replaced is an answer to publish"
     assert room.bench.take().wish.prompts[0].points == ((499.0, 1.0),)
