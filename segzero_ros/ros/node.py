@@ -1,7 +1,4 @@
-"""The lifecycle node `segzero`: builds the parts, connects, starts and stops them. docs/architecture.md draws them.
-
-Transitions that the node makes by itself run in the callback group of change_state, by a guard condition.
-"""
+"""The lifecycle node `segzero`: builds the parts, connects, starts and stops them. docs/architecture.md draws them."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -25,6 +21,7 @@ from segzero_ros.core.text import clean, first_line
 from segzero_ros.core.tickets import Asker, Ticket
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.ros import parameters
+from segzero_ros.ros.clicks import Clicks
 from segzero_ros.ros.commands import Commands
 from segzero_ros.ros.goals import Goals
 from segzero_ros.ros.guard import guard_services
@@ -33,7 +30,9 @@ from segzero_ros.ros.outputs import Outputs
 from segzero_ros.ros.products import Reply
 from segzero_ros.ros.responder import Responder
 from segzero_ros.ros.scenes import Scenes
+from segzero_ros.ros.space_points import pixel_of
 from segzero_ros.ros.status import StatusBoard
+from segzero_ros.ros.transitions import Transitions
 from segzero_ros.worker import Snapshot, State, Worker
 
 log = logging.getLogger(__name__)
@@ -50,12 +49,13 @@ class SegzeroNode(LifecycleNode):
         self.exit_code = 0  # of the process, when it ends
         parameters.declare(self)
         self.inputs = Inputs(self)
+        self.scenes = Scenes(self, self.inputs)
         self.outputs = Outputs(self)
         self.requests = Requests(lambda: parameters.rules(self), self._deliver, self.inputs.frames.wake)
         self.board = StatusBoard(self, self.inputs, self.requests.refusing)
         self.commands = Commands(self, self.requests, self._reply, self.board.republish)
+        self.clicks = Clicks(self, self.requests.ask, partial(pixel_of, lookup=self.scenes.lookup))
         self.goals = Goals(self, self.requests, self._reply)
-        self.scenes = Scenes(self, self.inputs)
         self.responder = Responder(self, self.inputs, self.scenes, self.requests, self.board)
         self.worker: Worker | None = None
 
@@ -66,13 +66,12 @@ class SegzeroNode(LifecycleNode):
         self.create_timer(
             1.0, self._tick, MutuallyExclusiveCallbackGroup(), clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self._transitions: deque[Callable[[], None]] = deque()
-        self._guard = self.create_guard_condition(self._make_transitions, self.default_callback_group)
+        self._transitions = Transitions(self)
         guard_services(self)
         parameters.warn_unknown(self)
         self.board.republish()
         if self.get_parameter("autostart").value:
-            self._soon(self._autostart)
+            self._transitions.start()
 
     # -- lifecycle
 
@@ -137,7 +136,9 @@ class SegzeroNode(LifecycleNode):
             return Pipeline.load(profile, **wishes, **switches, on_progress=on_progress, cancel=cancel)
 
         self.inputs.open(p["image_topic"], p["image_transport"], p["compressed_topic"], p["camera_info_topic"])
+        self.scenes.open()
         self.commands.open()
+        self.clicks.open(p["click_topic"], p["clicked_point_topic"])
         self.worker = Worker(
             self.requests,
             load,
@@ -167,6 +168,8 @@ class SegzeroNode(LifecycleNode):
             self.worker.stop()  # not joined: a load cannot be interrupted, the next worker waits for it
         self.requests.models("the models are not loaded")
         self.commands.close()
+        self.clicks.close()
+        self.scenes.close()
         self.inputs.close()
         self.outputs.forget()
         self.responder.forget()
@@ -174,29 +177,6 @@ class SegzeroNode(LifecycleNode):
 
     def _log_failure(self, what: str, error: Exception) -> None:
         self.get_logger().error(f"could not {what}: {first_line(error)}")
-
-    # -- transitions of the node's own
-
-    def _soon(self, transition: Callable[[], None]) -> None:
-        self._transitions.append(transition)
-        self._guard.trigger()
-
-    def _make_transitions(self) -> None:
-        while self._transitions:
-            try:
-                self._transitions.popleft()()
-            except Exception as error:  # somebody else made one first
-                self.get_logger().warning(clean(f"{type(error).__name__}: {error}"))
-
-    def _autostart(self) -> None:
-        if self.trigger_configure() == SUCCESS:
-            self.trigger_activate()
-
-    def _unload_failed(self) -> None:
-        if self._state_machine.current_state[1] == "active":
-            self.trigger_deactivate()
-        if self._state_machine.current_state[1] == "inactive":
-            self.trigger_cleanup()
 
     # -- what connects the parts
 
@@ -225,7 +205,7 @@ class SegzeroNode(LifecycleNode):
         elif snapshot.state == State.FAILED:
             self.get_logger().error(clean(f"loading failed: {snapshot.message}"))
             self.requests.fail(f"loading failed: {snapshot.message}")
-            self._soon(self._unload_failed)
+            self._transitions.unload()
 
     def _on_lost(self, why: str) -> None:
         """No later request could be answered in this process: it ends, and who watches it starts another."""
@@ -237,7 +217,7 @@ class SegzeroNode(LifecycleNode):
 
     def _tick(self) -> None:
         """Once a second: the mode, who publishes how, one frame, and the diagnostics; each whatever the others do."""
-        steps = [self.requests.follow_rules, self.inputs.look]
+        steps = [self.requests.follow_rules, self.inputs.look, self.clicks.look]
         steps += [] if self.requests.refusing() else [self.inputs.peek]
         for step in (*steps, self.board.publish_diagnostics):
             try:

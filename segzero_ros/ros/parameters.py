@@ -97,7 +97,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "goals_while_loading",
         "wait",
-        "What becomes of goals of ~/ask while the models load.",
+        "A goal of ~/ask that comes while the models load: wait, or refuse.",
         choices=("wait", "refuse"),
         when="live",
     ),
@@ -142,13 +142,6 @@ TABLE: tuple[Parameter, ...] = (
         "Seconds that the result of a goal of ~/ask is kept for its client; on Humble they count from its acceptance.",
         bounds=(1, 86400),
         when="start",
-    ),
-    Parameter(
-        "goals_while_loading",
-        "wait",
-        "A goal of ~/ask that comes while the models load: wait, or refuse.",
-        choices=("wait", "refuse"),
-        when="live",
     ),
     Parameter("max_instruction_chars", 2000, "Longest instruction, characters.", bounds=(1, 100000), when="live"),
 )

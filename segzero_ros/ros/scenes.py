@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 from sensor_msgs.msg import CameraInfo
 
 from segzero_ros.core.contract import Cancel, Image, Segmentation, SegzeroError, Status
@@ -110,6 +111,13 @@ class Scenes:
             lifted = (failed,) * len(result.instances)
         pairs = zip(result.instances, lifted, strict=True)
         return replace(result, instances=tuple(replace(i, lifted=one) for i, one in pairs), scene=scene)
+
+    def lookup(self, target: str, source: str, stamp: int) -> Transform:
+        """From one frame to another at a time (nanoseconds); waits at most tf_wait. Raises LiftError."""
+        if self.transforms is None:
+            raise LiftError(Status3D.NO_TRANSFORM, "nothing listens to TF")
+        found = self.transforms.find(target, source, stamp, self._value("tf_wait"), Cancel())
+        return found or Transform(np.eye(3), np.zeros(3))
 
     def _scene(self, gathered: Gathered, pixels: Image, cancel: Cancel, deadline: float) -> Scene:
         frame = gathered.frame
