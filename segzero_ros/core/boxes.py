@@ -9,7 +9,7 @@ the mask and behind the visible surface, or hidden by something nearer. Beyond t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,38 +17,44 @@ from numpy.typing import NDArray
 
 from segzero_ros.core.camera import project
 from segzero_ros.core.contract import Mask
-from segzero_ros.core.space import Camera
+from segzero_ros.core.space import Camera, Transform
 
 Coordinates = NDArray[np.float64]
 
-MAX_SEEN = 0.01  # share of the turned points that may lie where the camera saw something else
+MAX_SEEN = 0.08  # share of the turned points that may lie where the camera saw something else
+MAX_DEPTH = 1.25  # of a completed footprint along the view, in visible widths or depths
+_ALIKE = 0.01  # shares that differ by less are the same
 _AXES = 32  # places that are tried
-_SAMPLE = 400  # points that are turned
-_LEAST = 0.04  # of the width: a completion by less is noise
+_SAMPLE = 300  # points that are turned
+_LEAST, _LEAST_METRES = 0.04, 0.003  # of the width, and metres: a centre that moves by less is noise
 
 
 @dataclass(frozen=True)
 class Oriented:
-    """A box in the camera's frame. rotation: (3, 3), its axes in columns, right-handed; size: metres along them."""
+    """A box. rotation: (3, 3), its axes in columns, right-handed; size: metres along them."""
 
     centre: Coordinates
     rotation: Coordinates
     size: Coordinates
     upright: bool
 
+    def moved(self, move: Transform) -> Oriented:
+        return replace(self, centre=move.points(self.centre), rotation=move.rotation @ self.rotation)
+
 
 @dataclass(frozen=True)
 class Seen:
     """For asking what the camera saw where.
 
-    depth: the whole image's, float32 (H, W), metres. mask: the object's, bool, of a window of the image. window: its
-    rows and columns. tolerance: metres of depth.
+    depth: the whole image's, float32 (H, W), metres. window: rows and columns around the object; of that window alone
+    are `mask`, where the object may be, and `surface`, its depth, NaN elsewhere. tolerance: metres of depth.
     """
 
     camera: Camera
     depth: NDArray[np.float32]
-    mask: Mask
     window: tuple[slice, slice]
+    mask: Mask
+    surface: NDArray[np.float32]
     tolerance: float
 
     def contradicts(self, points: Coordinates) -> Mask:
@@ -62,23 +68,28 @@ class Seen:
         row, column = row - self.window[0].start, column - self.window[1].start
         height, width = self.mask.shape
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        inside &= self.mask[row.clip(0, height - 1), column.clip(0, width - 1)]
+        row, column = row.clip(0, height - 1), column.clip(0, width - 1)
+        inside &= self.mask[row, column]
         with np.errstate(invalid="ignore"):
-            in_front = points[:, 2] < depth - self.tolerance
+            in_front = points[:, 2] < self.surface[row, column] - self.tolerance
             hidden = (points[:, 2] > depth + self.tolerance) & (depth > 0)
         return known & np.where(inside, in_front, ~hidden)
 
 
-def upright_box(points: Coordinates, up: Coordinates, floor: float | None, seen: Seen) -> Oriented:
-    """points: (N, 3) of the visible surface, N > 0. up: unit vector. floor: where it stands, points @ up; or None."""
+def upright_box(points: Coordinates, up: Coordinates, floor: float | None, seen: Seen, trim: float = 0.0) -> Oriented:
+    """points: (N, 3) of the visible surface in the camera's frame, N > 0. up: unit vector.
+
+    floor: where it stands, in metres along up from the camera; None: nobody knows. trim: share of the points that
+    noise brought outside, on each side.
+    """
     heights = points @ up
-    low, high = np.quantile(heights, (0.005, 0.995))
+    low, high = np.quantile(heights, (trim + 0.0005, 1 - trim - 0.0005))
     if floor is not None:
         low, high = floor, max(high, floor)
     basis = _horizontal_axes(points, up)
     flat = points @ basis  # (N, 2): away from the camera, to its left or right
     behind = _hidden_side(points, flat, heights, basis, up, seen)
-    centre, axes, sides = _rectangle(np.concatenate((flat, behind)))
+    centre, axes, sides = _rectangle(np.concatenate((flat, behind)), trim)
     x = basis @ axes[0]
     rotation = np.stack((x, np.cross(up, x), up), 1)
     return Oriented(basis @ centre + up * (low + high) / 2, rotation, np.array([*sides, high - low]), True)
@@ -118,24 +129,28 @@ def _hidden_side(
 ) -> Coordinates:
     """(M, 2): where the visible points come to lie on the far side; none where the near side shows it all."""
     none = np.zeros((0, 2))
-    near, far = np.quantile(flat[:, 0], (0.002, 0.998))
-    left, right = np.quantile(flat[:, 1], (0.002, 0.998))
-    width, length = right - left, far - near
+    (near, left), (far, right) = np.quantile(flat, (0.001, 0.999), axis=0)
+    width, length = float(right - left), float(far - near)
     if near <= width or width <= 0:
         return none  # from above all of the outline is visible
     sample = np.linspace(0, len(points) - 1, min(_SAMPLE, len(points))).astype(int)
-    axes = np.linspace((near + far) / 2, near + 0.625 * max(width, length), _AXES)
+    axes = np.linspace((near + far) / 2, near + MAX_DEPTH * max(width, length) / 2, _AXES)
     turned = np.empty((_AXES, len(sample), 3))
     turned[:] = np.outer(heights[sample], up) - np.outer(flat[sample, 1], basis[:, 1])
     turned += (2 * axes[:, None] - flat[sample, 0])[..., None] * basis[:, 0]
     wrong = seen.contradicts(turned.reshape(-1, 3)).reshape(_AXES, -1).mean(1)
-    allowed = int(np.argmax(np.append(wrong > MAX_SEEN, True))) - 1
-    if allowed < 0 or axes[allowed] - axes[0] < _LEAST * width:
+    if wrong.min() > MAX_SEEN:
+        return none  # it does not look the same after half a turn
+    possible = np.flatnonzero(wrong <= wrong.min() + _ALIKE)
+    first, last = int(possible[0]), int(possible[-1])
+    # Hidden by itself however deep it is: as little as explains what is seen.
+    axis = axes[first] if last == _AXES - 1 else (axes[first] + axes[last]) / 2
+    if axis - axes[0] < max(_LEAST * width, _LEAST_METRES):
         return none
-    return np.stack((2 * axes[allowed] - flat[:, 0], -flat[:, 1]), 1)
+    return np.stack((2 * axis - flat[:, 0], -flat[:, 1]), 1)
 
 
-def _rectangle(flat: Coordinates) -> tuple[Coordinates, Coordinates, tuple[float, float]]:
+def _rectangle(flat: Coordinates, trim: float) -> tuple[Coordinates, Coordinates, tuple[float, float]]:
     """The smallest rectangle round (N, 2) points: centre, axes in rows (the longer side's first), sides."""
     middle = flat.mean(0)
     corners = cv2.boxPoints(cv2.minAreaRect(((flat - middle) * 1000).astype(np.float32))).astype(np.float64) / 1000
@@ -145,4 +160,5 @@ def _rectangle(flat: Coordinates) -> tuple[Coordinates, Coordinates, tuple[float
     x = edges[longer] / lengths[longer] if lengths[longer] > 1e-9 else np.array([0.0, 1.0])
     x = -x if x[1] < 0 else x
     axes = np.array([x, [-x[1], x[0]]])
-    return corners.mean(0) + middle, axes, (lengths[longer], lengths[1 - longer])
+    (x1, y1), (x2, y2) = np.quantile((flat - middle) @ axes.T, (trim, 1 - trim), axis=0)
+    return middle + np.array([x1 + x2, y1 + y2]) / 2 @ axes, axes, (float(x2 - x1), float(y2 - y1))

@@ -15,17 +15,18 @@ Coordinates = NDArray[np.float64]
 LONG = 1.3  # times the next side: below this no axis is the long one
 MIN_TOP_SHARE = 0.25  # of what is seen from above
 MIN_TOP_AREA = 1e-4  # square metres
+_POINTS = 4000  # that are looked at
 _CELL = 0.003  # metres, of the raster that areas are counted in
 
 
-def grasp_hints(points: Coordinates, box: Oriented, noise: float) -> tuple[Hint, ...]:
-    """points: (N, 3) of the visible surface; noise: of their depth, metres. Hints in the frame of both.
+def grasp_hints(points: Coordinates, box: Oriented, eye: Coordinates, noise: float) -> tuple[Hint, ...]:
+    """points: (N, 3) of the visible surface; eye: where the camera is; noise: of the depth, metres. All in one frame.
 
     Without an up only `long_axis` makes sense; without a flat top no `top_plane`; where no side is clearly the longest
     no `long_axis`.
     """
     hints = [_from_above(box), _on_top(points, box, noise)] if box.upright else []
-    return tuple(h for h in (*hints, _across_long_axis(box)) if h is not None)
+    return tuple(h for h in (*hints, _across_long_axis(box, eye)) if h is not None)
 
 
 def _from_above(box: Oriented) -> Hint:
@@ -34,6 +35,7 @@ def _from_above(box: Oriented) -> Hint:
 
 def _on_top(points: Coordinates, box: Oriented, noise: float) -> Hint | None:
     """The height at which the most of what is seen from above lies, and the rectangle of what lies there."""
+    points = points[:: max(1, len(points) // _POINTS)]
     x, y, heights = ((points - box.centre) @ box.rotation).T
     if box.size[2] <= 0 or not len(points):
         return None
@@ -41,7 +43,7 @@ def _on_top(points: Coordinates, box: Oriented, noise: float) -> Hint | None:
     level = np.floor((heights - heights.min()) / layer).astype(np.int64)
     cells = _cells(x, y)
     # Layers overlap by half, so that no surface is split between two.
-    taken = np.unique(np.stack((level, cells)), axis=1)[0]
+    taken = np.unique((level << 42) | cells) >> 42
     both = np.bincount(taken)[:-1] + np.bincount(taken)[1:] if level.max() else np.bincount(taken)
     all_cells = len(np.unique(cells))
     # A wall seen from above is a line of cells in every layer; a surface fills one or two.
@@ -62,7 +64,7 @@ def _on_top(points: Coordinates, box: Oriented, noise: float) -> Hint | None:
     return _hint("top_plane", box.centre + box.rotation @ middle, -box.rotation[:, 2], closing, width)
 
 
-def _across_long_axis(box: Oriented) -> Hint | None:
+def _across_long_axis(box: Oriented, eye: Coordinates) -> Hint | None:
     order = np.argsort(box.size)
     longest = int(order[2])
     if box.size[longest] <= 0 or box.size[longest] < LONG * box.size[order[1]]:
@@ -72,8 +74,7 @@ def _across_long_axis(box: Oriented) -> Hint | None:
         approach = -box.rotation[:, 2]
         closing = next(i for i in others if i != 2)
     else:
-        # The camera is the frame's origin, so a thing's centre is also the direction in which it is seen.
-        along = box.centre @ box.rotation
+        along = (box.centre - eye) @ box.rotation
         into = max(others, key=lambda i: abs(float(along[i])))
         approach = box.rotation[:, into] * (1 if along[into] >= 0 else -1)
         closing = next(i for i in others if i != into)
@@ -81,8 +82,8 @@ def _across_long_axis(box: Oriented) -> Hint | None:
 
 
 def _cells(x: Coordinates, y: Coordinates) -> NDArray[np.int64]:
-    column = np.floor((x - x.min()) / _CELL).astype(np.int64).clip(0, 1 << 20)
-    row = np.floor((y - y.min()) / _CELL).astype(np.int64).clip(0, 1 << 20)
+    column = np.floor((x - x.min()) / _CELL).astype(np.int64).clip(0, (1 << 20) - 1)
+    row = np.floor((y - y.min()) / _CELL).astype(np.int64).clip(0, (1 << 20) - 1)
     return (row << 21) | column
 
 

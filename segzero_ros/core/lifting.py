@@ -19,7 +19,6 @@ from segzero_ros.core.geometry import union_mask
 from segzero_ros.core.grasps import grasp_hints
 from segzero_ros.core.space import (
     Box3D,
-    Hint,
     Lifted,
     Plane,
     Pose,
@@ -30,10 +29,10 @@ from segzero_ros.core.space import (
     quaternion_of,
 )
 from segzero_ros.core.surfaces import (
+    NOISY,
     Depth,
     core_of,
     dilated,
-    eroded,
     in_depth_with,
     noise_of,
     smoothed,
@@ -42,6 +41,8 @@ from segzero_ros.core.surfaces import (
     without_flying,
     without_table,
 )
+
+_SURFACE = 5000  # points that a box is made of at most
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,13 @@ class _Patch:
     noise: float
     core: Mask
 
-    def points(self, where: Mask, depth: Depth | None = None) -> NDArray[np.float64]:
-        z = (self.depth if depth is None else depth)[where].astype(np.float64)
-        return np.concatenate((self.rays[where] * z[:, None], z[:, None]), 1)
+    def points(self, pixels: NDArray[np.intp], depth: Depth | None = None) -> NDArray[np.float64]:
+        """(N, 3) of N flat indices into the window."""
+        z = (self.depth if depth is None else depth).ravel()[pixels]
+        points = np.empty((len(pixels), 3))
+        np.multiply(self.rays.reshape(-1, 2)[pixels], z[:, None], out=points[:, :2])
+        points[:, 2] = z
+        return points
 
 
 def lift(instances: Sequence[Instance], image: Image, scene: Scene, gates: Gates | None = None) -> tuple[Lifted, ...]:
@@ -131,18 +136,21 @@ def _lift_one(packed: PackedMask, taken: Mask, image: Image, scene: Scene, gates
     kept = _object(patch, measured, plane, gates)
     if np.count_nonzero(kept) < gates.min_points:
         return _too_few(int(np.count_nonzero(kept)), gates)
-    surface = patch.points(kept, smoothed(patch.depth, kept, patch.noise))
-    box = _box(surface, plane, up, scene, patch)
-    lifted = Lifted(
+    smooth = smoothed(patch.depth, kept, patch.mask & ~measured, patch.noise)
+    surface = patch.points(_some(np.isfinite(smooth), _SURFACE), smooth)
+    move = scene.transform or Transform(np.eye(3), np.zeros(3))
+    box = _box(surface, smooth, plane, up, scene, patch).moved(move)
+    points = move.points(patch.points(np.flatnonzero(kept)))
+    return Lifted(
         Status3D.OK,
-        points=patch.points(kept).astype(np.float32),
+        points=points.astype(np.float32),
         colours=image[patch.window][kept],
+        centroid=vector(points.mean(0)),
         box=Box3D(Pose(vector(box.centre), quaternion_of(box.rotation)), vector(box.size)),
         visible=_visible(patch, kept, plane),
-        hints=grasp_hints(surface, box, patch.noise),
-        support=plane,
+        hints=grasp_hints(move.points(surface), box, np.asarray(move.translation), patch.noise),
+        support=plane and _moved(plane, move),
     )
-    return _moved(lifted, scene.transform)
 
 
 def _too_few(count: int, gates: Gates) -> Lifted:
@@ -168,12 +176,14 @@ def _patch(packed: PackedMask, taken: Mask, scene: Scene, gates: Gates) -> _Patc
     return _Patch(window, depth, rays, mask, free, noise_of(depth, core), core)
 
 
+def _some(where: Mask, most: int) -> NDArray[np.intp]:
+    """Flat indices of about `most` of the pixels, evenly over them."""
+    there = np.flatnonzero(where)
+    return there[:: max(1, len(there) // most)]
+
+
 def _support(patch: _Patch, up: NDArray[np.float64] | None, gates: Gates) -> Plane | None:
-    around = np.flatnonzero(patch.free)
-    sample = np.zeros(patch.free.size, np.bool_)
-    sample[around[:: max(1, len(around) // 3000)]] = True
-    points = patch.points(sample.reshape(patch.free.shape))
-    inner = patch.points(patch.core)
+    points, inner = patch.points(_some(patch.free, 3000)), patch.points(_some(patch.core, 300))
     tolerance = max(0.004, 2.5 * patch.noise)
     return support_plane(
         points, above=inner, up=vector(up) if up is not None else None, tolerance=tolerance, max_tilt=gates.max_tilt
@@ -185,19 +195,24 @@ def _object(patch: _Patch, measured: Mask, plane: Plane | None, gates: Gates) ->
     gap = max(gates.gap, gates.relative_gap * distance, 6 * patch.noise)
     kept = without_flying(patch.depth, measured, max(gap / 2, 5 * patch.noise))
     if plane is not None:
-        x, y, z = plane.normal
-        heights = patch.depth * (patch.rays[..., 0] * x + patch.rays[..., 1] * y + z) - plane.offset
+        heights = _heights(plane, patch.depth, patch.rays)
         kept = without_table(patch.mask, kept, patch.core, heights, max(0.003, 2.5 * plane.residual))
     return in_depth_with(patch.depth, kept, kept & patch.core, gap)
 
 
 def _box(
-    surface: NDArray[np.float64], plane: Plane | None, up: NDArray[np.float64] | None, scene: Scene, patch: _Patch
+    surface: NDArray[np.float64],
+    smooth: Depth,
+    plane: Plane | None,
+    up: NDArray[np.float64] | None,
+    scene: Scene,
+    patch: _Patch,
 ) -> Oriented:
-    seen = Seen(scene.camera, scene.depth, patch.mask, patch.window, max(0.005, 4 * patch.noise))
+    mask = dilated(patch.mask, 1)
+    seen = Seen(scene.camera, scene.depth, patch.window, mask, smooth, max(0.002, 0.3 * patch.noise))
     if plane is not None:
         floor = plane.offset if _stands(surface, plane) else None
-        return upright_box(surface, np.array(plane.normal), floor, seen)
+        return upright_box(surface, np.array(plane.normal), floor, seen, 0.001 if patch.noise > NOISY else 0.0)
     if up is not None:
         return upright_box(surface, up, None, seen)
     return principal_box(surface)
@@ -208,47 +223,36 @@ def _stands(surface: NDArray[np.float64], plane: Plane) -> bool:
 
     Of a ball the camera sees less of the foot the more it looks down, and from above of nothing: there it stands.
     """
-    low, high = np.quantile(plane.heights(surface), (0.02, 0.98))
+    low, high = np.quantile(plane.heights(surface), (0.005, 0.98))
     middle = surface.mean(0)
     down = -float(middle @ np.array(plane.normal)) / float(np.linalg.norm(middle))
-    return bool(down > np.sin(np.radians(65)) or low < max(0.01, 0.42 * high))
+    return bool(down > np.sin(np.radians(60)) or low < max(0.01, 0.42 * high))
 
 
 def _visible(patch: _Patch, kept: Mask, plane: Plane | None) -> float:
     """See Instance.msg. Where the outline has no depth, that of the object nearby counts."""
-    mask = patch.mask
-    height, width = mask.shape
-    framed = np.zeros((height + 2, width + 2), np.uint8)
-    framed[1:-1, 1:-1] = mask
+    rows, columns = (slice(max(0, int(v.min()) - 4), int(v.max()) + 5) for v in np.nonzero(patch.mask))
+    mask, kept, depth, rays = (a[rows, columns] for a in (patch.mask, kept, patch.depth, patch.rays))
+    framed = np.pad(mask, 1).view(np.uint8)
     outline = mask & (cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1] == 0)
     far = np.float32(1e9)
     around = np.ones((7, 7), np.uint8)
-    own = cv2.erode(np.where(kept, patch.depth, far), around)
-    other = np.where(mask | ~np.isfinite(patch.depth), far, patch.depth)
-    margin = max(0.012, 5 * patch.noise)
+    own = cv2.erode(np.where(kept, depth, far), around)
+    other = np.where(mask | ~np.isfinite(depth), far, depth)
     if plane is not None:  # it runs nearer in front of the object, and hides nothing
-        x, y, z = plane.normal
-        heights = patch.depth * (patch.rays[..., 0] * x + patch.rays[..., 1] * y + z) - plane.offset
-        other[np.abs(heights) < max(0.006, 3 * plane.residual)] = far
-    hidden = cv2.erode(other, around) < own - margin
+        other[np.abs(_heights(plane, depth, rays)) < max(0.006, 3 * plane.residual)] = far
+    hidden = (cv2.erode(other, around) < own - max(0.012, 5 * patch.noise)) & (own < far)
     cut = np.ones_like(mask)
     cut[1:-1, 1:-1] = False  # a mask reaches its window's edge only where that is the image's
     return float(1 - np.count_nonzero(outline & (hidden | cut)) / np.count_nonzero(outline))
 
 
-def _moved(lifted: Lifted, move: Transform | None) -> Lifted:
-    """From the camera's frame to the transform's target; the centroid is made there."""
-    move = move or Transform(np.eye(3), np.zeros(3))
-    points = move.points(lifted.points)
-    support = lifted.support
-    if support is not None:
-        normal = move.rotation @ np.array(support.normal)
-        support = replace(support, normal=vector(normal), offset=float(support.offset + normal @ move.translation))
-    return replace(
-        lifted,
-        points=points.astype(np.float32),
-        centroid=vector(points.mean(0)),
-        box=lifted.box and Box3D(move.pose(lifted.box.center), lifted.box.size),
-        hints=tuple(Hint(h.name, move.pose(h.pose), h.width) for h in lifted.hints),
-        support=support,
-    )
+def _heights(plane: Plane, depth: Depth, rays: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(h, w): metres above the plane, in the camera's frame."""
+    x, y, z = (np.float32(v) for v in plane.normal)
+    return depth * (rays[..., 0] * x + rays[..., 1] * y + z) - np.float32(plane.offset)
+
+
+def _moved(plane: Plane, move: Transform) -> Plane:
+    normal = move.rotation @ np.array(plane.normal)
+    return replace(plane, normal=vector(normal), offset=float(plane.offset + normal @ move.translation))

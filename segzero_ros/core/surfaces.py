@@ -18,6 +18,7 @@ from segzero_ros.core.space import Plane, Vector
 Depth = NDArray[np.float32]
 Coordinates = NDArray[np.float64]
 
+NOISY = 0.0007  # metres: steps of a millimetre, and nothing else, have less
 MIN_PLANE_POINTS = 60
 MIN_PLANE_SHARE = 0.25  # of the points around the object
 _TRIALS = 96
@@ -115,13 +116,16 @@ def without_table(mask: Mask, kept: Mask, core: Mask, heights: NDArray[np.floati
     return kept & ~(low & ~eroded(mask, _BORDER))
 
 
-def smoothed(depth: Depth, kept: Mask, noise: float) -> Depth:
-    """Where pixels are kept, depth as a plane through the kept neighbours gives it, the more the noisier; else NaN."""
+def smoothed(depth: Depth, kept: Mask, holes: Mask, noise: float) -> Depth:
+    """Where pixels are kept, depth as a plane through the kept neighbours gives it, the more the noisier; else NaN.
+
+    Of a noisy surface the holes amid or beside it are filled so, too: its outline is where cameras have most holes.
+    """
     out = np.where(kept, depth, np.float32(np.nan))
-    if noise < 0.0007:
+    if noise <= NOISY:
         return out
     side = 2 * int(np.clip(noise / 0.0012, 1, 6)) + 1
-    ys, xs = np.nonzero(kept)
+    ys, xs = np.nonzero(kept | holes)
     y, x = np.mgrid[: depth.shape[0], : depth.shape[1]].astype(np.float64)
     y, x = (y - y.shape[0] / 2) / side, (x - x.shape[1] / 2) / side
 
@@ -131,13 +135,18 @@ def smoothed(depth: Depth, kept: Mask, noise: float) -> Depth:
     one = kept.astype(np.float64)
     z = np.where(kept, depth, 0).astype(np.float64)
     n = mean(one)
+    # Few neighbours, as at corners and beside holes, say little: what they leave noisy is left out.
+    many = n >= min(0.4, 0.7 * float(np.median(n)))
+    out[ys[~many], xs[~many]] = np.nan
+    n = np.maximum(n, 1e-9)
     mx, my, mz = mean(one * x) / n, mean(one * y) / n, mean(z) / n
     xx, yy = mean(one * x * x) / n - mx * mx + 1e-3, mean(one * y * y) / n - my * my + 1e-3
     xy = mean(one * x * y) / n - mx * my
     xz, yz = mean(z * x) / n - mx * mz, mean(z * y) / n - my * mz
     det = xx * yy - xy * xy
     slope_x, slope_y = (xz * yy - yz * xy) / det, (yz * xx - xz * xy) / det
-    out[ys, xs] = mz + slope_x * (x[ys, xs] - mx) + slope_y * (y[ys, xs] - my)
+    plane = mz + slope_x * (x[ys, xs] - mx) + slope_y * (y[ys, xs] - my)
+    out[ys[many], xs[many]] = plane[many]
     return out
 
 
