@@ -88,8 +88,8 @@ def test_every_profile_and_launch_argument_is_there() -> None:
 
 
 def test_every_topic_of_the_outputs_is_there() -> None:
-    source = (ROOT / "segzero_ros/ros/outputs.py").read_text(encoding="utf-8")
-    topics = set(re.findall(r'_Output\("(~/[a-z_/]+)"', source))
+    source = (ROOT / "segzero_ros/ros/topics.py").read_text(encoding="utf-8")
+    topics = set(re.findall(r'^ +(?:Output|_small|_large)\("(~/[a-z0-9_/]+)"', source, re.M))
     assert topics and all(f"`{topic}`" in TEXT for topic in topics)
 
 
@@ -101,7 +101,7 @@ def test_every_make_target_is_in_the_makefile() -> None:
 def test_every_room_of_the_architecture_s_drawing_is_a_file() -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     drawing = page[page.index("segzero_ros/") : page.index("Imports run")]
-    drawn = set(re.findall(r"\b([a-z_]+\.py)\b", drawing))
+    drawn = set(re.findall(r"\b([a-z0-9_]+\.py)\b", drawing))
     there = {p.name for p in (ROOT / "segzero_ros").rglob("*.py") if not p.name.startswith("__")}
     adapters = {p.name for p in (ROOT / "segzero_ros" / "models").glob("*.py")}
     assert drawn <= there and there - adapters <= drawn

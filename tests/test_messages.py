@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rclpy.serialization import deserialize_message, serialize_message
+from segzero_msgs.msg import Instance as InstanceMsg
 from segzero_msgs.msg import Mask
 from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CameraInfo
@@ -22,6 +23,7 @@ from std_msgs.msg import Header
 from segzero_ros.core import contract
 from segzero_ros.core.contract import Instance, Segmentation, Status, Timing
 from segzero_ros.core.geometry import mask_box, pack
+from segzero_ros.core.space import Box3D, Camera, Hint, Lifted, Pose, Scene, Status3D
 from segzero_ros.ros.messages import result_json, to_result_msg
 
 HEADER = Header(stamp=Time(sec=1234567890, nanosec=999999999), frame_id="camera/färbung ✓")
@@ -130,16 +132,86 @@ def test_the_message_knows_no_status_that_we_do_not() -> None:
     assert len(constants) == len(values) == len(Status)
 
 
+TURN = (0.0, 0.6, 0.0, 0.8)
+BOX = Box3D(Pose((1.0, -0.5, 0.25), TURN), (0.125, 0.25, 0.5))
+HINTS = (Hint("centroid", Pose((1.0, 2.0, 3.0), TURN)), Hint("long_axis", Pose((4.0, 5.0, 6.0), TURN), 0.0625))
+LIFTED = Lifted(Status3D.OK, centroid=(0.5, 0.25, 1.5), box=BOX, visible=0.75, hints=HINTS)
+
+
+def in_space(*lifted: Lifted | None, frame_id: str = "base_link") -> Segmentation:
+    instances = tuple(found(n, rectangle(2, 3, 10, 9), lifted=each) for n, each in enumerate(lifted, 1))
+    scene = Scene(np.ones((30, 40), np.float32), Camera(40, 30, (50.0, 50.0, 20.0, 15.0)), frame_id)
+    return answer(instances=instances, scene=scene)
+
+
+def values(message: Any) -> tuple[float, ...]:
+    return tuple(getattr(message, name) for name in message.get_fields_and_field_types())
+
+
+def test_what_is_known_in_space_arrives_in_its_own_frame_at_the_image_s_stamp() -> None:
+    msg = sent(in_space(LIFTED))
+    (one,) = msg.instances
+    assert one.has_3d and one.status_3d == InstanceMsg.STATUS_3D_OK
+    assert one.header_3d == Header(stamp=HEADER.stamp, frame_id="base_link") and msg.header == HEADER
+    assert (values(one.centroid), one.visible) == ((0.5, 0.25, 1.5), 0.75)
+    assert values(one.box3d.center.position) == BOX.center.position
+    assert (values(one.box3d.center.orientation), values(one.box3d.size)) == (TURN, BOX.size)
+    assert [(h.name, h.index, h.width) for h in msg.grasp_hints] == [("centroid", 1, 0), ("long_axis", 1, 0.0625)]
+    assert values(msg.grasp_hints[1].pose.position) == (4, 5, 6)
+    assert values(msg.grasp_hints[1].pose.orientation) == TURN
+
+
+def test_json_says_the_same_of_space() -> None:
+    plain = json.loads(result_json(in_space(LIFTED), HEADER, ""))
+    assert plain["frame_id_3d"] == "base_link"
+    (one,) = plain["instances"]
+    center = {"position": [1.0, -0.5, 0.25], "orientation": list(TURN)}
+    assert (one["status_3d"], one["centroid"], one["visible"]) == ("OK", [0.5, 0.25, 1.5], 0.75)
+    assert one["box_3d"] == {"center": center, "size": [0.125, 0.25, 0.5]}
+    second = {"position": [4, 5, 6], "orientation": list(TURN)}
+    assert plain["grasp_hints"][1] == {"name": "long_axis", "index": 1, "pose": second, "width": 0.0625}
+
+
+@pytest.mark.parametrize("status", [s for s in Status3D if s is not Status3D.OK])
+def test_a_lift_that_failed_says_why_and_nothing_else(status: Status3D) -> None:
+    failed = in_space(replace(LIFTED, status=status, message="the mug shines"), LIFTED)
+    msg, plain = sent(failed), json.loads(result_json(failed, HEADER, ""))
+    one, other = msg.instances
+    assert one.status_3d == getattr(InstanceMsg, f"STATUS_3D_{status.name}")
+    assert (one.message_3d, one.has_3d, other.has_3d) == ("the mug shines", False, True)
+    blank = InstanceMsg()
+    for name in ("header_3d", "centroid", "box3d", "visible"):
+        assert getattr(one, name) == getattr(blank, name)
+    assert {h.index for h in msg.grasp_hints} == {h["index"] for h in plain["grasp_hints"]} == {2}
+    said = plain["instances"][0]
+    assert (said["status_3d"], said["message_3d"]) == (status.name, "the mug shines")
+    assert said["centroid"] is said["box_3d"] is said["visible"] is None
+
+
+def test_the_message_knows_no_status_in_space_that_we_do_not() -> None:
+    constants = [name for name in dir(InstanceMsg) if name.startswith("STATUS_3D_")]
+    assert {name.removeprefix("STATUS_3D_") for name in constants} == {s.name for s in Status3D}
+    assert len({getattr(InstanceMsg, name) for name in constants}) == len(Status3D)
+
+
+def test_json_stays_json_where_a_number_is_none() -> None:
+    endless = in_space(replace(LIFTED, centroid=(float("nan"), float("inf"), 1.0)))
+    text = result_json(endless, HEADER, "")
+    assert json.loads(text, parse_constant=pytest.fail)["instances"][0]["centroid"] == [None, None, 1.0]
+
+
 HOSTILE = ["\ud800", "\udfff\ud800", "a\0b", "\x1b[31m\x07\r\n\t", "\u202e\ufeff", "\U0001f600", '"}\\', "é" * 10_000]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_arrives_as_text(text: str) -> None:
     instance = replace(found(1, rectangle(0, 0, 2, 2)), label=text)
-    hostile = answer(instances=(instance,), instruction=text, message=text, reasoning=text, answer=text)
+    unlifted = replace(instance, lifted=Lifted(Status3D.NO_DEPTH, text))
+    hostile = answer(instances=(instance, unlifted), instruction=text, message=text, reasoning=text, answer=text)
     msg = sent(hostile)
     plain = json.loads(result_json(hostile, HEADER, "request 7"))
-    for arrived in (msg.instruction, msg.message, msg.reasoning, msg.answer, msg.instances[0].label):
+    first, second = msg.instances
+    for arrived in (msg.instruction, msg.message, msg.reasoning, msg.answer, first.label, second.message_3d):
         assert arrived == plain["reasoning"] and len(arrived) == len(text) and "\0" not in arrived
     if text.isprintable():
         assert msg.reasoning == text

@@ -7,26 +7,31 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from segzero_msgs.msg import Segmentation as SegmentationMsg
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from sensor_msgs.msg import Image as ImageMsg
 from std_msgs.msg import Header, String
+from visualization_msgs.msg import Marker, MarkerArray
 
 from segzero_ros.core.contract import Image, Instance, Segmentation, Status
 from segzero_ros.core.geometry import mask_box, pack
+from segzero_ros.core.space import Box3D, Camera, Hint, Lifted, Pose, Scene, Status3D
 from segzero_ros.overlay import captioned, draw_overlay
 from segzero_ros.ros.convert import compressed_from_msg, compressed_to_msg, image_from_msg, image_to_msg
 from segzero_ros.ros.executor import Executor
 from segzero_ros.ros.outputs import Outputs
 from segzero_ros.ros.products import Reply
 
+VOLATILE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PATIENCE = 30.0  # seconds; only a failing test waits so long
 HEAVY = {
@@ -36,6 +41,13 @@ HEAVY = {
     "overlay": ImageMsg,
     "overlay/compressed": CompressedImage,
     "answer_image": ImageMsg,
+}
+CLOUDS = {"points": PointCloud2, "grasp_hints": PoseArray, "markers": MarkerArray}
+DEPTH = {
+    "object/depth/image_rect": ImageMsg,
+    "object/depth/camera_info": CameraInfo,
+    "background/depth/image_rect": ImageMsg,
+    "background/depth/camera_info": CameraInfo,
 }
 LIGHT = {"result": SegmentationMsg, "reasoning": String, "result_json": String, "camera_info": CameraInfo}
 NUMBERS = itertools.count(1)
@@ -60,7 +72,7 @@ class Bench:
         self.thread = threading.Thread(target=self.executor.spin)
         self.thread.start()
 
-    def listen(self, topics: dict[str, type]) -> None:
+    def listen(self, topics: dict[str, type], qos: QoSProfile = LATCHED) -> None:
         def hear(topic: str) -> Callable[[Any], None]:
             def take(message: Any) -> None:
                 with self.news:
@@ -71,7 +83,7 @@ class Bench:
 
         for topic, kind in topics.items():
             self.heard[topic] = []
-            self.ear.create_subscription(kind, f"/{self.name}/{topic}", hear(topic), LATCHED)
+            self.ear.create_subscription(kind, f"/{self.name}/{topic}", hear(topic), qos)
 
     def say(self, reply: Reply) -> None:
         """Put, and wait until it is published."""
@@ -365,3 +377,97 @@ def test_answers_from_several_threads_arrive_whole_and_the_last_one_stays(bench:
     heard = bench.all_of({"result": SegmentationMsg, "result_json": String})
     assert heard["result"].request_id in names
     assert json.loads(heard["result_json"].data)["request_id"] == heard["result"].request_id
+
+
+BOX = Box3D(Pose((0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0)), (0.1, 0.1, 0.1))
+LIFTED = Lifted(
+    Status3D.OK,
+    points=np.ones((7, 3), np.float32),
+    colours=np.zeros((7, 3), np.uint8),
+    box=BOX,
+    hints=(Hint("centroid", BOX.center),),
+)
+SCENE = Scene(np.ones((48, 64), np.float32), Camera(64, 48, (50.0, 50.0, 32.0, 24.0)), "base_link")
+SOLID = replace(answer(replace(instance(1, 5), lifted=LIFTED)), scene=SCENE)
+NO_IMAGE = Segmentation(Status.NO_IMAGE, "no image came", "the mug", 0, 0)
+
+
+def check_space(heard: dict[str, Any]) -> None:
+    for topic, message in heard.items():
+        if topic != "markers":
+            frame = "camera" if topic in DEPTH else "base_link"
+            assert message.header == Header(stamp=HEADER.stamp, frame_id=frame), topic
+    assert heard["points"].width == 7 and len(heard["grasp_hints"].poses) == 1
+    assert {m.ns for m in heard["markers"].markers} == {"", "boxes", "labels", "grasp_hints"}
+    for of in ("object", "background"):
+        depth, info = heard[f"{of}/depth/image_rect"], heard[f"{of}/depth/camera_info"]
+        assert (depth.width, depth.height) == (info.width, info.height) == (64, 48)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_listens_early_or_late_gets_the_answer_in_space(bench: Bench, late: bool) -> None:
+    if late:
+        bench.say(reply(SOLID))
+    bench.listen(CLOUDS | DEPTH)
+    if not late:
+        bench.outputs.put(reply(SOLID))
+    check_space(bench.all_of(CLOUDS | DEPTH))
+    assert {len(heard) for heard in bench.heard.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    "after", [TWO, NO_IMAGE, Segmentation(Status.NO_OBJECT, "", "the mug", 48, 64)], ids=lambda s: s.status.value
+)
+def test_no_pose_of_an_older_answer_stays_for_who_listened_nor_for_who_comes_late(
+    bench: Bench, after: Segmentation
+) -> None:
+    bench.listen(CLOUDS | DEPTH)
+    bench.outputs.put(reply(SOLID))
+    bench.all_of(CLOUDS | DEPTH)
+    later = Header(stamp=Time(sec=99), frame_id="" if after is NO_IMAGE else "camera")
+    bench.outputs.put(Reply(later, None, None, after, "8"))
+    before = bench.heard
+    for heard in (bench.all_of(CLOUDS, 2), None):
+        if heard is None:  # the same for who comes now
+            bench.heard = {}
+            bench.listen(CLOUDS | DEPTH)
+            heard = bench.all_of(CLOUDS)
+            assert not any(bench.heard[topic] for topic in DEPTH), "depth of another frame"
+        assert [m.action for m in heard["markers"].markers] == [Marker.DELETEALL]
+        assert heard["points"].width == 0 and not heard["grasp_hints"].poses
+        assert heard["points"].header == Header(stamp=later.stamp, frame_id="base_link"), "RViz wants a frame"
+    assert all(len(before[topic]) == 1 for topic in DEPTH)
+
+
+def test_the_cloud_of_the_scene_is_made_for_who_listens_and_again_for_who_comes_later(bench: Bench) -> None:
+    bench.say(reply(SOLID))
+    bench.listen({"scene_points": PointCloud2}, VOLATILE)
+    first = bench.all_of({"scene_points": PointCloud2})["scene_points"]
+    assert (first.height, first.width) == (24, 32) and first.header.stamp == HEADER.stamp
+    early, bench.heard = bench.heard, {}
+    bench.listen({"scene_points": PointCloud2}, VOLATILE)
+    assert bench.all_of({"scene_points": PointCloud2})["scene_points"] == first
+    bench.heard = early
+    bench.outputs.put(reply(TWO))
+    assert bench.all_of({"scene_points": PointCloud2}, 3)["scene_points"].width == 0
+
+
+def test_the_node_s_parameter_says_how_dense_the_cloud_of_the_scene_is(bench: Bench) -> None:
+    bench.node.declare_parameter("cloud_stride", 4)
+    bench.listen({"scene_points": PointCloud2}, VOLATILE)
+    bench.outputs.put(reply(SOLID))
+    cloud = bench.all_of({"scene_points": PointCloud2})["scene_points"]
+    assert (cloud.height, cloud.width) == (12, 16)
+
+
+def test_small_messages_go_before_any_cloud_or_picture(bench: Bench) -> None:
+    names = [o.name for o in bench.outputs._all]
+    last = max(names.index(o.name) for o in bench.outputs._all if not o.large)
+    assert last < min(names.index(o.name) for o in bench.outputs._all if o.large)
+    assert {o.name for o in bench.outputs._all if o.heavy and not o.large} >= {"~/grasp_hints", "~/markers"}
+
+
+def test_a_package_that_is_not_installed_takes_its_own_topics_only(bench: Bench) -> None:
+    names = {o.name for o in bench.outputs._all}
+    assert {f"~/{topic}" for topic in (*HEAVY, *LIGHT, *CLOUDS, *DEPTH, "scene_points")} <= names
+    assert "~/annotations" not in names, "foxglove_msgs is no wheel"

@@ -11,6 +11,7 @@ from segzero_msgs.msg import Segmentation as SegmentationMsg
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
+from segzero_ros.core.camera import undistort_depth
 from segzero_ros.core.contract import Image as Pixels
 from segzero_ros.core.contract import Mask, Segmentation, Status
 from segzero_ros.core.geometry import label_image, union_mask
@@ -63,8 +64,6 @@ class Reply:
     @cached_property
     def rectified(self) -> tuple[NDArray[np.float32], Camera]:
         """The scene's depth without distortion, and the camera that it then is of."""
-        from segzero_ros.core.camera import undistort_depth
-
         assert self.segmentation.scene is not None
         return undistort_depth(self.segmentation.scene.depth, self.segmentation.scene.camera)
 

@@ -6,7 +6,7 @@ An answer without 3D says so with an empty message, so that no older pose stays 
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -15,9 +15,10 @@ from geometry_msgs.msg import Point, PoseArray, Vector3
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 
+from segzero_ros.core.camera import ray_window, undistort_mask
 from segzero_ros.core.contract import Instance, Mask
 from segzero_ros.core.result_dict import in_space
-from segzero_ros.core.space import Box3D, Camera, Lifted
+from segzero_ros.core.space import Box3D, Lifted, Transform
 from segzero_ros.core.text import one_line
 from segzero_ros.overlay import color
 from segzero_ros.ros.convert import bytes_array, image_to_msg
@@ -49,7 +50,7 @@ def points(r: Reply) -> PointCloud2:
     for i, lifted in known_in_space(r):
         n = len(lifted.points)
         kept = np.arange(min(n, MAX_POINTS)) * n // max(1, min(n, MAX_POINTS))  # evenly, and always the same ones
-        clouds.append(_cloud(lifted.points[kept], lifted.colours[kept], np.full(len(kept), i.index)))
+        clouds.append(_cloud(lifted.points[kept].T, lifted.colours[kept], np.full(len(kept), i.index)))
     cloud = np.concatenate(clouds) if clouds else np.zeros(0, POINT)
     finite = np.isfinite(cloud["x"]) & np.isfinite(cloud["y"]) & np.isfinite(cloud["z"])
     return _cloud_msg(r, cloud[finite][None], dense=True)
@@ -63,13 +64,12 @@ def scene_points(r: Reply, stride: int = 2) -> PointCloud2:
     scene = r.segmentation.scene
     if scene is None or not r.answered:
         return _cloud_msg(r, np.zeros((1, 0), POINT), dense=False)
-    depth = scene.depth[::stride, ::stride]
-    xyz = _directions(scene.camera, stride) * depth[..., None]
+    height, width = scene.depth.shape
+    rays = ray_window(scene.camera, (slice(0, height), slice(0, width)))[::stride, ::stride]
+    depth = np.where(np.isfinite(rays[..., 0]), scene.depth[::stride, ::stride], np.float32(np.nan))
+    xyz = (rays[..., 0] * depth, rays[..., 1] * depth, depth)
     if scene.transform:
-        rotation, translation = (
-            np.asarray(a, np.float32) for a in (scene.transform.rotation, scene.transform.translation)
-        )
-        xyz = (xyz.reshape(-1, 3) @ rotation.T + translation).reshape(xyz.shape)
+        xyz = _moved(scene.transform, xyz)
     return _cloud_msg(r, _cloud(xyz, r.source[::stride, ::stride], r.labels[::stride, ::stride]), dense=False)
 
 
@@ -209,26 +209,20 @@ def annotations(r: Reply) -> Any:
 
 
 def _undistorted(r: Reply, mask: Mask) -> Mask:
-    from segzero_ros.core.camera import undistort_mask
-
     assert r.segmentation.scene is not None
     return undistort_mask(mask, r.segmentation.scene.camera)
 
 
-@lru_cache(maxsize=2)
-def _directions(camera: Camera, stride: int) -> NDArray[np.float32]:
-    """(rows, columns, 3): where every stride-th pixel looks, at a depth of 1. Few cameras look at many frames."""
-    from segzero_ros.core.camera import rays
-
-    ys, xs = np.mgrid[0 : camera.height : stride, 0 : camera.width : stride]
-    found = rays(camera, np.stack((xs.ravel(), ys.ravel()), 1).astype(np.float64))
-    return (found / found[:, 2:]).astype(np.float32).reshape(*xs.shape, 3)
+def _moved(transform: Transform, xyz: Iterable[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    x, y, z = xyz
+    rotation, translation = (np.asarray(a, np.float32) for a in (transform.rotation, transform.translation))
+    return [row[0] * x + row[1] * y + row[2] * z + shift for row, shift in zip(rotation, translation, strict=True)]
 
 
-def _cloud(xyz: NDArray[Any], colours: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[Any]:
-    """Records of POINT in the shape of `labels`; xyz and colours (RGB) have three values more."""
+def _cloud(xyz: Iterable[NDArray[Any]], colours: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[Any]:
+    """Records of POINT in the shape of `labels`; xyz: three arrays of that shape; colours: RGB in the last axis."""
     cloud = np.empty(labels.shape, POINT)
-    cloud["x"], cloud["y"], cloud["z"] = xyz[..., 0], xyz[..., 1], xyz[..., 2]
+    cloud["x"], cloud["y"], cloud["z"] = xyz
     red, green, blue = (colours[..., n].astype(np.uint32) for n in range(3))
     cloud["rgb"] = red << 16 | green << 8 | blue
     cloud["label"] = labels
