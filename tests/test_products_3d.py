@@ -82,7 +82,7 @@ def records(message: PointCloud2) -> dict[str, NDArray[Any]]:
     """The cloud as a reader that knows the fields alone takes it, after the wire; colours as (..., 3) RGB."""
     message = deserialize_message(serialize_message(message), PointCloud2)
     kinds = {PointField.FLOAT32: "f4", PointField.UINT32: "u4"}
-    layout = {
+    layout: Any = {
         "names": [f.name for f in message.fields],
         "formats": [kinds[f.datatype] for f in message.fields],
         "offsets": [f.offset for f in message.fields],
@@ -90,7 +90,7 @@ def records(message: PointCloud2) -> dict[str, NDArray[Any]]:
     }
     assert message.row_step == message.width * message.point_step
     assert len(message.data) == message.height * message.row_step
-    cloud = np.frombuffer(message.data, np.dtype(layout)).reshape(message.height, message.width)  # type: ignore[call-overload]
+    cloud: Any = np.frombuffer(message.data, np.dtype(layout)).reshape(message.height, message.width)
     colours = np.ascontiguousarray(cloud["rgb"]).view(np.uint32)[..., None] >> np.array([16, 8, 0]) & 255
     xyz = np.stack([cloud[name] for name in "xyz"], -1)
     return {"xyz": xyz, "colours": colours, "labels": cloud["label"]}
@@ -335,7 +335,7 @@ def foxglove_msgs(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
 
 
 def test_annotations_draw_boxes_prompts_and_labels_at_the_frame_s_stamp(foxglove_msgs: bool) -> None:
-    message = products_3d.annotations(reply(instance(1, 5, None), instance(2, 40, None), camera=None))
+    message = products_3d.image_annotations(reply(instance(1, 5, None), instance(2, 40, None), camera=None))
     assert [[(p.x, p.y) for p in a.points] for a in message.points] == [
         [(5, 10), (17, 10), (17, 30), (5, 30)],
         [(40, 10), (52, 10), (52, 30), (40, 30)],
@@ -347,5 +347,5 @@ def test_annotations_draw_boxes_prompts_and_labels_at_the_frame_s_stamp(foxglove
 
 
 def test_annotations_of_a_failure_are_none(foxglove_msgs: bool) -> None:
-    message = products_3d.annotations(failed())
+    message = products_3d.image_annotations(failed())
     assert not (message.points or message.circles or message.texts)

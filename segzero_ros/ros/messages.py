@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -55,7 +56,7 @@ def mask_msg(found: Found) -> Mask:
     )
 
 
-def vector(values: space.Vector, kind: Any = Point) -> Any:
+def vector(values: Iterable[float], kind: Any = Point) -> Any:
     x, y, z = (float(v) for v in values)
     return kind(x=x, y=y, z=z)
 

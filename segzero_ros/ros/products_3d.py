@@ -67,7 +67,7 @@ def scene_points(r: Reply, stride: int = 2) -> PointCloud2:
     height, width = scene.depth.shape
     rays = ray_window(scene.camera, (slice(0, height), slice(0, width)))[::stride, ::stride]
     depth = np.where(np.isfinite(rays[..., 0]), scene.depth[::stride, ::stride], np.float32(np.nan))
-    xyz = (rays[..., 0] * depth, rays[..., 1] * depth, depth)
+    xyz = [rays[..., 0] * depth, rays[..., 1] * depth, depth]
     if scene.transform:
         xyz = _moved(scene.transform, xyz)
     return _cloud_msg(r, _cloud(xyz, r.source[::stride, ::stride], r.labels[::stride, ::stride]), dense=False)
@@ -173,7 +173,7 @@ def markers(r: Reply) -> Any:
     return out
 
 
-def annotations(r: Reply) -> Any:
+def image_annotations(r: Reply) -> Any:
     """foxglove_msgs/ImageAnnotations over ~/source_image: the masks' boxes, the points of the prompts, the labels."""
     from foxglove_msgs import msg
 

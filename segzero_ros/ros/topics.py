@@ -61,7 +61,7 @@ def all_outputs(stride: Callable[[], int]) -> list[Output]:
         _small("~/detections_3d", "vision_msgs/Detection3DArray", products_3d.detections_3d),
         _small("~/grasp_hints", "geometry_msgs/PoseArray", products_3d.grasp_hints),
         _small("~/markers", "visualization_msgs/MarkerArray", products_3d.markers),
-        _small("~/annotations", "foxglove_msgs/ImageAnnotations", products_3d.annotations),
+        _small("~/annotations", "foxglove_msgs/ImageAnnotations", products_3d.image_annotations),
         _small("~/object/depth/camera_info", "sensor_msgs/CameraInfo", products_3d.depth_info, products_3d.has_depth),
         _small(
             "~/background/depth/camera_info", "sensor_msgs/CameraInfo", products_3d.depth_info, products_3d.has_depth
