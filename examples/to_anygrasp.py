@@ -3,7 +3,7 @@
 
     python3 to_anygrasp.py --out grasp.npz --ros-args -r __ns:=/segzero     (beside a running node `segzero`)
 
-Asks for `want_3d` are made elsewhere (`ros2 action send_goal /segzero/ask ...`). These networks think in the camera's
+Somebody else asks, with `want_3d` (`ros2 action send_goal /segzero/ask ...`). These networks think in the camera's
 optical frame (z away from it): leave the node's `target_frame` empty. None of them is needed here; what they are called
 with, from their own documents and not run here:
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Saver(Node):
         self.clouds: dict[str, PointCloud2] = {}
         latched = QoSProfile(depth=1, reliability=RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for name, qos in (("points", latched), ("scene_points", QoSProfile(depth=1, reliability=RELIABLE))):
-            self.create_subscription(PointCloud2, name, lambda cloud, name=name: self.on_cloud(name, cloud), qos)
+            self.create_subscription(PointCloud2, name, partial(self.on_cloud, name), qos)
 
     def on_cloud(self, name: str, cloud: PointCloud2) -> None:
         self.clouds[name] = cloud

@@ -93,7 +93,7 @@ def test_the_arrays_are_saved_when_both_clouds_are_of_one_frame(
 def test_the_guide_names_topics_that_fit_in_stamp_and_size() -> None:
     r = reply(instance(1, 5, lifted()))
     made = (products.source_image, products.mask, products_3d.object_depth, products_3d.depth_info)
-    messages = [make(r) for make in made]
+    messages: list[Any] = [make(r) for make in made]
     assert len({(m.width, m.height) for m in messages}) == 1 and all(m.header == r.header for m in messages)
     topics = (ROOT / "segzero_ros/ros/topics.py").read_text(encoding="utf-8")
     named = re.findall(r"`(~/[a-z_/]+)`", GUIDE)

@@ -408,6 +408,10 @@ def test_rviz_shows_the_topics_of_the_node_in_its_namespace(plan: Planner) -> No
         "Answer": "/robot1/left/segzero/answer_image",
         "Reasoned frame": "/robot1/left/segzero/source_image",
         "Objects by number": "/robot1/left/segzero/label_mask",
+        "Objects in space": "/robot1/left/segzero/markers",
+        "Points of the objects": "/robot1/left/segzero/points",
+        "Grasp hints": "/robot1/left/segzero/grasp_hints",
+        "Points of the scene": "/robot1/left/segzero/scene_points",
     }
 
 
