@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from segzero_ros import doctor
-from segzero_ros.imports import try_imports
+from segzero_ros.imports import Trial, try_imports
 from segzero_ros.profiles import load_profile
+from segzero_ros.ros.main import _started, broken_rclpy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -227,3 +228,39 @@ def test_its_checks_can_be_read_by_a_program() -> None:
     found = json.loads(shown.stdout)
     assert {line["mark"] for line in found} <= {"ok", "note", "bad"}
     assert any(line["what"] == "demo: reasoner embedded" for line in found)
+
+
+def rclpy_of(folder: Path, version: str) -> Path:
+    """rclpy's __init__.py as an installation has it, which tells its version in its package.xml."""
+    (folder / "share" / "rclpy").mkdir(parents=True)
+    package = f"<package><name>rclpy</name>\n  <version>{version}</version></package>"
+    (folder / "share" / "rclpy" / "package.xml").write_text(package)
+    return folder / "lib" / "python3.12" / "site-packages" / "rclpy" / "__init__.py"
+
+
+@pytest.mark.parametrize(
+    ("version", "broken"), [("7.1.8", False), ("7.1.9", True), ("7.1.10", False), ("9.1.0", False)]
+)
+def test_the_rclpy_that_mixes_up_results_of_actions_is_refused(tmp_path: Path, version: str, broken: bool) -> None:
+    file = str(rclpy_of(tmp_path, version))
+    why = broken_rclpy(file)
+    assert ("7.1.10" in why) == broken
+    trials = {name: Trial(True, file=file) for name in ("rclpy", *doctor.ROS)}
+    bad = [what for mark, what, _ in doctor.check_ros({}, trials) if mark == "bad"]
+    assert bad == ([why] if broken else [])
+
+
+def test_a_node_on_that_rclpy_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rclpy
+
+    monkeypatch.setattr(rclpy, "__file__", str(rclpy_of(tmp_path, "7.1.9")))
+    with pytest.raises(ValueError, match=r"^rclpy 7\.1\.9 .* take 7\.1\.10"):
+        _started(["segzero"])
+
+
+def test_tf2_is_a_note_where_it_is_missing() -> None:
+    trials = {name: Trial(True, file="/nowhere/rclpy/__init__.py") for name in ("rclpy", *doctor.ROS)}
+    assert ("ok", "tf2_ros", "") in list(doctor.check_ros({}, trials))
+    trials["tf2_ros"] = Trial(False, reason="ModuleNotFoundError: No module named 'tf2_ros'", lacks="tf2_ros")
+    ((mark, _, advice),) = [line for line in doctor.check_ros({}, trials) if line[1].startswith("tf2_ros")]
+    assert mark == "note" and "tf2-ros-py" in advice and "target_frame" in advice
