@@ -37,7 +37,6 @@ class Pipeline(CorePipeline):
         """
         tell = on_progress or (lambda share, what: None)
         tell(0.0, "importing the model libraries")
-        from segzero_ros.models.reasoner_transformers import load_reasoner
         from segzero_ros.models.segmenter_transformers import load_segmenter
         from segzero_ros.models.trial import try_out, try_segmenter
 
@@ -57,6 +56,8 @@ class Pipeline(CorePipeline):
                 try_segmenter(small, lambda share, what: tell(0.8 + 0.2 * share, what), cancel or Cancel())
             tell(1.0, "loaded")
             return cls(NoReasoner(), small, profile)
+        from segzero_ros.models.reasoner_transformers import load_reasoner
+
         large = load_reasoner(
             profile,
             reasoner,

@@ -77,6 +77,9 @@ class Boxes:
             raise RuntimeError("no memory for masks")
         return [(rectangle(tuple(round(v) for v in b)), 0.9) for b in boxes]  # type: ignore[arg-type]
 
+    def segment_pointed(self, features: Any, candidates: Any, *, cancel: Any = None) -> list[tuple[np.ndarray, float]]:
+        return self.segment(features, [c.box for c in candidates], [])
+
 
 TEXTS = {
     "mug": [said(MUG)],

@@ -197,6 +197,9 @@ class Masks(Sequence[Any]):
         self.number = len(asked)
         return self
 
+    def segment_pointed(self, features: Any, candidates: Any, *, cancel: Cancel | None = None) -> Sequence[Any]:
+        return self.segment(features, candidates, ())
+
     def __len__(self) -> int:
         return self.number
 

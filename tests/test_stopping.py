@@ -143,7 +143,7 @@ class TestWholeRequests:
         clock = Late()
 
         def late(event: Event) -> None:
-            if isinstance(event, Boxes):
+            if isinstance(event, Boxes) and event.whole:
                 clock.over = True
 
         with pytest.MonkeyPatch.context() as patch:

@@ -51,7 +51,7 @@ def parse_answer(text: str, profile: Profile, *, strict: bool = False, truncated
         reasons.append(broken)
     candidates = []
     for number, item in enumerate(objects[:MAX_OBJECTS], 1):
-        candidate, complaints = _candidate(item, profile)
+        candidate, complaints = read_candidate(item, profile)
         reasons += [f"object {number}: {c}" for c in complaints]
         if candidate is not None:
             candidates.append(candidate)
@@ -113,7 +113,8 @@ def _answer_body(text: str, profile: Profile, reasons: list[str]) -> tuple[str, 
     return (text[j + len("</think>") :], "rest") if j >= 0 else (text, "text")
 
 
-def _candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None, list[str]]:
+def read_candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None, list[str]]:
+    """An object of `readers.py` in the profile's coordinates, or None; and a sentence per thing that was wrong."""
     complaints: list[str] = []
     extent = float(profile.extent)
     box: Box | None = None

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 from segzero_ros.core.profile import Profile
 
 MAX_DEPTH = 16
+# To the end where no quote ends it: to look there again for every quote would take quadratic time.
+_QUOTED = r'"[^"\\]*(?:\\[\s\S][^"\\]*)*"?'
+MOLMO_TAG = re.compile(r"<points?\b([^<>]*)>([^<]{0,200})")
 
 
 class Reading(NamedTuple):
@@ -38,7 +41,7 @@ def _read_json(body: str, _: Profile) -> Reading:
     """
     objects, broken = _scan(body, r"[{}]")
     if broken:  # a label may hold a brace: once more, past what stands in quotes
-        again, still = _scan(body, r'"(?:[^"\\]|\\.)*"|[{}]')
+        again, still = _scan(body, _QUOTED + "|[{}]")
         if still < broken and len(again) >= len(objects):
             objects, broken = again, still
     empty = re.search(r"\[\s*\]", body) is not None and "{" not in body
@@ -61,7 +64,7 @@ def _scan(body: str, marks: str) -> tuple[list[dict[str, Any]], int]:
                 broken += 1
             start = match.start()
         elif start >= 0:
-            item = _loads(body[start : match.end()])
+            item = load_object(body[start : match.end()])
             if isinstance(item, dict):
                 objects.append(item)
             else:
@@ -70,7 +73,7 @@ def _scan(body: str, marks: str) -> tuple[list[dict[str, Any]], int]:
     return objects, broken + (start >= 0)
 
 
-def _loads(piece: str) -> Any:
+def load_object(piece: str) -> Any:
     """JSON; or JSON written as a Python dict (single quotes, None, trailing comma); or with slips in its arrays."""
     if len(piece) > 20_000 or piece.count("[") > 4 * MAX_DEPTH:
         return None
@@ -112,19 +115,32 @@ def _read_rex_omni(body: str, profile: Profile) -> Reading:
     objects: list[dict[str, Any]] = []
     broken, nothing, label = 0, False, ""
     for before, piece in pairwise(body.split("<|box_start|>")):
-        if "<|object_ref_start|>" in before:
-            label = before.rpartition("<|object_ref_start|>")[2].split("<|object_ref_end|>")[0]
+        label = rex_omni_label(before, label)
         content, closed, _ = piece.partition("<|box_end|>")
         if content.strip().lower() == "none":
             nothing = True
             continue
         for part in content.split(","):
-            values = re.findall(r"<(\d{1,4})>", part)
-            if len(values) == 4 or (len(values) == 2 and closed):  # two numbers at the end may be half a box
-                objects.append({"bbox_2d" if len(values) == 4 else "point_2d": values, "label": label})
+            item = rex_omni_object(part, label)
+            if item is not None and (closed or "bbox_2d" in item):  # two numbers at the end may be half a box
+                objects.append(item)
             else:
                 broken += 1
     return Reading(objects, nothing, _unread(broken))
+
+
+def rex_omni_label(before: str, label: str) -> str:
+    """The label of the block behind this text: the last one in it, else that of the block before."""
+    if "<|object_ref_start|>" not in before:
+        return label
+    return before.rpartition("<|object_ref_start|>")[2].split("<|object_ref_end|>")[0]
+
+
+def rex_omni_object(part: str, label: str) -> dict[str, Any] | None:
+    values = re.findall(r"<(\d{1,4})>", part)
+    if len(values) not in (2, 4):
+        return None
+    return {"bbox_2d" if len(values) == 4 else "point_2d": values, "label": label}
 
 
 def _read_molmo(body: str, profile: Profile) -> Reading:
@@ -135,19 +151,26 @@ def _read_molmo(body: str, profile: Profile) -> Reading:
     """
     objects: list[dict[str, Any]] = []
     broken = 0
-    for attributes, words in re.findall(r"<points?\b([^<>]*)>([^<]{0,200})", body):
-        given = dict(re.findall(r"(\w+)\s*=\s*\"([^\"]*)\"", attributes))
-        label = "" if attributes.endswith("/") else words.strip()
-        label = label or given.get("label", given.get("alt", ""))
-        if profile.coordinates == "percent":
-            numbers = [key[1:] for key in given if re.fullmatch(r"x\d{0,4}", key)]
-            points = [(given[f"x{n}"], given[f"y{n}"]) for n in numbers if f"y{n}" in given]
-            broken += len(numbers) - len(points) or not numbers
-        else:
-            points, faults = _molmo_2_points(given.get("coords", ""))
-            broken += faults
-        objects += [{"point_2d": list(point), "label": label} for point in points]
+    for tag in MOLMO_TAG.finditer(body):
+        found, faults = molmo_objects(tag, profile)
+        objects += found
+        broken += faults
     return Reading(objects, "there are none" in body.lower() and not broken, _unread(broken))
+
+
+def molmo_objects(tag: re.Match[str], profile: Profile) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a MOLMO_TAG, and how many things in it could not be read."""
+    attributes, words = tag.groups()
+    given = dict(re.findall(r"\b(\w+)\s*=\s*\"([^\"]*)\"", attributes))
+    label = "" if attributes.endswith("/") else words.strip()
+    label = label or given.get("label", given.get("alt", ""))
+    if profile.coordinates == "percent":
+        numbers = [key[1:] for key in given if re.fullmatch(r"x\d{0,4}", key)]
+        points = [(given[f"x{n}"], given[f"y{n}"]) for n in numbers if f"y{n}" in given]
+        faults = len(numbers) - len(points) or int(not numbers)
+    else:
+        points, faults = _molmo_2_points(given.get("coords", ""))
+    return [{"point_2d": list(point), "label": label} for point in points], faults
 
 
 def _molmo_2_points(coords: str) -> tuple[list[tuple[str, str]], int]:

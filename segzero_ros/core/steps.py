@@ -37,6 +37,7 @@ from segzero_ros.core.contract import (
     WithLogits,
 )
 from segzero_ros.core.geometry import clip_point, pack, square_image, to_source
+from segzero_ros.core.partial import PartialAnswer
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.prompt import MAX_CHARS, build_prompt, validate_instruction
 
@@ -119,14 +120,21 @@ class ReasoningStep:
         return build_prompt(self.profile, validate_instruction(instruction, max_chars=self.max_instruction_chars))
 
     def run(self, image: Image, instruction: str, *, stop: Deadline, progress: Progress, on_event: OnEvent) -> Thought:
-        """Emits Reasoning as text comes, and Boxes. Raises SegzeroError and what the model raises."""
+        """Emits Reasoning as text comes, Boxes as each is complete, and in the end the whole Boxes.
+
+        Raises SegzeroError and what the model raises.
+        """
         began = time.perf_counter()
+        partial = None if self.strict else PartialAnswer(self.profile)
 
         def on_text(_: int, piece: str) -> None:
             if not progress.text:
                 progress.note(first_token=time.perf_counter() - prepared)
             progress.text += piece
             on_event(Reasoning(progress.text, piece))
+            found = None if partial is None else partial.read(progress.text)
+            if found:
+                on_event(Boxes(tuple(to_source(c, self.profile, *image.shape[:2]) for c in found), whole=False))
 
         prompt = self.prompt(image, instruction)
         square = square_image(image, self.profile.square)
