@@ -48,6 +48,10 @@ def draw_overlay(image: Image, result: Segmentation) -> Image:
             cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color(i.index), line)
         for x, y in i.prompt_points:
             cv2.circle(canvas, (round(x), round(y)), 2 * line, (255, 255, 255), -1)
+        for x, y in i.negative_points:
+            at, arm = (round(x), round(y)), 6 * line
+            cv2.drawMarker(canvas, at, (0, 0, 0), cv2.MARKER_TILTED_CROSS, arm, 3 * line)
+            cv2.drawMarker(canvas, at, (255, 255, 255), cv2.MARKER_TILTED_CROSS, arm, line)
     height, width = canvas.shape[:2]
     font = _font(max(11, min(image.shape[:2]) // 30), "".join(i.label for i in result.instances).isascii())
     draw = ImageDraw.Draw(PIL.new("RGB", (1, 1)))  # measures texts
@@ -80,7 +84,7 @@ def caption(result: Segmentation, width: int) -> Image:
     font = _font(size, (result.instruction + result.reasoning + result.message).isascii())
     room = width - 12
     ended = f"{result.status.value}: {_plain(result.message)}" if result.status is not Status.OK else ""
-    lines = _wrap(f'"{_plain(result.instruction)}"', font, room, 2)
+    lines = _wrap(f'"{_plain(result.instruction)}"', font, room, 2) if result.instruction else []
     last = _wrap(ended, font, room, MAX_LINES // 2)
     words = _wrap(_plain(result.reasoning), font, room, MAX_LINES - len(last)) + last
     height = (len(lines) + len(words)) * (size + 4) + 8

@@ -1,4 +1,4 @@
-"""The command `segzero segment`: one picture or many, one instruction, masks and answers.
+"""The command `segzero segment`: one picture or many, one instruction or some prompts, masks and answers.
 
 Where results go is checked before a model is loaded, and files are written aside and renamed.
 """
@@ -10,13 +10,15 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segzero_ros.core.contract import Image, Segmentation, SegzeroError, Status
+from segzero_ros.core import pointing
+from segzero_ros.core.contract import Image, Prompt, Segmentation, SegzeroError, Status
 from segzero_ros.core.prompt import validate_instruction
-from segzero_ros.core.text import clean, first_line
+from segzero_ros.core.text import clean, first_line, one_line
 from segzero_ros.files import replaced, why_not_writable
 from segzero_ros.process import end_at_once
 from segzero_ros.profiles import load_profile
@@ -45,9 +47,15 @@ class Job:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("segment", help="segment pictures by an instruction")
+    parser = commands.add_parser("segment", help="segment pictures by an instruction, or by boxes and points")
     parser.add_argument("image", type=Path, nargs="+", help="one or more pictures")
-    parser.add_argument("instruction")
+    words = parser.add_argument("instruction", help="with --box or --point no more than a name, and may be left out")
+    for option, numbers, what in (
+        ("--box", "X1,Y1,X2,Y2", "segment what is in this box, in pixels; may be repeated"),
+        ("--point", "X,Y", "a point on the object of the --box before it; without a box an object of its own"),
+        ("--negative-point", "X,Y", "a point that is not on the object of the --box or --point before it"),
+    ):
+        parser.add_argument(option, action=_Pointing, dest="pointed", instruction=words, metavar=numbers, help=what)
     parser.add_argument("--profile", default="demo", help="a profile's name or the path of its YAML")
     parser.add_argument("--out", type=Path, help="union of the masks as PNG, 0 or 255; a folder for several pictures")
     parser.add_argument("--labels", type=Path, help="label image as PNG, i = instance i; a folder for several pictures")
@@ -62,18 +70,36 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--timeout", type=_seconds, help="seconds for each picture")
 
 
+class _Pointing(argparse.Action):
+    """Collects (option, text) in the order of the command line; with one of them the instruction may be left out."""
+
+    def __init__(self, *positional: Any, instruction: argparse.Action, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        self._instruction = instruction
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        self._instruction.required = False
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), (self.option_strings[0], values)])
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Raises WrongUse, ProfileError and SegzeroError. 0 if every picture was answered, else 1."""
     profile = load_profile(arguments.profile)
+    arguments.prompts = read_prompts(arguments.pointed or ())
+    if arguments.prompts:
+        _name_pictures(arguments)
     _check_pictures(arguments.image)
     jobs = plan(arguments.image, {kind: getattr(arguments, kind) for kind in KINDS})
     try:
-        validate_instruction(arguments.instruction)
+        if arguments.instruction or not arguments.prompts:
+            validate_instruction(arguments.instruction)
+        single = len(jobs) == 1
+        if single:  # before the models, which take their time
+            height, width = _read(jobs[0].image).shape[:2]
+            if arguments.prompts:
+                pointing.read_prompts(arguments.prompts, "", height, width)
     except SegzeroError as error:
         raise WrongUse(error.message) from error
-    single = len(jobs) == 1
-    if single:
-        _read(jobs[0].image)  # before the models, which take their time
     pipeline = load(profile, arguments)
     answered = 0
     with _bar(len(jobs)) as bar:
@@ -83,6 +109,48 @@ def run(arguments: argparse.Namespace) -> int:
     if not single:
         print(f"{len(jobs)} pictures, {answered} answered", file=sys.stderr)
     return 0 if answered == len(jobs) else 1
+
+
+def read_prompts(pointed: Sequence[tuple[str, str]]) -> tuple[Prompt, ...]:
+    """A --box begins an object, and what follows belongs to it; a --point that follows no box is one of its own.
+
+    Raises WrongUse for what is no box and no point, and for a --negative-point that has no object.
+    """
+    prompts: list[Prompt] = []
+    for option, text in pointed:
+        numbers = _coordinates(option, text)
+        if option == "--box":
+            prompts.append(Prompt(box=(numbers[0], numbers[1], numbers[2], numbers[3])))
+            continue
+        on = option == "--point"
+        if not prompts and not on:
+            raise WrongUse(f"{option} {text}: there is no --box and no --point before it")
+        if not prompts or (on and prompts[-1].box is None):
+            prompts.append(Prompt())
+        last = prompts[-1]
+        point = (numbers[0], numbers[1])
+        prompts[-1] = replace(last, points=(*last.points, point), positive=(*last.positive, on))
+    return tuple(prompts)
+
+
+def _coordinates(option: str, text: str) -> list[float]:
+    form, count = ("X1,Y1,X2,Y2", 4) if option == "--box" else ("X,Y", 2)
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise WrongUse(f"{option} {one_line(text, 100)}: it is not {form} in pixels")
+    return numbers
+
+
+def _name_pictures(arguments: argparse.Namespace) -> None:
+    """Of several names the last one is the instruction, unless it is a file's or ends like a picture's."""
+    words = arguments.instruction
+    if words is not None and (os.path.isfile(words) or words.lower().endswith(PICTURES)):
+        arguments.image.append(Path(words))
+        words = None
+    arguments.instruction = words or ""
 
 
 def _check_pictures(images: list[Path]) -> None:
@@ -125,7 +193,8 @@ def load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
     """Loads the models with a progress bar on standard error."""
     with end_at_once():  # nothing is written yet, and the model libraries are imported here
         pipeline = _load(profile, arguments)
-    print(f"loaded {pipeline.reasoner.info} and {pipeline.segmenter.info}", file=sys.stderr)
+    loaded = [pipeline.segmenter] if arguments.prompts else [pipeline.reasoner, pipeline.segmenter]
+    print(f"loaded {' and '.join(str(model.info) for model in loaded)}", file=sys.stderr)
     return pipeline
 
 
@@ -148,6 +217,7 @@ def _load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
             device=arguments.device,
             dtype=arguments.dtype,
             offline=arguments.offline,
+            words=not arguments.prompts,
             trial=False,  # the request itself follows at once
             on_progress=tell,
         )
@@ -159,7 +229,11 @@ def _answer(pipeline: Pipeline, job: Job, arguments: argparse.Namespace, single:
 
     try:
         image = _read(job.image)
-        result = pipeline.segment(image, arguments.instruction, timeout=arguments.timeout)
+        if arguments.prompts:
+            given = arguments.prompts, arguments.instruction
+            result = pipeline.segment_prompts(image, *given, timeout=arguments.timeout)
+        else:
+            result = pipeline.segment(image, arguments.instruction, timeout=arguments.timeout)
     except WrongUse as error:
         if single:
             raise

@@ -164,15 +164,24 @@ def _correctable(
 def _corrected(
     before: Instance, box: Box | None, on: tuple[Point, ...], off: tuple[Point, ...], height: int, width: int
 ) -> Candidate:
-    """All that an instance was prompted with, and what is new. A new box is another question than the old mask's."""
+    """All that an instance was prompted with, and what is new.
+
+    A new point takes back an earlier one of the other kind on the same pixel. With a new box the question is another
+    than that which the earlier mask answered, so the mask is left out.
+    """
     held = tuple(clip_point(p, height, width) for p in before.prompt_points)
     return Candidate(
         box or before.prompt_box,
-        held + on,
+        _without(held, off) + on,
         before.label,
-        before.negative_points + off,
+        _without(before.negative_points, on) + off,
         before.logits if box is None and before.area else None,
     )
+
+
+def _without(points: tuple[Point, ...], others: tuple[Point, ...]) -> tuple[Point, ...]:
+    pixels = {(int(x), int(y)) for x, y in others}
+    return tuple((x, y) for x, y in points if (int(x), int(y)) not in pixels)
 
 
 def _check_whole(number: int, c: Candidate) -> None:
