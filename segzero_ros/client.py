@@ -51,7 +51,7 @@ from segzero_ros.ros.convert import image_to_msg
 PATIENCE = 10.0  # seconds to wait for the server, for its reply to a goal, and for a result that is overdue
 LOSS = 2.0  # seconds without the server after which it is lost: DDS may see it late
 LOOK = 0.1  # seconds between two looks at what is overdue
-BURST = 100  # feedback messages that are kept until they are taken
+BURST = 200  # messages of a kind that are kept until they are taken
 MAX_TIMEOUT = 86400.0  # seconds
 
 OnFeedback = Callable[[Segment.Feedback], None]
@@ -192,8 +192,9 @@ class Question(Future[Answer]):
 
 
 class _Client(ActionClient):
-    """rclpy's, whose reply may not overtake its own request: sent by one thread while another takes messages, it would
-    be dropped as unexpected (the goal runs, and nobody hears of it).
+    """rclpy's without two races. A reply that is taken before its own request is noted down, by another thread, would
+    be dropped as unexpected: the goal runs, and nobody hears of it. And feedback that waits beside the result would be
+    dropped after it: the end of the text.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -202,7 +203,19 @@ class _Client(ActionClient):
 
     def take_data(self) -> Any:
         with self._sending:
-            return super().take_data()
+            data = super().take_data()
+            if "result" in data:
+                data["before"] = [data.pop("feedback")] if "feedback" in data else []
+                while (
+                    message := self._client_handle.take_feedback(self._action_type.Impl.FeedbackMessage)
+                ) is not None:
+                    data["before"].append(message)
+            return data
+
+    async def execute(self, taken_data: Any) -> None:
+        for message in taken_data.pop("before", ()):
+            await super().execute({"feedback": message})
+        await super().execute(taken_data)
 
     def send_goal_async(self, *args: Any, **more: Any) -> Any:
         with self._sending:
@@ -229,6 +242,8 @@ class Segzero:
             self.action,
             callback_group=ReentrantCallbackGroup(),
             feedback_sub_qos_profile=QoSProfile(depth=BURST),
+            goal_service_qos_profile=QoSProfile(depth=BURST),
+            result_service_qos_profile=QoSProfile(depth=BURST),
         )
         self._changed = threading.Condition()
         self._open: list[Question] = []  # in the order in which they were asked
@@ -293,6 +308,8 @@ class Segzero:
             goal.image = image_to_msg(_checked(image), "rgb8", Header()) if isinstance(image, np.ndarray) else image
         if not_before is not None:
             goal.not_before = not_before.to_msg() if hasattr(not_before, "to_msg") else not_before
+            if goal.not_before == Time():
+                raise ValueError("not_before is zero, which any image satisfies; does the clock run?")
         question = Question(goal, on_feedback, self._cancel)
         with self._changed:
             if self._closed:
@@ -303,6 +320,15 @@ class Segzero:
                 self._watcher.start()
             self._changed.notify_all()
         return question
+
+    def now(self) -> Any:
+        """The time of the client's node, for `not_before`. Raises AskError for simulated time that does not come."""
+        end = time.monotonic() + PATIENCE
+        while not (now := self._node.get_clock().now()).nanoseconds:
+            if time.monotonic() > end:
+                raise AskError(f"use_sim_time is set, and no /clock has come within {PATIENCE:g} s")
+            time.sleep(LOOK)
+        return now
 
     def close(self) -> None:
         """Ends what is open with AskError, and asks the node to stop it."""
@@ -355,13 +381,12 @@ class Segzero:
             if question.cancelling:
                 question.settle(_cancelled(question.goal))
             elif present:
-                self._send(question)
+                self._send(question, present)
             elif now > question.due:
                 where = f"ROS_DOMAIN_ID is {os.environ.get('ROS_DOMAIN_ID', '0')} here"
                 question.settle(ServerMissing(f"nobody has offered {self.action} within {PATIENCE:g} s; {where}"))
             return
-        question.servers = question.servers or present
-        if question.servers and question.servers.isdisjoint(present):
+        if question.servers.isdisjoint(present):
             question.missed = question.missed or now
             if now - question.missed > LOSS:
                 question.settle(ServerLost(f"who offered {self.action} went away before the goal was answered"))
@@ -372,7 +397,8 @@ class Segzero:
         else:
             question.missed = None
 
-    def _send(self, question: Question) -> None:
+    def _send(self, question: Question, servers: frozenset[bytes]) -> None:
+        question.servers = servers
         question.sent, question.due = True, time.monotonic() + PATIENCE
         future = self._client.send_goal_async(question.goal, feedback_callback=self._guarded(question.hear))
         future.add_done_callback(lambda f: self._on_reply(question, f))

@@ -7,6 +7,7 @@ Ends when its standard input does.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ import rclpy
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
+from rclpy.qos import QoSProfile
 from segzero_msgs.action import Segment
 from segzero_msgs.msg import Box2D, GraspHint, Instance, Mask, Segmentation
 from sensor_msgs.msg import RegionOfInterest
@@ -57,6 +59,7 @@ class Server:
             callback_group=ReentrantCallbackGroup(),
             goal_callback=lambda goal: GoalResponse.REJECT if goal.instruction == "reject" else GoalResponse.ACCEPT,
             cancel_callback=lambda handle: CancelResponse.ACCEPT,
+            **{f"{kind}_service_qos_profile": QoSProfile(depth=200) for kind in ("goal", "result", "cancel")},
         )
 
     def answer(self, handle: object) -> Segment.Result:
@@ -91,7 +94,9 @@ class Server:
             answer.status = 99
         elif goal.instruction == "echo":
             p = goal.prompts[0]
-            answer.message = f"{p.box.x_max:g} {[(q.x, q.y) for q in p.points]} {list(p.positive)} {p.request_id} {p.index}"
+            edges = ",".join(f"{v:g}" for v in (p.box.x_min, p.box.y_min, p.box.x_max, p.box.y_max))
+            points = [(q.x, q.y) for q in p.points]
+            answer.message = f"{edges} {points} {list(p.positive)} {p.request_id} {p.index}"
             answer.message += f" {goal.image.width}x{goal.image.height} {goal.not_before.sec} {goal.timeout:g}"
         return answer
 
@@ -108,7 +113,8 @@ def main() -> None:
     for server in servers:  # said to all, so that clients need not wait for the lease to run out
         server.server.destroy()
         server.node.destroy_node()
-    time.sleep(0.2)
+    time.sleep(0.3)
+    os._exit(0)  # a goal may still run
 
 
 if __name__ == "__main__":
