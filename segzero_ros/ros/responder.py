@@ -102,6 +102,8 @@ class Responder:
         else:
             ticket.watch.stage = Stage.REASONING
             result = pipeline.segment(pixels, ticket.instruction, **limits)
+        if result.status is Status.TIMEOUT:  # the pipeline knows only what was left for it
+            result = replace(result, message=f"there was no answer within {ticket.timeout:g} s")
         if in_3d and gathered is not None:
             ticket.watch.stage = Stage.LIFTING_3D
             result = self._scenes.lift(gathered, pixels, result, ticket.cancel, ticket.deadline)
