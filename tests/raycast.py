@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from segzero_ros.core.camera import rays as camera_rays
 from segzero_ros.core.contract import Instance
 from segzero_ros.core.geometry import pack
 from segzero_ros.core.space import Camera, Scene, Transform
@@ -102,9 +103,14 @@ class View:
     labels: Array = field(repr=False)
     image: Array = field(repr=False)
 
-    def instance(self, label: int, mask: Array | None = None) -> Instance:
-        packed = pack(self.labels == label if mask is None else mask)
-        return Instance(label, "", 1.0, packed, tuple(map(float, packed.box)), None, (), packed.area)  # type: ignore[arg-type]
+    def instance(self, label: int) -> Instance:
+        return instance_of(self.labels == label, label)
+
+
+def instance_of(mask: Array, index: int = 1) -> Instance:
+    packed = pack(mask)
+    x1, y1, x2, y2 = map(float, packed.box)
+    return Instance(index, "", 1.0, packed, (x1, y1, x2, y2), None, (), packed.area)
 
 
 def camera_pose(elevation: float, azimuth: float, distance: float, target: Sequence[float] = (0, 0, 0)) -> Transform:
@@ -118,8 +124,7 @@ def camera_pose(elevation: float, azimuth: float, distance: float, target: Seque
 
 def look(things: Sequence[Thing], pose: Transform, camera: Camera = CAMERA, *, table: bool = True) -> View:
     xs, ys = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-    fx, fy, cx, cy = camera.k
-    rays = np.stack(((xs - cx) / fx, (ys - cy) / fy, np.ones(xs.shape)), -1).reshape(-1, 3) @ pose.rotation.T
+    rays = camera_rays(camera, np.stack((xs, ys), -1).reshape(-1, 2)) @ pose.rotation.T
     origin = pose.translation
     with np.errstate(divide="ignore"):
         depth = np.where(rays[:, 2] < 0, -origin[2] / rays[:, 2], np.inf) if table else np.full(len(rays), np.inf)

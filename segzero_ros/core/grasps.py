@@ -13,10 +13,11 @@ from segzero_ros.core.surfaces import vector
 Coordinates = NDArray[np.float64]
 
 LONG = 1.3  # times the next side: below this no axis is the long one
-MIN_TOP_SHARE = 0.25  # of what is seen from above
+MIN_TOP_SHARE = 0.4  # of what is seen from above
 MIN_TOP_AREA = 1e-4  # square metres
 _POINTS = 4000  # that are looked at
 _CELL = 0.003  # metres, of the raster that areas are counted in
+_LAYER = 0.002  # metres, half of the height in which a surface is flat
 
 
 def grasp_hints(points: Coordinates, box: Oriented, eye: Coordinates, noise: float) -> tuple[Hint, ...]:
@@ -39,7 +40,7 @@ def _on_top(points: Coordinates, box: Oriented, noise: float) -> Hint | None:
     x, y, heights = ((points - box.centre) @ box.rotation).T
     if box.size[2] <= 0 or not len(points):
         return None
-    layer = max(_CELL, 3 * noise)
+    layer = max(_LAYER, 0.5 * noise)
     level = np.floor((heights - heights.min()) / layer).astype(np.int64)
     cells = _cells(x, y)
     # Layers overlap by half, so that no surface is split between two.

@@ -199,7 +199,7 @@ def _support(
 ) -> Plane | None:
     x1, y1, x2, y2 = packed.box
     ring = int(np.clip(max(x2 - x1, y2 - y1) // 2, *gates.ring))
-    window = _around(packed, ring, 1 + max(x2 - x1, y2 - y1) // 60)
+    window = _around(packed, ring, 1 + max(x2 - x1, y2 - y1) // 40)
     depth, rays = _measured(scene, window, gates)
     around = _points(depth, rays, np.isfinite(depth) & ~taken[window])
     inner = _points(patch.depth, patch.rays, patch.core, 300)
@@ -214,7 +214,7 @@ def _object(patch: _Patch, measured: Mask, plane: Plane | None, gates: Gates) ->
     kept = without_flying(patch.depth, measured, max(gap / 2, 5 * patch.noise))
     if plane is not None:
         heights = _heights(plane, patch.depth, patch.rays)
-        kept = without_table(patch.mask, kept, patch.core, heights, max(0.003, 2.5 * plane.residual))
+        kept = without_table(patch.mask, kept, patch.core, heights, max(0.002, 2.5 * plane.residual))
     return in_depth_with(patch.depth, kept, kept & patch.core, gap)
 
 
