@@ -67,6 +67,79 @@ def test_the_embedded_model_answers(photo: str) -> None:
     assert json.loads(shown.stdout)["status"] in ("OK", "NO_OBJECT")
 
 
+@pytest.mark.skipif(not TORCH, reason="no torch here")
+class TestPointing:
+    """Boxes and points on the command line."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "prompts"),
+        [
+            (["--box", "1,2,30,40"], [([1, 2, 30, 40], [])]),
+            (["--box", "1,2,30,40", "--point", "5,6", "--point=7.5,8"], [([1, 2, 30, 40], [[5, 6], [7.5, 8]])]),
+            (
+                ["--box", "1,2,30,40", "--box", "5,5,9,9", "--point", "6,6"],
+                [([1, 2, 30, 40], []), ([5, 5, 9, 9], [[6, 6]])],
+            ),
+            (["--point", "5,6", "--point", "7,8"], [(None, [[5, 6]]), (None, [[7, 8]])]),
+            (["--point", "5,6", "--negative-point", "7,8"], [(None, [[5, 6]])]),
+            (
+                ["--point", "5,6", "--box", "1,2,30,40", "--point", "7,8"],
+                [(None, [[5, 6]]), ([1, 2, 30, 40], [[7, 8]])],
+            ),
+        ],
+    )
+    def test_a_point_belongs_to_the_box_before_it(self, photo: str, arguments: list[str], prompts: Any) -> None:
+        shown = segzero("segment", photo, *arguments, "--json", "--device", "cpu")
+        assert shown.returncode == 0, shown.stderr
+        said = json.loads(shown.stdout)
+        assert [(i["prompt_box"], i["prompt_points"]) for i in said["instances"]] == prompts
+        assert {i["label"] for i in said["instances"]} == {"object"} and said["instruction"] == ""
+        assert said["model"] == "embedded" and shown.stderr.count("parameters") == 1, "no reasoner is loaded"
+
+    @pytest.mark.parametrize("order", [["PHOTO", "mug", "--box", "1,2,9,9"], ["PHOTO", "--box", "1,2,9,9", "mug"]])
+    def test_words_are_a_name_then(self, photo: str, order: list[str]) -> None:
+        shown = segzero("segment", *(photo if a == "PHOTO" else a for a in order), "--json", "--device", "cpu")
+        assert json.loads(shown.stdout)["instances"][0]["label"] == "mug", shown.stderr
+
+    def test_several_pictures_are_asked_the_same(self, photo: str) -> None:
+        other = Path(photo).with_name("other.png")
+        Image.new("RGB", (20, 20)).save(other)
+        shown = segzero("segment", photo, str(other), "--point", "30,10", "--json", "--device", "cpu")
+        lines = [json.loads(line) for line in shown.stdout.splitlines()]
+        assert [line["status"] for line in lines] == ["OK", "BAD_REQUEST"] and shown.returncode == 1
+        assert "(30, 10) lies outside the image of 20 x 20 pixels" in lines[1]["message"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--box", "1,2,3"], "--box 1,2,3: it is not X1,Y1,X2,Y2"),
+            (["--box", "a,b,c,d"], "--box a,b,c,d: it is not"),
+            (["--box", "1" * 9999], "it is not X1,Y1,X2,Y2"),
+            (["--point", "1;2"], "--point 1;2: it is not X,Y"),
+            (["--point", "nan,2"], "prompt 1: its point is not two finite numbers"),
+            (["--negative-point", "1,2"], "there is no --box and no --point before it"),
+            (
+                ["--box", "1,2,30,40", "--box", "30,2,1,40"],
+                "prompt 2: its box [30, 2, 1, 40] has its edges the wrong way",
+            ),
+            (["--point", "64,2"], "lies outside the image of 64 x 48 pixels"),
+            (["nothing.png", "--point", "1,2"], "nothing.png cannot be read"),
+            (["two", "names", "--point", "1,2"], "two cannot be read"),
+            (["   ", "--point", "1,2"], "the instruction is empty"),
+        ],
+    )
+    def test_what_is_no_prompt_is_one_line_before_anything_is_loaded(
+        self, photo: str, arguments: list[str], words: str
+    ) -> None:
+        shown = segzero("segment", photo, *arguments)
+        assert shown.returncode == 2 and words in shown.stderr and shown.stderr.count("\n") == 1, shown.stderr
+        assert len(shown.stderr) < 700 and "loading" not in shown.stderr
+
+    def test_without_prompts_an_instruction_is_needed(self, photo: str) -> None:
+        shown = segzero("segment", photo)
+        assert shown.returncode == 2 and "instruction" in shown.stderr
+
+
 def run(*command: object, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, **more)
 

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from segzero_ros.core.contract import Point, Prompt, Segmentation  # noqa: E402
-from segzero_ros.core.geometry import mask_iou  # noqa: E402
-from segzero_ros.pipeline import Pipeline  # noqa: E402
-from segzero_ros.profiles import load_profile  # noqa: E402
-from training.tabletop.store import MIN_AREA, Scenes  # noqa: E402
+from segzero_ros.core.contract import Point, Prompt, Segmentation
+from segzero_ros.core.geometry import mask_iou
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.profiles import load_profile
+from training.tabletop.store import MIN_AREA, Scenes
 
 
 def deepest(mask: NDArray[np.bool_]) -> Point:
