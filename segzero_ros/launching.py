@@ -21,6 +21,8 @@ ARGUMENTS = {
     "config": "parameter file: a path, or a name in the package's config folder; the profile's own, demo without one",
     "image_topic": "camera image to look at; camera_info is expected beside it",
     "image_transport": "raw or compressed",
+    "depth_topic": "depth aligned to the image, for answers in 3D",
+    "target_frame": "frame of the answers in 3D, by TF2; the camera's own where it is not set",
     "mode": "once or continuous",
     "instruction": "first instruction, taken as text whatever it looks like",
     "device": "where the models run: auto, cpu, cuda, cuda:0, ...",
@@ -35,7 +37,10 @@ ARGUMENTS = {
     "rviz": "true starts RViz with the camera, the overlay and the mask",
     "fixed_frame": "RViz's fixed frame",
 }
-TEXTS = ("profile", "device", "image_topic", "image_transport", "mode", "instruction")  # parameters of the same name
+TEXTS = (  # parameters of the same name
+    *("profile", "device", "image_topic", "image_transport"),
+    *("depth_topic", "target_frame", "mode", "instruction"),
+)
 CHOICES = {
     "image_transport": ("raw", "compressed"),
     "mode": ("once", "continuous"),
@@ -51,6 +56,7 @@ CONFIGS = {  # parameter file that belongs to a profile
 }
 NODE = "segzero"
 RECORDED = "/camera/color/image_raw"  # of the demo recording, and what segment.rviz shows as the camera
+RECORDED_DEPTH = "/camera/aligned_depth/image_raw"  # likewise
 LARGE_FRAMES = "large_frames"
 DDS_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # up to Jazzy, and since
 OLDEST_PYTHON = (3, 10)
@@ -106,6 +112,8 @@ def plan(given: Mapping[str, str], share: Path, environment: Mapping[str, str], 
             switches["use_sim_time"] = True
         if recorded:
             given["image_topic"] = given["image_topic"] or RECORDED
+            if given["image_topic"] == RECORDED:
+                given["depth_topic"] = given["depth_topic"] or RECORDED_DEPTH
     seen = DEFAULTS | {name: str(value) for name, value in configured.items()}
     seen |= {name: given[name] for name in TEXTS if given[name]}
     if recorded and seen["image_transport"] != "raw":

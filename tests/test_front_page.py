@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import threading
 from pathlib import Path
@@ -14,13 +15,14 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
+from segzero_ros.client import Answer, Object
 from segzero_ros.core.contract import Instance, Segmentation, Status
 from segzero_ros.launching import ARGUMENTS
 from segzero_ros.profiles import list_profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-READER, LIBRARY = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+READER, ASKING, LIBRARY = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
 def test_the_library_s_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +74,12 @@ def test_the_reader_s_snippet_reads_a_real_answer(
         rclpy.try_shutdown()
     said = capsys.readouterr().out
     assert "the red mug -> 1 object" in said and "1 red mug" in said and "5000 pixels" in said
+
+
+def test_the_asking_snippet_names_what_an_answer_has() -> None:
+    used = {n.attr for n in ast.walk(ast.parse(ASKING)) if isinstance(n, ast.Attribute)}
+    fields = {f.name for kind in (Answer, Object) for f in dataclasses.fields(kind)}
+    assert used <= fields | {"standalone", "ask", "result", "mask", "sum"}
 
 
 def test_links_lead_somewhere() -> None:

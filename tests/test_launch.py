@@ -345,7 +345,8 @@ def test_a_dds_profile_without_fast_dds_is_said_to_be_idle(tmp_path: Path) -> No
 def test_the_demo_recording_is_played_with_its_clock_to_its_camera(plan: Planner) -> None:
     p = plan(PLAYER, bag="demo")
     assert p.bag == ("ros2", "bag", "play", str(ROOT / "examples" / "demo.mcap"), "--clock", "--loop")
-    assert written(p) == {"image_topic": launching.RECORDED, "use_sim_time": True}
+    recorded = {"image_topic": launching.RECORDED, "depth_topic": launching.RECORDED_DEPTH}
+    assert written(p) == recorded | {"use_sim_time": True}
     assert written(plan(PLAYER, bag="demo", image_topic="/mine", use_sim_time="false")) == {
         "image_topic": "/mine",
         "use_sim_time": False,
