@@ -22,7 +22,7 @@ from segzero_ros.core.surfaces import mean_of
 
 Coordinates = NDArray[np.float64]
 
-MAX_SEEN = 0.08  # share of the turned points that may lie where the camera saw something else
+MAX_SEEN = 0.14  # share of the turned points that may lie where the camera saw something else
 MAX_DEPTH = 1.25  # of a completed footprint along the view, in visible widths or depths
 _ALIKE = 0.01  # shares that differ by less are the same
 _AXES = 32  # places that are tried
@@ -77,21 +77,21 @@ class Seen:
         return known & np.where(inside, in_front, ~hidden)
 
 
-def upright_box(points: Coordinates, up: Coordinates, floor: float | None, seen: Seen, trim: float = 0.0) -> Oriented:
+def upright_box(points: Coordinates, up: Coordinates, floor: float | None, seen: Seen, trim: float) -> Oriented:
     """points: (N, 3) of the visible surface in the camera's frame, N > 0. up: unit vector.
 
     floor: where it stands, in metres along up from the camera; None: nobody knows. trim: share of the points that
-    noise brought outside, on each side.
+    are left outside on each side, as noise brought them there.
     """
     heights = points @ up
-    low, high = np.quantile(heights, (trim + 0.0005, 1 - trim - 0.0005))
+    low, high = np.quantile(heights, (trim, 1 - trim))
     if floor is not None:
         low, high = floor, max(high, floor)
     basis = _horizontal_axes(points, up)
     flat = points @ basis  # (N, 2): away from the camera, to its left or right
     behind = _hidden_side(points, flat, heights, basis, up, seen)
-    centre, axes, sides = _rectangle(np.concatenate((flat, behind)), trim)
-    x = basis @ axes[0]
+    centre, axis, sides = _rectangle(np.concatenate((flat, behind)), trim)
+    x = basis @ axis
     rotation = np.stack((x, np.cross(up, x), up), 1)
     return Oriented(basis @ centre + up * (low + high) / 2, rotation, np.array([*sides, high - low]), True)
 
@@ -152,19 +152,18 @@ def _hidden_side(
 
 
 def _rectangle(flat: Coordinates, trim: float) -> tuple[Coordinates, Coordinates, tuple[float, float]]:
-    """The smallest rectangle round (N, 2) points: centre, axes in rows (the longer side's first), sides."""
+    """The smallest rectangle round (N, 2) points: centre, the longer side's direction, sides."""
     middle = mean_of(flat)
-    corners = (
-        cv2.boxPoints(cv2.minAreaRect(((flat[:: 1 + len(flat) // 4000] - middle) * 1000).astype(np.float32))).astype(
-            np.float64
-        )
-        / 1000
-    )
-    edges = corners[1] - corners[0], corners[2] - corners[1]
-    lengths = [float(np.linalg.norm(e)) for e in edges]
-    longer = int(lengths[1] > lengths[0])
-    x = edges[longer] / lengths[longer] if lengths[longer] > 1e-9 else np.array([0.0, 1.0])
-    x = -x if x[1] < 0 else x
+    some = (flat[:: 1 + len(flat) // 4000] - middle) * 1000
+    corners = cv2.boxPoints(cv2.minAreaRect(some.astype(np.float32))).astype(np.float64)
+    edge = max(corners[1] - corners[0], corners[2] - corners[1], key=lambda e: float(np.linalg.norm(e)))
+    length = float(np.linalg.norm(edge))
+    x = edge / length if length > 1e-6 else np.array([0.0, 1.0])
     axes = np.array([x, [-x[1], x[0]]])
-    (x1, y1), (x2, y2) = np.quantile((flat - middle) @ axes.T, (trim, 1 - trim), axis=0)
-    return middle + np.array([x1 + x2, y1 + y2]) / 2 @ axes, axes, (float(x2 - x1), float(y2 - y1))
+    low, high = np.quantile((flat - middle) @ axes.T, (trim, 1 - trim), axis=0)
+    sides = high - low
+    if sides[1] > sides[0]:  # without the outermost points the other one is
+        axes, low, high, sides = axes[::-1], low[::-1], high[::-1], sides[::-1]
+    centre = middle + (low + high) / 2 @ axes
+    x = -axes[0] if axes[0, 1] < 0 else axes[0]
+    return centre, x, (float(sides[0]), float(sides[1]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def camera_of(
     return camera
 
 
-def rays(camera: Camera, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
+def rays(camera: Camera, pixels: NDArray[Any]) -> NDArray[np.float64]:
     """(N, 2) pixels (x, y) to (N, 3) points with z = 1; NaN where the distortion cannot be undone."""
     pixels = np.asarray(pixels, np.float64).reshape(-1, 2)
     fx, fy, cx, cy = camera.k
@@ -76,7 +77,7 @@ def rays(camera: Camera, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
     return out
 
 
-def project(camera: Camera, points: NDArray[np.floating]) -> NDArray[np.float64]:
+def project(camera: Camera, points: NDArray[Any]) -> NDArray[np.float64]:
     """(N, 3) metres in the camera's optical frame to (N, 2) pixels (x, y); NaN where z is not above 0."""
     points = np.asarray(points, np.float64).reshape(-1, 3)
     out = np.full((len(points), 2), np.nan)
@@ -121,7 +122,7 @@ def undistort_mask(mask: Mask, camera: Camera) -> Mask:
     return _undistort(mask.view(np.uint8), camera, 0).view(np.bool_)
 
 
-def _undistort(image: NDArray, camera: Camera, outside: float) -> NDArray:
+def _undistort(image: NDArray[Any], camera: Camera, outside: float) -> NDArray[Any]:
     if image.shape != (camera.height, camera.width):
         raise LiftError(
             Status3D.UNALIGNED,

@@ -226,13 +226,14 @@ def _box(
     scene: Scene,
     patch: _Patch,
 ) -> Oriented:
-    mask = dilated(patch.mask, 1)
+    mask = dilated(patch.mask, 1)  # rounding to pixels contradicts nothing
+    trim = 0.001 if patch.noise > NOISY else 0.0005
     seen = Seen(scene.camera, scene.depth, patch.window, mask, smooth, max(0.002, 0.3 * patch.noise))
     if plane is not None:
         floor = plane.offset if _stands(surface, plane) else None
-        return upright_box(surface, np.array(plane.normal), floor, seen, 0.001 if patch.noise > NOISY else 0.0)
+        return upright_box(surface, np.array(plane.normal), floor, seen, trim)
     if up is not None:
-        return upright_box(surface, up, None, seen)
+        return upright_box(surface, up, None, seen, trim)
     return principal_box(surface)
 
 

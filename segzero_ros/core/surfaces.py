@@ -129,8 +129,10 @@ def smoothed(depth: Depth, kept: Mask, holes: Mask, noise: float) -> Depth:
     y, x = np.mgrid[: depth.shape[0], : depth.shape[1]].astype(np.float64)
     y, x = (y - y.shape[0] / 2) / side, (x - x.shape[1] / 2) / side
 
-    def mean(values: NDArray) -> NDArray[np.float64]:
-        return cv2.boxFilter(values, cv2.CV_64F, (side, side), borderType=cv2.BORDER_CONSTANT)[ys, xs]
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(
+            cv2.boxFilter(values, cv2.CV_64F, (side, side), borderType=cv2.BORDER_CONSTANT)[ys, xs], float
+        )
 
     one = kept.astype(np.float64)
     z = np.where(kept, depth, 0).astype(np.float64)
