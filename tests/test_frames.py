@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from segzero_ros.core.contract import Cancel, SegzeroError, Status
-from segzero_ros.core.frames import FrameStore, Side
+from segzero_ros.core.frames import Frame, FrameStore, Side
 
 S = 1_000_000_000
 
@@ -130,3 +130,13 @@ def test_a_frame_after_the_last_one_is_waited_for() -> None:
     with pytest.raises(SegzeroError) as error:
         store.take(lambda: 1 * S, 0.0, 0.0, Cancel(), after=1)
     assert error.value.status is Status.STALE_IMAGE and "no newer" in error.value.message
+
+
+def test_a_side_is_found_for_a_frame_that_did_not_come_here() -> None:
+    store = FrameStore(
+        {"camera_info": Side(lambda image, message: "" if message in image else f"{message} is another")}
+    )
+    assert store.beside("camera_info", Frame("given left", 2 * S, 2 * S, 0)) == (None, "none has come")
+    store.put_side("camera_info", "left", 1 * S)
+    assert store.beside("camera_info", Frame("given left", 2 * S, 2 * S, 0)) == ("left", "")
+    assert store.beside("camera_info", Frame("given right", 2 * S, 2 * S, 0)) == (None, "left is another")

@@ -316,6 +316,52 @@ def test_a_message_that_cannot_be_read_is_said_and_the_next_one_is_taken(
     assert bench.hears(camera) and broken.is_set()
 
 
+def test_depth_is_described_by_its_own_parameters(bench: Bench) -> None:
+    bench.open()
+    bench.inputs.open_depth(f"{bench.space}/depth", "raw", "")
+    bench.publish(RELIABLE)
+    bench.publish(RELIABLE, CompressedImage, "depth/compressedDepth")
+    end = time.monotonic() + PATIENCE
+    while "compressedDepth" not in bench.inputs.describe("depth") and time.monotonic() < end:
+        threading.Event().wait(0.02)
+    said = bench.inputs.describe("depth")
+    assert f"there are compressedDepth images on {bench.space}/depth/compressedDepth" in said
+    assert "depth_transport: compressedDepth" in said and f"{bench.space}/image" not in said
+    assert bench.inputs.topic("depth") == f"{bench.space}/depth" and bench.inputs.topic("depth_info") == ""
+
+
+def test_a_depth_topic_that_names_its_transport_already_is_said(bench: Bench) -> None:
+    bench.open()
+    bench.inputs.open_depth(f"{bench.space}/depth/compressedDepth", "compressedDepth", "")
+    assert "depth_topic is the name of the raw topic, /compressedDepth is added" in bench.inputs.describe("depth")
+
+
+def test_names_that_are_no_topics_are_said_with_the_parameters_of_depth(bench: Bench) -> None:
+    bench.open()
+    with pytest.raises(ValueError, match="depth_topic is 'no topic'"):
+        bench.inputs.open_depth("no topic", "raw", "")
+    with pytest.raises(ValueError, match="depth_info_topic is 'no topic'"):
+        bench.inputs.open_depth("depth", "raw", "no topic")
+
+
+@pytest.mark.parametrize("offer", [RELIABLE, BEST_EFFORT], ids=["reliable", "best effort"])
+def test_depth_is_heard_as_its_camera_offers_it(bench: Bench, offer: ReliabilityPolicy) -> None:
+    bench.open()
+    bench.inputs.open_depth(f"{bench.space}/depth", "raw", "")
+    camera = bench.publish(offer, topic="depth")
+    end, found, number = time.monotonic() + PATIENCE, None, 0
+    while found is None and time.monotonic() < end:
+        number += 1
+        camera.publish(image_to_msg(HD[:120, :160, 0], "8UC1", header(number)))
+        bench.inputs.look()
+        found, _ = bench.inputs.depth.find(number * 10**9, 0.0, 0.05, Cancel())
+    assert found
+    (mine,) = bench.camera.get_subscriptions_info_by_topic(f"{bench.space}/depth")
+    assert mine.qos_profile.reliability == offer
+    bench.inputs.close()
+    assert bench.inputs.depth.find(number * 10**9, 0.0, 0.0, Cancel()) == (None, "none has come")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

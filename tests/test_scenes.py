@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -397,6 +398,22 @@ def test_the_scene_is_in_the_target_frame_also_where_the_transform_came_late(
     assert (gathered.transform is None) == bool(after) and gathered.error is None
     scene = camera.lift(gathered).scene
     assert scene.frame_id == "base" and scene.transform.translation.tolist() == [7.0, 0.0, 0.0]
+
+
+def test_what_was_gathered_keeps_its_target_when_the_node_is_configured_anew(make: Any, tf2: type[StandIn]) -> None:
+    camera = make(target_frame="base")
+    camera.sends_info(info())
+    camera.sends_depth(depth(5 * S))
+    gathered = camera.gather(colour(5 * S))
+    late = replace(gathered, transform=None)
+    camera.scenes.close()
+    assert "nothing listens to TF" in failure(camera.lift(late), Status3D.NO_TRANSFORM)
+    camera.inputs.close()
+    camera.set(target_frame="")
+    camera.inputs.open(f"{camera.space}/image", "raw", "", f"{camera.space}/camera_info")
+    camera.scenes.open()
+    assert camera.lift(gathered).scene.frame_id == "base" and camera.lift(gathered).scene.transform
+    assert "nothing listens to TF" in failure(camera.lift(late), Status3D.NO_TRANSFORM)
 
 
 def test_a_transform_that_never_comes_is_told(make: Any, tf2: type[StandIn]) -> None:

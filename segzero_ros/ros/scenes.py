@@ -37,7 +37,8 @@ T = TypeVar("T")
 class Gathered:
     """What belongs to a frame; of it what is missing is looked for again, or fails, in `lift`.
 
-    depth: sensor_msgs/Image or CompressedImage. transform: from the camera's optical frame to target_frame.
+    depth: sensor_msgs/Image or CompressedImage. target: the frame of the answer, "": the camera's. transform: from the
+    camera's optical frame to there.
     """
 
     frame: Frame
@@ -45,6 +46,7 @@ class Gathered:
     info: CameraInfo | None = None
     transform: Transform | None = None
     error: LiftError | None = None
+    target: str = ""
 
 
 class Scenes:
@@ -86,11 +88,12 @@ class Scenes:
             info = _attempt(lambda: self._info(frame))
         except LiftError as error:
             return Gathered(frame, error=error)
+        target = self._target
         try:
-            transform = _attempt(lambda: self._transform(frame, 0.0, cancel))
+            transform = _attempt(lambda: self._transform(frame, target, 0.0, cancel))
         except LiftError:  # it may come until it is needed
             transform = None
-        return Gathered(frame, depth, info, transform)
+        return Gathered(frame, depth, info, transform, target=target)
 
     def lift(
         self, gathered: Gathered, pixels: Image, result: Segmentation, cancel: Cancel, deadline: float
@@ -140,8 +143,8 @@ class Scenes:
         transform = gathered.transform
         if transform is None:
             wait = min(self._value("tf_wait"), max(0.0, deadline - time.monotonic()))
-            transform = self._transform(frame, wait, cancel)
-        return Scene(depth, camera, self._target or ours, transform)
+            transform = self._transform(frame, gathered.target, wait, cancel)
+        return Scene(depth, camera, gathered.target or ours, transform)
 
     def _notice(self, frame: Frame) -> None:
         """A bag that is played again without a clock sets back the stamps alone."""
@@ -175,33 +178,41 @@ class Scenes:
         return info
 
     def _camera(self, gathered: Gathered, width: int, height: int) -> Camera:
-        from segzero_ros.core.camera import camera_of
-
-        frame, info = gathered.frame, gathered.info
+        info = gathered.info
         assert info is not None
-        if why := unfit_info(frame.image, info, (width, height)):
+        if why := unfit_info(gathered.frame.image, info, (width, height)):
             raise LiftError(Status3D.BAD_CAMERA_INFO, f"the camera_info does not fit the image: {why}")
-        k, d, model = info.k, info.d, info.distortion_model
-        if self._rectified() and info.p[0]:  # image_proc sends the raw image's camera_info beside it: P is its own
-            k, d = [info.p[0], 0.0, info.p[2], 0.0, info.p[5], info.p[6], 0.0, 0.0, 1.0], []
-        if (width, height) == (info.width, info.height) != size_of(info):  # told of the whole sensor, and not done
-            return camera_of(width, height, k, d, model)
-        roi = (info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height)
-        return camera_of(info.width, info.height, k, d, model, binning=(info.binning_x, info.binning_y), roi=roi)
+        return camera_from_info(info, width, height, self._rectified())
 
     def _rectified(self) -> bool:
         """By the names that image_proc gives: image_rect, image_rect_color."""
         topic = self._inputs.topic("image").removesuffix("/compressed")
         return posixpath.basename(topic).startswith("image_rect")
 
-    def _transform(self, frame: Frame, wait: float, cancel: Cancel) -> Transform | None:
-        if not self._target or self.transforms is None:
+    def _transform(self, frame: Frame, target: str, wait: float, cancel: Cancel) -> Transform | None:
+        header, transforms = frame.image.header, self.transforms
+        if target in ("", header.frame_id):
             return None
-        header = frame.image.header
-        return self.transforms.find(self._target, header.frame_id, nanoseconds(header.stamp), wait, cancel)
+        if transforms is None:  # the node is not configured any more
+            raise LiftError(Status3D.NO_TRANSFORM, "nothing listens to TF")
+        return transforms.find(target, header.frame_id, nanoseconds(header.stamp), wait, cancel)
 
     def _value(self, name: str) -> Any:
         return self._node.get_parameter(name).value
+
+
+def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool = False) -> Camera:
+    """The model of images of this size, which fits. rectified: by image_proc, which sends the raw image's camera_info
+    beside them, so that P is their matrix. Raises LiftError(BAD_CAMERA_INFO)."""
+    from segzero_ros.core.camera import camera_of
+
+    k, d, model = info.k, info.d, info.distortion_model
+    if rectified and info.p[0]:
+        k, d = [info.p[0], 0.0, info.p[2], 0.0, info.p[5], info.p[6], 0.0, 0.0, 1.0], []
+    if (width, height) == (info.width, info.height) != size_of(info):  # it tells of binning that is in K already
+        return camera_of(width, height, k, d, model)
+    roi = (info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height)
+    return camera_of(info.width, info.height, k, d, model, binning=(info.binning_x, info.binning_y), roi=roi)
 
 
 def _lift(result: Segmentation, pixels: Image, scene: Scene) -> tuple[Lifted, ...]:
