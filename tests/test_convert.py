@@ -630,6 +630,23 @@ def test_a_size_that_rvl_does_not_hold_takes_little_memory(size: tuple[int, int]
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [0x07777000],  # no zero, then more values than pixels
+        [0x80000000, 0x00000000],  # a number of eight groups and more
+        [0xFFFFFFFF, 0xFF750000, 0x00000000],  # one that would be negative
+        [0xFFFFFFFF, 0x00000000],  # more zeros than pixels
+        [0x00000000],  # nothing, and again
+        [],
+    ],
+)
+def test_numbers_that_make_no_picture_are_refused(words: list[int]) -> None:
+    data = bytes(12) + np.array([2, 2, *words], "<u4").tobytes()
+    msg = CompressedImage(format="16UC1; compressedDepth rvl", data=bytes_array(data))
+    assert "damaged or cut short" in refused_depth(msg)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["16UC1; compressedDepth rvl", "32FC1; compressedDepth rvl", "16UC1; compressedDepth png"]),

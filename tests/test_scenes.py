@@ -424,6 +424,15 @@ def test_a_transform_that_never_comes_is_told(make: Any, tf2: type[StandIn]) -> 
     assert said.startswith("there is no transform from 'optical' to 'map'") and "no map" in said
 
 
+def test_a_transform_is_not_waited_for_beyond_the_deadline(make: Any, tf2: type[StandIn]) -> None:
+    camera = make(target_frame="map", tf_wait=PATIENCE)
+    camera.sends_info(info())
+    camera.sends_depth(depth(5 * S))
+    gathered = camera.gather(colour(5 * S))
+    failure(camera.scenes.lift(gathered, PIXELS, answer(), Cancel(), time.monotonic()), Status3D.NO_TRANSFORM)
+    assert camera.scenes.transforms._buffer.looks == 2, "once when it was gathered, once when it was needed"
+
+
 def test_without_tf2_a_target_frame_is_refused_in_words(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     camera = make(target_frame="base")

@@ -20,7 +20,7 @@ from segzero_ros.core.frames import Frame
 from segzero_ros.core.space import Camera, Lifted, LiftError, Scene, Status3D, Transform
 from segzero_ros.core.text import one_line
 from segzero_ros.ros.convert import depth_from_msg
-from segzero_ros.ros.inputs import Inputs, nanoseconds, size_of, unfit_info
+from segzero_ros.ros.inputs import Inputs, nanoseconds, unfit_info
 from segzero_ros.ros.transforms import Transforms
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool 
     k, d, model = info.k, info.d, info.distortion_model
     if rectified and info.p[0]:
         k, d = [info.p[0], 0.0, info.p[2], 0.0, info.p[5], info.p[6], 0.0, 0.0, 1.0], []
-    if (width, height) == (info.width, info.height) != size_of(info):  # it tells of binning that is in K already
+    if (width, height) == (info.width, info.height):  # what it tells of binning is in K already
         return camera_of(width, height, k, d, model)
     roi = (info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height)
     return camera_of(info.width, info.height, k, d, model, binning=(info.binning_x, info.binning_y), roi=roi)
