@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import rclpy
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
+from rclpy.clock import ClockType
+from rclpy.time import Time
 
 from segzero_ros.core.contract import Cancel
 from segzero_ros.core.space import LiftError, Status3D
@@ -130,6 +132,21 @@ def test_closing_ends_the_subscriptions_and_forgetting_empties_the_buffer(transf
     transforms.close()
     transforms.close()
     assert listener.left and transforms._buffer.cleared
+
+
+def test_a_simulated_clock_that_is_set_back_empties_the_buffer(node: Any, transforms: Transforms) -> None:
+    clock = node.get_clock()
+    clock._set_ros_time_is_active(True)
+    clock.set_ros_time_override(Time(seconds=100, clock_type=ClockType.ROS_TIME))
+    transforms._buffer.cleared = False
+    clock.set_ros_time_override(Time(seconds=101, clock_type=ClockType.ROS_TIME))
+    assert not transforms._buffer.cleared
+    clock.set_ros_time_override(Time(seconds=3, clock_type=ClockType.ROS_TIME))
+    assert transforms._buffer.cleared
+    transforms.close()
+    transforms._buffer.cleared = False
+    clock.set_ros_time_override(Time(seconds=1, clock_type=ClockType.ROS_TIME))
+    assert not transforms._buffer.cleared
 
 
 @pytest.mark.parametrize(
