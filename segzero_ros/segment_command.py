@@ -193,8 +193,8 @@ def load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
     """Loads the models with a progress bar on standard error."""
     with end_at_once():  # nothing is written yet, and the model libraries are imported here
         pipeline = _load(profile, arguments)
-    loaded = [pipeline.segmenter] if arguments.prompts else [pipeline.reasoner, pipeline.segmenter]
-    print(f"loaded {' and '.join(str(model.info) for model in loaded)}", file=sys.stderr)
+    reasoner = "" if arguments.prompts else f"{pipeline.reasoner.info} and "
+    print(f"loaded {reasoner}{pipeline.segmenter.info}", file=sys.stderr)
     return pipeline
 
 

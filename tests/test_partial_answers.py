@@ -156,7 +156,9 @@ def test_an_object_is_told_at_its_closing_brace() -> None:
         (REX_OMNI, "<|box_start|><1><2>,<1><2><30><40>,"),
         (MOLMO, '<point x="1" y="2">mug'),
         (TAGGED, '<answer>[{"bbox_2d": [1, 2, 30, 40], "label": "a {small} mug"}]</answer>'),
+        (TAGGED, '<answer>[{"bbox_2d": [1, 2, 30, 40], "label": "a {} mug"}, {"bbox_2d": [5, 6, 7, 8]}]</answer>'),
         (TAGGED, '<answer>[{"bbox_2d": [NaN, 2, 3, 4]}]</answer>'),
+        (REX_OMNI, "<|box_start|><1><2><|box_start|>"),
     ],
 )
 def test_nothing_is_told_of_a_thought_or_of_what_may_become_another_thing(profile: Profile, text: str) -> None:
@@ -209,7 +211,7 @@ def test_of_the_worst_answer_too_nothing_is_told_that_it_lacks_in_the_end(
     assert_prefixes(told(profile, text), parse_answer(text, profile).candidates)
 
 
-@pytest.mark.parametrize("piece", ['{"a": 1}', "{", '{"', "}", '\\"', "{'point_2d': [1, 2]}"])
+@pytest.mark.parametrize("piece", ['{"a": 1}', "{", "{}}}}}", '{"', "}", '\\"', "{'point_2d': [1, 2]}"])
 def test_no_part_of_a_text_is_loaded_twice(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     load = partial.load_object
