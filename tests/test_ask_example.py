@@ -23,7 +23,7 @@ from segzero_msgs.msg import GraspHint, Instance, Segmentation
 from tests.test_client import PATIENCE, end, serve
 
 ROOT = Path(__file__).resolve().parent.parent
-ASK = [sys.executable, ROOT / "examples" / "ask.py", "--node", "teller"]
+ASK = [sys.executable, str(ROOT / "examples" / "ask.py"), "--node", "teller"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 PAGE = (ROOT / "examples" / "agent.md").read_text(encoding="utf-8")
 

@@ -20,7 +20,8 @@ from segzero_msgs.msg import Box2D, Instance, Mask, Point2D, Segmentation
 from segzero_msgs.msg import Prompt as PromptMsg
 from sensor_msgs.msg import Image
 
-from segzero_ros import client
+from segzero_ros import asking
+from segzero_ros.answers import read_answer
 from segzero_ros.client import (
     AskError,
     BadAnswer,
@@ -29,7 +30,6 @@ from segzero_ros.client import (
     Segzero,
     ServerLost,
     ServerMissing,
-    read_answer,
 )
 from segzero_ros.core.contract import Prompt, Status
 from segzero_ros.core.geometry import rle_encode
@@ -197,7 +197,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_and_no_wrong_answer(robot: Se
 
 
 def test_a_server_that_is_not_there_is_an_error_after_a_while(server: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 0.5)
+    monkeypatch.setattr(asking, "PATIENCE", 0.5)
     with (
         Segzero.standalone("nobody") as robot,
         pytest.raises(ServerMissing, match=r"nobody has offered /nobody/ask within 0.5 s; ROS_DOMAIN_ID"),
@@ -277,9 +277,9 @@ def test_a_users_own_node_and_executor_do(server: None, own_node: Any) -> None:
 def test_a_node_that_nobody_spins_is_said_and_not_waited_for_for_ever(
     server: None, own_node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 1.0)
+    monkeypatch.setattr(asking, "PATIENCE", 1.0)
     robot = Segzero(own_node[0])
-    assert robot._client.wait_for_server(PATIENCE)
+    assert robot._desk._client.wait_for_server(PATIENCE)
     with pytest.raises(NoReply, match="is the node of this client spun"):
         robot.ask("the mug").result(PATIENCE)
     robot.close()

@@ -18,7 +18,7 @@ STOREYS = (
     {"segzero_ros.core", "segzero_ros.files", "segzero_ros.process", "segzero_ros.imports"},
     {"segzero_ros.models", "segzero_ros.worker", "segzero_ros.overlay", "segzero_ros.launching"},
     {"segzero_ros.pipeline", "segzero_ros.profiles"},  # public facades
-    {"segzero_ros.ros", "segzero_ros.client"},
+    {"segzero_ros.ros", "segzero_ros.client", "segzero_ros.asking", "segzero_ros.answers"},
     {"segzero_ros.rehearse", "segzero_ros.segment_command", "segzero_ros.profiles_command", "segzero_ros.fetch"},
     {"segzero_ros.doctor"},
     {"segzero_ros.cli", "segzero_ros.__main__"},

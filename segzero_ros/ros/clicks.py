@@ -22,7 +22,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from segzero_ros.core.contract import Point as Pixel
 from segzero_ros.core.contract import Prompt
 from segzero_ros.core.text import first_line, one_line
-from segzero_ros.core.tickets import Asked, Asker, Prompts, Wish
+from segzero_ros.core.tickets import Asked, Asker, Wish
 from segzero_ros.ros.inputs import nanoseconds
 from segzero_ros.ros.qos import RELIABLE, profile, reliability_for
 
@@ -182,5 +182,5 @@ def _wish_of_pixel(message: Any) -> Wish:
     return Wish(prompts=_prompts(point.x, point.y), stamp=0 if stamp is None else nanoseconds(stamp))
 
 
-def _prompts(x: float, y: float) -> Prompts:
+def _prompts(x: float, y: float) -> tuple[Prompt, ...]:
     return (Prompt(points=((x, y),), positive=(True,)),)
