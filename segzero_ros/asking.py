@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -153,7 +154,8 @@ class Desk:
             self._changed.notify_all()
             questions = list(self._open)
         for question in questions:
-            question.cancel()
+            with contextlib.suppress(Exception):  # the node may be gone already
+                question.cancel()
             question.settle(AskError("the client was closed before the answer came"))
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join(PATIENCE)
