@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from segzero_ros.core.lifting import Gates, lift
 from segzero_ros.core.space import Camera, Hint, Lifted, Scene, Status3D, Transform, rotation_of
-from segzero_ros.core.surfaces import support_plane
+from segzero_ros.core.surfaces import core_of, in_depth_with, support_plane, without_flying
 from tests.raycast import (
     CAMERA,
     Thing,
@@ -244,6 +244,15 @@ def test_few_points_a_line_a_cloud_and_no_numbers_are_no_plane() -> None:
         assert support_plane(points) is None
 
 
+def test_of_a_wall_and_a_table_a_thing_stands_on_what_it_touches() -> None:
+    draw = np.random.default_rng(3)
+    table = np.column_stack((draw.uniform(-0.2, 0.2, 300), np.full(300, 0.2), draw.uniform(0.8, 1.2, 300)))
+    wall = np.column_stack((draw.uniform(-0.2, 0.2, 500), draw.uniform(-0.2, 0.2, 500), np.full(500, 1.2)))
+    thing = np.column_stack((draw.uniform(-0.03, 0.03, 200), draw.uniform(0.1, 0.2, 200), np.full(200, 0.9)))
+    found = support_plane(np.concatenate((table, wall)), above=thing)
+    assert found is not None and found.normal[1] < -0.999
+
+
 def test_a_wall_behind_a_thing_is_not_what_it_stands_on() -> None:
     thing = Thing("box", block((0.10, 0.05, 0.06)), (0.10, 0.05, 0.06))
     wall = Thing("wall", block((0.02, 0.6, 0.5), (-0.06, 0, 0.25)), (0.14, 0.6, 0.5))
@@ -282,6 +291,67 @@ def test_background_that_is_seen_past_a_thing_is_not_its_surface() -> None:
     lifted = lift_one(view, far)
     assert np.linalg.norm(lifted.points - thing.centre, axis=1).max() < 0.08
     assert centre_error(lifted, thing) < 0.006
+
+
+def test_a_wall_that_is_seen_past_a_thing_is_not_its_surface() -> None:
+    wall = Thing("wall", block((0.02, 0.6, 0.5), (-0.16, 0, 0.25)), (0.34, 0.6, 0.5))
+    view = look([BOTTLE, wall], camera_pose(20, 0, 0.6), SMALL)
+    loose = cv2.dilate((view.labels == 1).astype(np.uint8), np.ones((13, 13))).astype(bool)
+    lifted = lift_one(view, loose)
+    assert np.linalg.norm(lifted.points - BOTTLE.centre, axis=1).max() < 0.08
+    assert centre_error(lifted, BOTTLE) < 0.006
+
+
+def test_a_card_on_the_table_is_not_taken_for_the_table() -> None:
+    card = Thing("card", block((0.09, 0.06, 0.001)), (0.09, 0.06, 0.001), yaw=0.3)
+    view = look([card], camera_pose(45, 0, 0.6), SMALL)
+    lifted = lift_one(view)
+    assert len(lifted.points) > 0.97 * np.count_nonzero(view.labels == 1)
+    assert np.abs(extent_errors(lifted, card))[:2].max() < 0.03
+
+
+STEPS = np.full((40, 40), 1.0, np.float32)
+EVERYWHERE = np.ones((40, 40), bool)
+
+
+def test_a_pixel_with_company_along_an_edge_alone_is_flying() -> None:
+    depth = STEPS.copy()
+    depth[:, 20:] = 1.3
+    depth[:, 20] = 1.15
+    kept = without_flying(depth, EVERYWHERE, 0.01)
+    assert not kept[:, 20].any() and np.count_nonzero(kept) == 40 * 39
+
+
+def test_a_line_of_one_pixel_and_the_corners_of_a_mask_are_not_flying() -> None:
+    line, square = np.zeros((2, 40, 40), bool)
+    line[20, 5:30] = True
+    square[5:30, 5:30] = True
+    for mask in (line, square):
+        assert (without_flying(np.where(mask, STEPS, np.nan), mask, 0.01) == mask).all()
+
+
+def test_depths_beyond_a_gap_go_unless_much_of_the_core_has_them() -> None:
+    depth = STEPS.copy()
+    depth[:, 30:] = 1.3
+    core = EVERYWHERE.copy()
+    assert np.count_nonzero(in_depth_with(depth, EVERYWHERE, core, 0.02)) == 40 * 30
+    depth[:, 25:] = 1.3  # something before the middle of a long thing may part it
+    assert in_depth_with(depth, EVERYWHERE, core, 0.02).all()
+
+
+def test_depths_all_along_are_one_thing_however_long() -> None:
+    depth = np.tile(np.linspace(0.5, 3.0, 400, dtype=np.float32), (10, 1))
+    core = np.zeros(depth.shape, bool)
+    core[:, :20] = True
+    assert in_depth_with(depth, np.ones(depth.shape, bool), core, 0.02).all()
+
+
+def test_erosion_leaves_of_a_thin_mask_what_there_is() -> None:
+    for width, left in ((2, 2), (5, 3)):
+        mask = np.zeros((200, 40), bool)
+        mask[10:190, 10 : 10 + width] = True
+        assert core_of(mask, mask)[100].sum() == left
+    assert core_of(EVERYWHERE, EVERYWHERE).all()  # the window's edge is the image's
 
 
 def test_points_in_mid_air_at_a_mixed_edge_are_left_out() -> None:
@@ -403,6 +473,12 @@ def test_the_top_plane_of_steps_is_the_larger_one() -> None:
     thing = Thing("steps", lambda p: np.minimum(low(p), high(p)), (0.10, 0.08, 0.06))
     lifted = lift_one(look([thing], camera_pose(50, 0, 0.6), SMALL))
     np.testing.assert_allclose(hint(lifted, "top_plane").pose.position, (0.015, 0, 0.03), atol=0.005)
+
+
+def test_the_top_plane_of_a_tower_is_not_its_front() -> None:
+    thing = Thing("tower", block((0.05, 0.05, 0.12)), (0.05, 0.05, 0.12))
+    lifted = lift_one(look([thing], camera_pose(12, 0, 0.6), CAMERA))
+    assert hint(lifted, "top_plane").pose.position[2] == pytest.approx(0.12, abs=0.004)
 
 
 @pytest.mark.parametrize("name", ["cone", "large ball"])

@@ -268,7 +268,8 @@ def _visible(patch: _Patch, kept: Mask, plane: Plane | None) -> float:
 def _heights(plane: Plane, depth: Depth, rays: NDArray[np.float32]) -> NDArray[np.float32]:
     """(h, w): metres above the plane, in the camera's frame."""
     x, y, z = (np.float32(v) for v in plane.normal)
-    return depth * (rays[..., 0] * x + rays[..., 1] * y + z) - np.float32(plane.offset)
+    heights = depth * (rays[..., 0] * x + rays[..., 1] * y + z) - np.float32(plane.offset)
+    return np.asarray(heights, np.float32)
 
 
 def _moved(plane: Plane, move: Transform) -> Plane:
