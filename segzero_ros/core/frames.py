@@ -167,10 +167,10 @@ def _beside(frame: Frame, came: OrderedDict[int, Any], rule: Side) -> tuple[Any,
     return None, why
 
 
-def too_early(stamp: int, not_before: int) -> SegzeroError:
+def too_early(stamp: int, not_before: int, name: str = "the newest image") -> SegzeroError:
     """stamp: of the image, nanoseconds; 0 where it has none."""
     long = f"is {(not_before - stamp) / 1e9:.3f} s older than not_before" if stamp else "has no stamp"
-    return SegzeroError(Status.STALE_IMAGE, f"the newest image {long}")
+    return SegzeroError(Status.STALE_IMAGE, f"{name} {long}")
 
 
 def _too_late(frame: Frame | None, old: float, max_age: float, timeout: float) -> SegzeroError:

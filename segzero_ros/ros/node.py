@@ -54,7 +54,9 @@ class SegzeroNode(LifecycleNode):
         self.requests = Requests(lambda: parameters.rules(self), self._deliver, self.inputs.frames.wake)
         self.board = StatusBoard(self, self.inputs, self.requests.refusing)
         self.commands = Commands(self, self.requests, self._reply, self.board.republish)
-        self.clicks = Clicks(self, self.requests.ask, partial(pixel_of, lookup=self.scenes.lookup))
+        self.clicks = Clicks(
+            self, self.requests.ask, partial(pixel_of, lookup=self.scenes.lookup, model=self.scenes.model)
+        )
         self.goals = Goals(self, self.requests, self._reply)
         self.responder = Responder(self, self.inputs, self.scenes, self.requests, self.board)
         self.worker: Worker | None = None

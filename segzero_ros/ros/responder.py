@@ -61,8 +61,9 @@ class Responder:
             if error.status is Status.UNSUPPORTED_ENCODING and ticket.wish.image is None:
                 self._inputs.unreadable = error.message
             result = Segmentation(error.status, error.message, ticket.instruction, 0, 0, model=pipeline.model)
-        seconds = {"queue": began - ticket.asked, "total": time.monotonic() - ticket.asked}
-        return replace(result, timing=replace(result.timing, **seconds, dropped_frames=dropped))
+        queue, total = began - ticket.asked, time.monotonic() - ticket.asked
+        timing = replace(result.timing, queue=queue, total=total, dropped_frames=dropped)
+        return replace(result, timing=timing)
 
     def forget(self) -> None:
         """Keeps no answer any more."""
@@ -132,7 +133,7 @@ class Responder:
         if ticket.wish.image is not None:
             raise SegzeroError(Status.BAD_REQUEST, "a correction is made on the frame of its answer: give no image")
         if ticket.wish.not_before and kept.frame.stamp < ticket.wish.not_before:
-            raise too_early(kept.frame.stamp, ticket.wish.not_before)
+            raise too_early(kept.frame.stamp, ticket.wish.not_before, "the frame of the answer that is corrected")
         return kept
 
     def _keep_fitting_info(self, ticket: Ticket, frame: Frame, width: int, height: int) -> None:
@@ -151,7 +152,7 @@ class Responder:
         if wish.image is not None:
             stamp = nanoseconds(wish.image.header.stamp)
             if wish.not_before and (not stamp or stamp < wish.not_before):
-                raise too_early(stamp, wish.not_before)
+                raise too_early(stamp, wish.not_before, "the goal's image")
             return Frame(wish.image, stamp, stamp, 0, stamped=stamp != 0), 0
         if wish.stamp:
             return self._clicked(wish.stamp), 0

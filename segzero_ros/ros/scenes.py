@@ -122,6 +122,10 @@ class Scenes:
         found = self.transforms.find(target, source, stamp, self._value("tf_wait"), Cancel())
         return found or Transform(np.eye(3), np.zeros(3))
 
+    def model(self, info: CameraInfo, width: int, height: int) -> Camera:
+        """Of the camera's images of this size. Raises LiftError."""
+        return camera_from_info(info, width, height, self._rectified())
+
     def _scene(self, gathered: Gathered, pixels: Image, cancel: Cancel, deadline: float) -> Scene:
         frame = gathered.frame
         if gathered.error:
@@ -182,7 +186,7 @@ class Scenes:
         assert info is not None
         if why := unfit_info(gathered.frame.image, info, (width, height)):
             raise LiftError(Status3D.BAD_CAMERA_INFO, f"the camera_info does not fit the image: {why}")
-        return camera_from_info(info, width, height, self._rectified())
+        return self.model(info, width, height)
 
     def _rectified(self) -> bool:
         """By the names that image_proc gives: image_rect, image_rect_color."""

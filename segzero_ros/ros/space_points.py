@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PointStamped
 from sensor_msgs.msg import CameraInfo
 
-from segzero_ros.core.camera import camera_of, project
+from segzero_ros.core.camera import project
 from segzero_ros.core.contract import Point, SegzeroError, Status
 from segzero_ros.core.frames import Frame
 from segzero_ros.core.space import Camera, LiftError, Transform
+from segzero_ros.ros.scenes import camera_from_info
 
 # target frame, source frame, nanoseconds -> transform. May wait for TF. Raises LiftError.
 Lookup = Callable[[str, str, int], Transform]
 
 
-def pixel_of(point: PointStamped, frame: Frame, size: tuple[int, int], lookup: Lookup) -> Point:
+def pixel_of(
+    point: PointStamped,
+    frame: Frame,
+    size: tuple[int, int],
+    lookup: Lookup,
+    model: Callable[[CameraInfo, int, int], Camera] = camera_from_info,
+) -> Point:
     """Where a frame of size (height, width) shows the point, pixels.
 
     The point stands still: TF is asked for the frame's time, whatever the point's stamp is, since RViz stamps a click
@@ -33,7 +39,7 @@ def pixel_of(point: PointStamped, frame: Frame, size: tuple[int, int], lookup: L
     if info is None:
         raise _refusal(f"a point in space needs the camera's camera_info: {frame.missing.get('camera_info', 'none')}")
     try:
-        camera = _camera(info, size)
+        camera = model(info, size[1], size[0])
         transform = lookup(frame.image.header.frame_id, point.header.frame_id, frame.stamp)
     except LiftError as error:
         raise _refusal(f"the point {name} cannot be brought to the image: {error.message}") from error
@@ -41,17 +47,6 @@ def pixel_of(point: PointStamped, frame: Frame, size: tuple[int, int], lookup: L
     if not (np.isfinite((x, y)).all() and 0 <= x < size[1] and 0 <= y < size[0]):
         raise _refusal(f"the camera does not see the point {name}")
     return float(x), float(y)
-
-
-def _camera(info: CameraInfo, size: tuple[int, int]) -> Camera:
-    """Of images of this size: the whole sensor's, or those of its region and binning. Raises LiftError."""
-    whole = (info.height, info.width) == size
-    cut: Any = {} if whole else {"binning": (info.binning_x, info.binning_y), "roi": _region(info)}
-    return camera_of(info.width, info.height, info.k, info.d, info.distortion_model, **cut)
-
-
-def _region(info: CameraInfo) -> tuple[int, int, int, int]:
-    return info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height
 
 
 def _refusal(sentence: str) -> SegzeroError:
