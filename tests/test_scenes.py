@@ -183,6 +183,28 @@ def test_depth_that_comes_after_its_frame_is_waited_for(make: Any) -> None:
     assert nanoseconds(camera.gather(colour(5 * S)).depth.header.stamp) == 5 * S
 
 
+def test_depth_that_arrives_while_the_model_thinks_is_taken(make: Any) -> None:
+    camera = make(depth_wait=0.0)
+    camera.sends_info(info())
+    gathered = camera.gather(colour(5 * S))
+    assert gathered.depth is None and gathered.waits
+    camera.sends_depth(depth(5 * S))
+    camera.scenes._sought = 0.0  # the next look is due
+    gathered = camera.scenes.seek(gathered, Cancel())
+    assert gathered.depth is not None and not gathered.waits and gathered.error is None
+    assert camera.lift(gathered).instances[0].lifted.status is Status3D.OK
+
+
+def test_depth_that_later_stamps_have_passed_is_not_looked_for_any_more(make: Any) -> None:
+    camera = make(depth_wait=0.0)
+    camera.sends_info(info())
+    camera.sends_depth(depth(4 * S))
+    assert camera.gather(colour(5 * S)).waits
+    camera.sends_depth(depth(6 * S))
+    gathered = camera.gather(colour(5 * S))
+    assert gathered.depth is None and not gathered.waits
+
+
 def test_depth_between_whose_stamps_the_frame_lies_is_the_nearest_within_the_slop(make: Any) -> None:
     camera = make()
     camera.sends_info(info())

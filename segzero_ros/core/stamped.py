@@ -63,6 +63,11 @@ class StampedBuffer:
                     return self._nearest(stamp, slop)
             cancel.wait(min(left, POLL))
 
+    def passed(self, stamp: int) -> bool:
+        """Whether the message of this stamp is not to be expected any more."""
+        with self._lock:
+            return stamp not in self._kept and self._passed(stamp)
+
     def _passed(self, stamp: int) -> bool:
         """Whether the stamps around it have come. Later ones alone may be from before a clock was set back."""
         return bool(self._kept) and next(iter(self._kept)) < stamp < next(reversed(self._kept))

@@ -89,6 +89,9 @@ class Responder:
             raise SegzeroError(Status.TIMEOUT, f"there was no answer within {ticket.timeout:g} s")
 
         def on_event(event: Event) -> None:
+            nonlocal gathered
+            if gathered is not None:
+                gathered = self._scenes.seek(gathered, ticket.cancel)
             self._board.on_event(event)
             ticket.watch.on_event(event)
             if ticket.watch.stage is Stage.SEGMENTING:

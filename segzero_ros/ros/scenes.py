@@ -26,6 +26,7 @@ from segzero_ros.ros.transforms import Transforms
 log = logging.getLogger(__name__)
 BACK = 1_000_000_000  # nanoseconds that a stamp goes back where a recording begins anew
 LONGEST = 600  # characters of a sentence
+SEEK_PERIOD = 0.1  # seconds between two looks while the model thinks
 ALIGN = (
     "depth must be aligned to the colour image (RealSense: align_depth.enable and its topic "
     ".../aligned_depth_to_color/image_raw; Orbbec: depth_registration; ZED: .../depth/depth_registered)"
@@ -35,28 +36,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Gathered:
-    """What belongs to a frame; of it what is missing is looked for again, or fails, in `lift`.
+    """What belongs to a frame. What is missing is looked for again by `seek`, and is a failure in `lift`.
 
-    depth: sensor_msgs/Image or CompressedImage. target: the frame of the answer, "": the camera's. transform: from the
-    camera's optical frame to there.
+    target: the frame of the answer, "": the camera's. depth: sensor_msgs/Image or CompressedImage. error: why there is
+    no depth or info. transform: from the camera's optical frame to the target. hopeless: depth does not come any more.
     """
 
     frame: Frame
+    target: str = ""
     depth: Any = field(default=None, repr=False)
     info: CameraInfo | None = None
-    transform: Transform | None = None
     error: LiftError | None = None
-    target: str = ""
+    transform: Transform | None = None
+    hopeless: bool = False
+
+    @property
+    def waits(self) -> bool:
+        return (self.depth is None or self.info is None) and not self.hopeless
 
 
 class Scenes:
-    """Open while the node is configured. `gather` and `lift` are called on the worker's thread."""
+    """Open while the node is configured. `gather`, `seek` and `lift` are called on the worker's thread."""
 
     def __init__(self, node: Any, inputs: Inputs) -> None:
         self._node = node
         self._inputs = inputs
         self._target = ""
         self._newest = (0, 0)  # number and stamp of a frame
+        self._sought = 0.0  # when something was looked for, on the monotonic clock
         self.transforms: Transforms | None = None
 
     def open(self) -> None:
@@ -83,17 +90,15 @@ class Scenes:
     def gather(self, frame: Frame, cancel: Cancel, deadline: float) -> Gathered:
         """Waits at most depth_wait, and not beyond `deadline` (time.monotonic). Never raises."""
         self._notice(frame)
-        try:
-            depth = _attempt(lambda: self._depth(frame, cancel, deadline))
-            info = _attempt(lambda: self._info(frame))
-        except LiftError as error:
-            return Gathered(frame, error=error)
-        target = self._target
-        try:
-            transform = _attempt(lambda: self._transform(frame, target, 0.0, cancel))
-        except LiftError:  # it may come until it is needed
-            transform = None
-        return Gathered(frame, depth, info, transform, target=target)
+        wait = min(self._value("depth_wait"), max(0.0, deadline - time.monotonic()))
+        return self._found(Gathered(frame, self._target), cancel, wait)
+
+    def seek(self, gathered: Gathered, cancel: Cancel) -> Gathered:
+        """Looks once more for what has not come yet, without waiting: a large depth image may arrive after a second,
+        while the model thinks. May be called as often as one likes. Never raises."""
+        if not gathered.waits or time.monotonic() - self._sought < SEEK_PERIOD:
+            return gathered
+        return self._found(gathered, cancel, 0.0)
 
     def lift(
         self, gathered: Gathered, pixels: Image, result: Segmentation, cancel: Cancel, deadline: float
@@ -106,6 +111,8 @@ class Scenes:
         if result.status not in (Status.OK, Status.NO_OBJECT):
             return result
         scene = None
+        if gathered.waits:
+            gathered = self._found(gathered, cancel, 0.0)
         try:
             scene = _attempt(lambda: self._scene(gathered, pixels, cancel, deadline))
             lifted = _attempt(lambda: _lift(result, pixels, scene))
@@ -158,18 +165,33 @@ class Scenes:
             if self.transforms and frame.stamp < stamp - BACK:
                 self.transforms.forget()
 
-    def _depth(self, frame: Frame, cancel: Cancel, deadline: float) -> Any:
+    def _found(self, gathered: Gathered, cancel: Cancel, wait: float) -> Gathered:
+        """With what is there now, or within `wait` seconds."""
+        frame, depth, error, hopeless = gathered.frame, gathered.depth, None, False
+        info, transform = gathered.info, gathered.transform
+        try:
+            if depth is None:
+                depth = _attempt(lambda: self._depth(frame, cancel, wait))
+            info = info or _attempt(lambda: self._info(frame))
+        except LiftError as missing:
+            error = missing
+            stamp = nanoseconds(frame.image.header.stamp)
+            hopeless = depth is None and (not self.on or not stamp or self._inputs.depth.passed(stamp))
+        self._sought = time.monotonic()
+        try:
+            transform = transform or _attempt(lambda: self._transform(frame, gathered.target, 0.0, cancel))
+        except LiftError:  # it may come until it is needed
+            transform = None
+        return replace(gathered, depth=depth, info=info, error=error, transform=transform, hopeless=hopeless)
+
+    def _depth(self, frame: Frame, cancel: Cancel, wait: float) -> Any:
         if not self.on:
             raise LiftError(Status3D.NO_DEPTH, "3D is off; depth_topic names a topic of depth aligned to the image")
-        wait = min(self._value("depth_wait"), max(0.0, deadline - time.monotonic()))
-        slop = (
-            self._value("depth_slop") if frame.number else 0.0
-        )  # a frame that was given has depth of its own, or none
+        slop = self._value("depth_slop") if frame.number else 0.0  # a given frame has depth of its own, or none
         depth, why = self._inputs.depth.find(nanoseconds(frame.image.header.stamp), slop, wait, cancel)
         if depth is None:
-            raise LiftError(
-                Status3D.NO_DEPTH, f"no depth belongs to the image: {why}; {self._inputs.describe('depth')}"
-            )
+            what = f"no depth belongs to the image: {why}; {self._inputs.describe('depth')}"
+            raise LiftError(Status3D.NO_DEPTH, what)
         return depth
 
     def _info(self, frame: Frame) -> CameraInfo:
