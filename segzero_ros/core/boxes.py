@@ -4,7 +4,8 @@ Where up is known the box is upright: its rectangle is the smallest one round th
 looks down on a box, a cylinder or a mug sees the whole top, whose outline is the object's; of a ball it sees the near
 side alone. Things that hands hold mostly look the same after half a turn about the vertical, so the visible points are
 turned about an axis that moves away from the camera as long as (nearly) all of them stay where they may be: inside of
-the mask and behind the visible surface, or hidden by something nearer. Beyond that the camera would have seen them.
+the mask and behind the visible surface, or hidden by something nearer. Beyond that the camera would have seen them. Of
+a bare front, with neither top nor sides, nobody knows the depth: the lesser of its width and height is a guess.
 """
 
 from __future__ import annotations
@@ -144,8 +145,12 @@ def _hidden_side(
         return none  # it does not look the same after half a turn
     possible = np.flatnonzero(wrong <= wrong.min() + _ALIKE)
     first, last = int(possible[0]), int(possible[-1])
-    # Hidden by itself however deep it is: as little as explains what is seen.
-    axis = axes[first] if last == _AXES - 1 else (axes[first] + axes[last]) / 2
+    axis = (axes[first] + axes[last]) / 2
+    if last == _AXES - 1:  # hidden by itself however deep it is: as little as explains what is seen
+        axis = axes[first]
+        usual = min(width, float(np.ptp(heights)))
+        if 2 * (axis - near) < usual / 3:  # a bare front explains itself
+            axis = min(near + usual / 2, axes[last])
     if axis - axes[0] < max(_LEAST * width, _LEAST_METRES):
         return none
     return np.stack((2 * axis - flat[:, 0], -flat[:, 1]), 1)
