@@ -173,7 +173,7 @@ def support_plane(
     if len(points) < MIN_PLANE_POINTS:
         return None
     draw = np.random.default_rng(0)
-    seen = points if len(points) <= 800 else points[draw.choice(len(points), 800, replace=False)]
+    seen = points[draw.permutation(len(points))[:800]]
     eye = np.asarray(viewpoint, np.float64)
     a, b, c = seen[draw.integers(0, len(seen), (3, _TRIALS))]
     normals = np.cross(b - a, c - a)
@@ -188,7 +188,7 @@ def support_plane(
         good &= normals @ np.asarray(up) > np.cos(np.radians(max_tilt + 10))
     if above is not None and len(above):
         heights = above[:: max(1, len(above) // 200)] @ normals.T - offsets
-        good &= np.quantile(heights, 0.05, axis=0) > -3 * tolerance
+        good &= (heights > -3 * tolerance).mean(0) > 0.95
     if not good.any():
         return None
     normals, offsets = normals[good], offsets[good]
