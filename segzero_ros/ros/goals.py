@@ -14,8 +14,10 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from segzero_msgs.action import Segment
 from segzero_msgs.msg import Box2D
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
-from segzero_ros.core.contract import Candidate, SegzeroError, Status
+from segzero_ros.core.contract import Candidate, Segmentation, SegzeroError, Status
 from segzero_ros.core.requests import Requests
 from segzero_ros.core.text import clean, one_line
 from segzero_ros.core.tickets import Asker, Ticket, Wish
@@ -65,6 +67,7 @@ class Goals:
         if request.keep_tracking:
             problem = SegzeroError(Status.BAD_REQUEST, "keep_tracking: nothing tracks yet")
         image = request.image if request.image.width else None
+        request.image = Image()  # rclpy keeps the goal as long as its result
         wish = Wish(image, prompts, not_before=nanoseconds(request.not_before), in_3d=request.want_3d)
         timeout = min(request.timeout, MAX_TIMEOUT)
         asked = self._requests.ask(request.instruction, Asker.ACTION, wish=wish, timeout=timeout, problem=problem)
@@ -92,26 +95,41 @@ class Goals:
 
     def _execute(self, handle: Any) -> Segment.Result:
         goal = self._goals[bytes(handle.goal_id.uuid)]
-        ticket = goal.ticket
         try:
-            self._requests.wait(ticket, goal.tell, FEEDBACK_PERIOD)
-            goal.tell()
-            reply = self._reply_of(ticket)
-            s = reply.segmentation
-            result = Segment.Result()
-            result.result = to_result_msg(s, reply.header, reply.camera_info, reply.request_id)
-            self._ending.keep()
-            if s.status in (Status.OK, Status.NO_OBJECT):
-                handle.succeed()
-            elif s.status is Status.CANCELLED and handle.is_cancel_requested:
-                handle.canceled()
-            else:
-                handle.abort()
-            said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
-            self._node.get_logger().info(clean(f"goal {ticket.request_id[:8]} of ~/ask {said}"))
-            return result
+            return self._answer(goal)
+        except Exception as error:  # rclpy would send an empty result, whose status reads OK
+            self._node.get_logger().error(f"a goal of ~/ask failed: {type(error).__name__}: {one_line(error)}")
+            self._requests.cancel(goal.ticket, "its goal failed")
+            return self._failure(goal, error)
         finally:
             self._goals.pop(bytes(handle.goal_id.uuid), None)
+
+    def _answer(self, goal: _Goal) -> Segment.Result:
+        handle, ticket = goal.handle, goal.ticket
+        self._requests.wait(ticket, goal.tell, FEEDBACK_PERIOD)
+        goal.tell()
+        reply = self._reply_of(ticket)
+        s = reply.segmentation
+        result = Segment.Result()
+        result.result = to_result_msg(s, reply.header, reply.camera_info, reply.request_id)
+        self._ending.keep()
+        if s.status in (Status.OK, Status.NO_OBJECT):
+            handle.succeed()
+        elif s.status is Status.CANCELLED and handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
+        self._node.get_logger().info(clean(f"goal {ticket.request_id[:8]} of ~/ask {said}"))
+        return result
+
+    def _failure(self, goal: _Goal, error: Exception) -> Segment.Result:
+        if goal.handle.is_active:
+            goal.handle.abort()
+        why = f"the answer could not be sent: {type(error).__name__}: {one_line(error)}"
+        said = Segmentation(Status.BACKEND_ERROR, why, goal.ticket.instruction, 0, 0)
+        header = Header(stamp=self._node.get_clock().now().to_msg())
+        return Segment.Result(result=to_result_msg(said, header, None, goal.ticket.request_id))
 
 
 class _Goal:
