@@ -146,6 +146,19 @@ def test_an_earlier_answer_is_corrected_on_its_own_frame_and_an_older_one_refuse
     assert second.request_id in third.message
 
 
+def test_a_refused_correction_leaves_the_answer_to_be_corrected(
+    start: Callable[..., Any], robot: Robot, camera: Camera, ask: Ask
+) -> None:
+    node(start, robot)
+    first = ask(lambda: camera.show(False), prompts=[BOX])[1]
+    better = {"request_id": first.request_id, "points": [Point2D(x=640.0, y=350.0)]}
+    refused = ask(prompts=[Prompt(index=7, **better)])[1]
+    assert refused.status == Segmentation.STATUS_BAD_REQUEST and "object 7" in refused.message
+    status, second = ask(prompts=[Prompt(index=1, **better)])
+    assert status == GoalStatus.STATUS_SUCCEEDED, second.message
+    assert second.header == first.header
+
+
 def test_a_call_takes_prompts_and_refuses_those_that_do_not_fit(
     start: Callable[..., Any], robot: Robot, camera: Camera
 ) -> None:

@@ -41,8 +41,8 @@ class Responder:
         self._requests = requests
         self._board = board
         self._answered = 0  # number of the frame that was reasoned about last
-        self._kept: _Kept | None = None  # the newest answer
-        self._shown: _Kept | None = None  # the newest one whose frame is on ~/source_image
+        self._kept: _Kept | None = None  # the newest answer, which was no failure
+        self._shown: _Kept | None = None  # the newest one whose frame is on ~/source_image, a failure too
 
     def __call__(self, pipeline: Pipeline, ticket: Ticket, on_state: OnState) -> Segmentation:
         began = time.monotonic()
@@ -111,11 +111,17 @@ class Responder:
         if in_3d and gathered is not None:
             ticket.watch.stage = Stage.LIFTING_3D
             result = self._scenes.lift(gathered, pixels, result, ticket.cancel, ticket.deadline)
-        if result.status is not Status.CANCELLED:
-            self._kept = _Kept(ticket.request_id, frame, pixels, replace(result, scene=None), gathered)
-            if ticket.by is not Asker.SERVICE:
-                self._shown = self._kept
+        self._keep(ticket, _Kept(ticket.request_id, frame, pixels, replace(result, scene=None), gathered))
         return result
+
+    def _keep(self, ticket: Ticket, made: _Kept) -> None:
+        """A failure, a refused correction among them, takes nobody the answer that can still be corrected."""
+        if ticket.cancelled is not None or made.result.status is Status.CANCELLED:
+            return
+        if made.result.status in (Status.OK, Status.NO_OBJECT):
+            self._kept = made
+        if ticket.by is not Asker.SERVICE:
+            self._shown = made
 
     @staticmethod
     def _prompts(ticket: Ticket, frame: Frame, pixels: Image) -> tuple[Prompt, ...]:
