@@ -173,6 +173,7 @@ def test_a_call_takes_prompts_and_refuses_those_that_do_not_fit(
         Prompt(),
         Prompt(points=[Point2D(x=1.0, y=1.0)], positive=[False, True]),
         Prompt(points=[Point2D(x=1.0, y=1.0)], positive=[False]),
+        Prompt(points=[Point2D(x=1.0, y=1.0)], index=1),
     ):
         reply = robot.call(SegmentImage, "/segzero/segment", SegmentImage.Request(prompts=[bad]))
         assert reply.result.status == Segmentation.STATUS_BAD_REQUEST and "prompt 1" in reply.result.message

@@ -18,6 +18,9 @@ def prompts_from_msgs(messages: Sequence[Any]) -> tuple[tuple[Prompt, ...], Segz
         if len(positive) != len(points) and problem is None:
             sentence = f"prompt {number} has {len(points)} points and says of {len(positive)} whether they are positive"
             problem = SegzeroError(Status.BAD_REQUEST, sentence)
+        if m.index and not m.request_id and problem is None:
+            sentence = f"prompt {number} has the index {m.index} and no request_id of the answer that it corrects"
+            problem = SegzeroError(Status.BAD_REQUEST, sentence)
         corrects = (m.request_id, int(m.index)) if m.request_id else None
         prompts.append(Prompt(edges if any(edges) else None, points, positive, corrects))
     return tuple(prompts), problem
