@@ -137,7 +137,8 @@ class Hint:
 class Lifted:
     """One instance in space; what follows `message` holds if status is OK.
 
-    points: of the visible surface, (N, 3). colours: uint8 (N, 3), RGB. visible: share of the mask's outline that is
+    points: of the visible surface, (N, 3). colours: uint8 (N, 3), RGB. visible: share of the mask's outline that
+    neither the image's edge nor something nearer cuts. support: the plane that it stands on, where one was found.
     """
 
     status: Status3D
