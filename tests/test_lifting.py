@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from segzero_ros.core.contract import Cancel
 from segzero_ros.core.lifting import Gates, lift
 from segzero_ros.core.space import Camera, Hint, Lifted, Scene, Status3D, Transform, rotation_of
 from segzero_ros.core.surfaces import core_of, in_depth_with, support_plane, without_flying
@@ -663,6 +664,20 @@ def test_no_depth_and_no_mask_raises_anything(depth: np.ndarray, mask: np.ndarra
     masks = [mask, ~mask, np.ones_like(mask)]
     for lifted in lift([instance_of(m) for m in masks], image, scene, Gates(min_points=1, max_holes=1)):
         assert finite(lifted)
+
+
+def test_what_is_left_of_a_cancelled_request_is_not_lifted() -> None:
+    class AfterTwo(Cancel):
+        looks = 0
+
+        def is_set(self) -> bool:
+            self.looks += 1
+            return self.looks > 2
+
+    view = tabletop(42)
+    found = [view.instance(n) for n in range(1, 6)]
+    ends = [lifted.status for lifted in lift(found, view.image, view.scene, cancel=AfterTwo())]
+    assert ends == [Status3D.OK] * 2 + [Status3D.NOT_ASKED] * 3
 
 
 @pytest.mark.parametrize("known", [True, False])

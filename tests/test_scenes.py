@@ -133,7 +133,7 @@ def lifting(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Lifting and camera models have tests of their own: here they show what they were given."""
     seen: list[Any] = []
 
-    def lift(instances: Any, image: Any, scene: Scene) -> tuple[Lifted, ...]:
+    def lift(instances: Any, image: Any, scene: Scene, **_: Any) -> tuple[Lifted, ...]:
         seen.append(scene)
         return tuple(Lifted(Status3D.OK, centroid=(0.0, 0.0, float(i.index))) for i in instances)
 

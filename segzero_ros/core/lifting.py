@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segzero_ros.core.boxes import Oriented, Seen, principal_box, upright_box
 from segzero_ros.core.camera import ray_window
-from segzero_ros.core.contract import Image, Instance, Mask, PackedMask
+from segzero_ros.core.contract import Cancel, Image, Instance, Mask, PackedMask
 from segzero_ros.core.geometry import union_mask
 from segzero_ros.core.grasps import grasp_hints
 from segzero_ros.core.space import (
@@ -82,8 +82,14 @@ class _Patch:
     noise: float
 
 
-def lift(instances: Sequence[Instance], image: Image, scene: Scene, gates: Gates | None = None) -> tuple[Lifted, ...]:
-    """One per instance, in the frame scene.frame_id.
+def lift(
+    instances: Sequence[Instance],
+    image: Image,
+    scene: Scene,
+    gates: Gates | None = None,
+    cancel: Cancel | None = None,
+) -> tuple[Lifted, ...]:
+    """One per instance, in the frame scene.frame_id; NOT_ASKED for what is left when `cancel` is set.
 
     image: (H, W, 3) RGB, of the size of scene.depth and scene.camera. The plane that an object stands on is looked for
     around its mask; where scene.transform is given its target's z is up, so that a wall is not taken for it.
@@ -97,7 +103,9 @@ def lift(instances: Sequence[Instance], image: Image, scene: Scene, gates: Gates
     fitting = [m for m in masks if m.shape == size]
     # Masks may be a little too small, and their objects' edges are not to be taken for the plane.
     taken = cv2.dilate(union_mask(fitting, *size).view(np.uint8), np.ones((11, 11), np.uint8)).view(np.bool_)
-    return tuple(_lift_one(mask, taken, image, scene, gates) for mask in masks)
+    unasked = Lifted(Status3D.NOT_ASKED, "cancelled")
+    stop = cancel or Cancel()
+    return tuple(unasked if stop.is_set() else _lift_one(mask, taken, image, scene, gates) for mask in masks)
 
 
 def _refusal(image: Image, scene: Scene, size: tuple[int, int]) -> Lifted | None:

@@ -115,7 +115,7 @@ class Scenes:
             gathered = self._found(gathered, cancel, 0.0)
         try:
             scene = _attempt(lambda: self._scene(gathered, pixels, cancel, deadline))
-            lifted = _attempt(lambda: _lift(result, pixels, scene))
+            lifted = _attempt(lambda: _lift(result, pixels, scene, cancel))
         except LiftError as error:
             failed = Lifted(error.status, one_line(error.message, LONGEST))
             lifted = (failed,) * len(result.instances)
@@ -241,10 +241,10 @@ def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool 
     return camera_of(info.width, info.height, k, d, model, binning=(info.binning_x, info.binning_y), roi=roi)
 
 
-def _lift(result: Segmentation, pixels: Image, scene: Scene) -> tuple[Lifted, ...]:
+def _lift(result: Segmentation, pixels: Image, scene: Scene, cancel: Cancel) -> tuple[Lifted, ...]:
     from segzero_ros.core.lifting import lift
 
-    return lift(result.instances, pixels, scene)
+    return lift(result.instances, pixels, scene, cancel=cancel)
 
 
 def _attempt(call: Callable[[], T]) -> T:
