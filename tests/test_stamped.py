@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from segzero_ros.core.contract import Cancel
-from segzero_ros.core.stamped import StampedBuffer
+from segzero_ros.core.stamped import MOST, StampedBuffer
 
 MS = 1_000_000
 S = 1000 * MS
@@ -68,6 +68,18 @@ def test_a_stamp_that_goes_back_forgets_all_of_the_run_before() -> None:
     made = buffer(1000 * MS, 2000 * MS)
     made.put("anew", 1010 * MS, 10)
     assert find(made, 1000 * MS, slop=0.0)[0] is None and find(made, 1010 * MS)[0] == "anew"
+
+
+def test_a_stamp_out_of_order_takes_its_place_and_forgets_nothing() -> None:
+    made = buffer(1000 * MS, 1033 * MS, 1066 * MS, 1060 * MS)
+    assert [find(made, s * MS)[0] for s in (1000, 1033, 1060, 1066)] == [f"at {s}" for s in (1000, 1033, 1060, 1066)]
+
+
+def test_messages_without_bytes_do_not_pile_up() -> None:
+    made = StampedBuffer(1000)
+    for n in range(1, MOST + 101):
+        made.put(n, n * MS, 0)
+    assert find(made, 100 * MS, slop=0.0)[0] is None and find(made, 101 * MS)[0] == 101
 
 
 def test_a_message_that_comes_twice_replaces_itself_alone() -> None:

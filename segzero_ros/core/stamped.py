@@ -11,6 +11,8 @@ from typing import Any
 from segzero_ros.core.contract import Cancel
 
 POLL = 0.005  # seconds between two looks for a message while somebody waits for it
+BACK = 500_000_000  # nanoseconds that a stamp goes back where another run begins; less is a driver's disorder
+MOST = 1000  # messages, for those that have no bytes
 
 
 class StampedBuffer:
@@ -35,12 +37,15 @@ class StampedBuffer:
             self._unstamped = not stamp
             if not stamp:
                 return
-            if self._kept and stamp < next(reversed(self._kept)):  # a restarted camera, bag or simulation
+            newest = next(reversed(self._kept), stamp)
+            if stamp < newest - BACK:  # a restarted camera, bag or simulation
                 self._clear()
             self._bytes -= self._kept.pop(stamp, (None, 0))[1]
             self._kept[stamp] = (message, size)
             self._bytes += size
-            while self._bytes > self._room and len(self._kept) > 1:
+            if stamp < newest:
+                self._kept = OrderedDict(sorted(self._kept.items(), key=lambda kept: kept[0]))
+            while (self._bytes > self._room or len(self._kept) > MOST) and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1][1]
 
     def clear(self) -> None:
