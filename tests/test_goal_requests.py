@@ -53,6 +53,14 @@ def test_the_same_words_are_no_repetition_of_a_goal(bench: Bench) -> None:
     assert bench.ask("mug", TOPIC).result is None, "nor does an instruction repeat it"
 
 
+def test_words_that_come_again_after_a_goal_are_new(bench: Bench) -> None:
+    bench.ask("mug")
+    bench.answer(bench.take())
+    bench.ask("duck", ACTION)
+    bench.answer(bench.take())
+    assert bench.ask("mug").result is None, "the topics show the duck by now"
+
+
 def test_a_goal_stops_an_instruction_that_waits_or_runs(bench: Bench) -> None:
     running = bench.ask("mug")
     bench.take()

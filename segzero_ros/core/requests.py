@@ -133,6 +133,7 @@ class _Policy:
             self._end(ticket, refusal.status, refusal.message)
             return Asked(ticket.request_id, ticket, refusal)
         if ticket.by is Asker.ACTION:
+            self._answered = None  # the topics will show another answer
             self.end_goal("preempted by a newer goal of ~/ask")
             self._make_room("replaced by a goal of ~/ask", calls=True)
             if waiting := self.line.instruction:
