@@ -205,6 +205,16 @@ def test_depth_that_later_stamps_have_passed_is_not_looked_for_any_more(make: An
     assert gathered.depth is None and not gathered.waits
 
 
+def test_a_camera_info_that_comes_while_the_model_thinks_is_in_time(make: Any) -> None:
+    camera = make()
+    camera.sends_depth(depth(5 * S))
+    gathered = camera.gather(colour(5 * S))
+    assert gathered.info is None
+    camera.sends_info(info())
+    [first, _] = camera.lift(gathered).instances
+    assert first.lifted and first.lifted.status is Status3D.OK, first.lifted
+
+
 def test_depth_between_whose_stamps_the_frame_lies_is_the_nearest_within_the_slop(make: Any) -> None:
     camera = make()
     camera.sends_info(info())
