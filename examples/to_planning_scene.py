@@ -69,6 +69,14 @@ def boxes(answer: Segmentation, collision_object: type, primitive: type) -> list
     return out
 
 
+REFUSALS = (
+    Segmentation.STATUS_BUSY,
+    Segmentation.STATUS_NOT_READY,
+    Segmentation.STATUS_BAD_INSTRUCTION,
+    Segmentation.STATUS_BAD_REQUEST,
+)
+
+
 def changes(answer: Segmentation, before: set[str], collision_object: type, primitive: type) -> list[Any]:
     """Those to remove, of the names that were added `before`, and those to add."""
     added = boxes(answer, collision_object, primitive)
@@ -95,6 +103,8 @@ class Scene(Node):
         self.create_subscription(Segmentation, "result", self.on_answer, LATCHED)
 
     def on_answer(self, answer: Segmentation) -> None:
+        if answer.status in REFUSALS:  # nothing was looked at: what is in the scene stays
+            return
         things = changes(answer, self.names, *self.kinds)
         self.names = {thing.id for thing in things if thing.operation == self.kinds[0].ADD}
         scene = self.scene(is_diff=True)

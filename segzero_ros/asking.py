@@ -32,6 +32,7 @@ from segzero_ros.core.text import first_line
 
 PATIENCE = 10.0  # seconds to wait for the server, for its reply to a goal, and for a result that is overdue
 LOSS = 2.0  # seconds without the server after which it is lost: DDS may see it late
+SILENCE = 30.0  # seconds without feedback, which a node gives every second, after which the result is lost
 LOOK = 0.1  # seconds between two looks at what is overdue
 BURST = 200  # messages of a kind that are kept until they are taken
 
@@ -53,6 +54,7 @@ class Question(Future[Answer]):
         self.cancelling = False
         self.due = time.monotonic() + PATIENCE
         self.servers: frozenset[bytes] = frozenset()  # endpoints of who took the goal
+        self.heard = math.inf  # time.monotonic() of the last sign of life of the accepted goal
         self.missed: float | None = None  # time.monotonic() since which they are gone
 
     def cancel(self) -> bool:
@@ -63,6 +65,7 @@ class Question(Future[Answer]):
         return True
 
     def hear(self, message: Any) -> None:
+        self.heard = time.monotonic()
         if self._on_feedback is not None and not self.done():
             self._on_feedback(message.feedback)
 
@@ -208,7 +211,7 @@ class Desk:
             question.missed = question.missed or now
             if now - question.missed > LOSS:
                 question.settle(ServerLost(f"who offered {self._action} went away before the goal was answered"))
-        elif now > question.due:
+        elif now > question.due or now - question.heard > SILENCE:
             what = "accepted nor rejected" if question.handle is None else "answered"
             why = "" if question.handle else "; is the node of this client spun?"
             question.settle(NoReply(f"{self._action} is there and has not {what} the goal in time{why}"))
@@ -230,7 +233,7 @@ class Desk:
             return
         timeout = question.goal.timeout
         with self._changed:
-            question.handle = handle
+            question.handle, question.heard = handle, time.monotonic()
             question.due = time.monotonic() + (timeout + PATIENCE if timeout else math.inf)
             cancelling = question.cancelling or question.done()
         handle.get_result_async().add_done_callback(lambda f: self._on_result(question, f))

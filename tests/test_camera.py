@@ -118,6 +118,8 @@ def test_coefficients_that_are_none_of_the_models_are_refused(d: tuple[float, ..
         (4, 1e9, "does not go with its height"),
         (2, 64000.0, "principal point"),
         (5, -900.0, "principal point"),
+        (2, 320.0, "another size"),  # of images half as wide
+        (2, 1280.0, "another size"),  # twice as wide
         (1, 3.0, "not of the form"),
         (6, 640.0, "not of the form"),  # column by column
         (8, 0.0, "not of the form"),

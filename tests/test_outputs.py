@@ -439,6 +439,34 @@ def test_no_pose_of_an_older_answer_stays_for_who_listened_nor_for_who_comes_lat
     assert all(len(before[topic]) == 1 for topic in DEPTH)
 
 
+@pytest.mark.parametrize("status", [Status.BUSY, Status.BAD_INSTRUCTION, Status.NOT_READY])
+def test_a_refusal_is_said_in_the_results_and_takes_the_answer_before_from_nobody(bench: Bench, status: Status) -> None:
+    topics = CLOUDS | DEPTH | HEAVY | {"reasoning": String}
+    bench.listen(topics | {"result": SegmentationMsg, "result_json": String})
+    bench.outputs.put(reply(SOLID))
+    bench.all_of(dict.fromkeys(bench.heard))
+    refusal = Segmentation(status, "a goal runs", "the duck", 0, 0)
+    bench.outputs.put(Reply(Header(stamp=Time(sec=99)), None, None, refusal, "8", refused=True))
+    told = bench.all_of({"result": SegmentationMsg, "result_json": String}, 2)
+    assert told["result"].instruction == "the duck"
+    assert all(len(bench.heard[topic]) == 1 for topic in topics)
+    bench.heard = {}
+    bench.listen(topics)  # who comes late
+    check_space({t: m for t, m in bench.all_of(topics).items() if t in CLOUDS | DEPTH})
+
+
+def test_an_answer_in_space_that_cannot_be_made_leaves_no_older_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.listen(CLOUDS)
+    bench.outputs.put(reply(SOLID))
+    bench.all_of(CLOUDS)
+    broken = replace(LIFTED, points=np.ones((7, 2), np.float32))
+    bench.outputs.put(reply(replace(SOLID, instances=(replace(instance(1, 5), lifted=broken),)), request_id="8"))
+    bench.wait(lambda: len(bench.heard["points"]) == 2)
+    assert bench.heard["points"][-1].width == 0
+
+
 def test_the_cloud_of_the_scene_is_made_for_who_listens_and_again_for_who_comes_later(bench: Bench) -> None:
     bench.say(reply(SOLID))
     bench.listen({"scene_points": PointCloud2}, VOLATILE)

@@ -144,7 +144,7 @@ def lifting(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return Camera(width, height, (k[0], k[4], k[2], k[5]), tuple(d))
 
     monkeypatch.setitem(sys.modules, "segzero_ros.core.lifting", SimpleNamespace(lift=lift))
-    monkeypatch.setitem(sys.modules, "segzero_ros.core.camera", SimpleNamespace(camera_of=camera_of))
+    monkeypatch.setattr("segzero_ros.ros.camera_models.camera_of", camera_of)
     return seen
 
 
@@ -374,8 +374,8 @@ def test_an_error_of_lifting_is_typed_and_the_answer_in_pixels_stands(
     camera.sends_info(info())
     camera.sends_depth(depth(5 * S))
     gathered = camera.gather(colour(5 * S))
-    monkeypatch.setattr(sys.modules["segzero_ros.core.camera"], "camera_of", broken)
-    assert "ZeroDivisionError: on purpose" in failure(camera.lift(gathered), Status3D.NO_DEPTH)
+    monkeypatch.setattr("segzero_ros.ros.camera_models.camera_of", broken)
+    assert "ZeroDivisionError: on purpose" in failure(camera.lift(gathered), Status3D.ERROR)
 
 
 def test_an_answer_without_objects_has_its_scene_and_one_that_failed_stays_as_it_is(make: Any) -> None:

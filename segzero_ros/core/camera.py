@@ -20,6 +20,7 @@ from segzero_ros.core.text import one_line
 
 # OpenCV reads the same list in each of these lengths.
 COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14)}
+OFF_CENTRE = 0.2  # of a size, how far from its middle a principal point may lie
 _STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-5)  # iterations; pixels
 _RETURNS = 0.1  # pixels: a ray that comes back farther from its pixel is none
 
@@ -186,8 +187,12 @@ def _intrinsics(width: int, height: int, k: Sequence[float]) -> tuple[float, flo
     for focal, centre, size, name in ((fx, cx, width, "width"), (fy, cy, height, "height")):
         if not size / 20 < focal < 1000 * size:
             raise _bad(f"the camera_info's focal length of {focal:g} pixels does not go with its {name} of {size}")
-        if not -size < centre < 2 * size:
-            raise _bad(f"the camera_info's principal point at {centre:g} does not go with its {name} of {size}")
+        # Lenses are within a few per cent of the middle; a quarter is that of an image of half or twice the size.
+        if abs(centre - size / 2) > OFF_CENTRE * size:
+            raise _bad(
+                f"the camera_info's principal point at {centre:g} does not go with its {name} of {size}: k is of "
+                "another size, or a window was cut out of the image and not told as its region of interest"
+            )
     return fx, fy, cx, cy
 
 

@@ -5,6 +5,7 @@ Nothing here raises for what a mask or a depth image holds: each instance has it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -42,7 +43,11 @@ from segzero_ros.core.surfaces import (
     without_flying,
     without_table,
 )
+from segzero_ros.core.text import one_line
 
+log = logging.getLogger(__name__)
+
+OPTICAL = "_optical_frame"  # how names of cameras' frames end
 _MARGIN = 10  # pixels around a mask's box: more than anything here erodes or looks for
 _SURFACE = 5000  # points that a box is made of at most
 
@@ -105,7 +110,16 @@ def lift(
     taken = cv2.dilate(union_mask(fitting, *size).view(np.uint8), np.ones((11, 11), np.uint8)).view(np.bool_)
     unasked = Lifted(Status3D.NOT_ASKED, "cancelled")
     stop = cancel or Cancel()
-    return tuple(unasked if stop.is_set() else _lift_one(mask, taken, image, scene, gates) for mask in masks)
+    return tuple(unasked if stop.is_set() else _attempt(mask, taken, image, scene, gates) for mask in masks)
+
+
+def _attempt(packed: PackedMask, taken: Mask, image: Image, scene: Scene, gates: Gates) -> Lifted:
+    """A fault with one instance takes 3D from no other."""
+    try:
+        return _lift_one(packed, taken, image, scene, gates)
+    except Exception as error:
+        log.exception("an instance could not be lifted")
+        return Lifted(Status3D.ERROR, f"it failed: {type(error).__name__}: {one_line(error, 200)}")
 
 
 def _refusal(image: Image, scene: Scene, size: tuple[int, int]) -> Lifted | None:
@@ -135,7 +149,9 @@ def _lift_one(packed: PackedMask, taken: Mask, image: Image, scene: Scene, gates
         )
     if count < gates.min_points:
         return _too_few(count, gates)
-    up = None if scene.transform is None else np.asarray(scene.transform.rotation, np.float64)[2]
+    # The z axis of a frame points up by REP 103, but for a camera's.
+    levelled = scene.transform is not None and not scene.frame_id.endswith(OPTICAL)
+    up = np.asarray(scene.transform.rotation, np.float64)[2] if scene.transform and levelled else None
     plane = _support(packed, patch, taken, up, scene, gates)
     kept = _object(patch, measured, plane, gates)
     if np.count_nonzero(kept) < gates.min_points:

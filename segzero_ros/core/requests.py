@@ -130,6 +130,7 @@ class _Policy:
     def ask(self, ticket: Ticket, problem: SegzeroError | None, rules: Rules, once: bool) -> Asked:
         refusal = self.gate.refusal(ticket.by, rules) or self.line.refusal(ticket.by) or problem
         if refusal:
+            ticket.refused = True
             self._end(ticket, refusal.status, refusal.message)
             return Asked(ticket.request_id, ticket, refusal)
         if ticket.by is Asker.ACTION:

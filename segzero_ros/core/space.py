@@ -32,6 +32,7 @@ class Status3D(str, Enum):
     TOO_MANY_HOLES = "TOO_MANY_HOLES"
     BAD_CAMERA_INFO = "BAD_CAMERA_INFO"
     NO_TRANSFORM = "NO_TRANSFORM"
+    ERROR = "ERROR"  # a fault of this package
 
 
 class LiftError(Exception):

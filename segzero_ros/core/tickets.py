@@ -141,6 +141,7 @@ class Ticket:
     again: bool = False  # a later round of its series
     reason: str = ""  # why it was cancelled
     cancelled: float | None = None
+    refused: bool = False  # nobody took it, so nothing was looked at
     ended: threading.Event = field(default_factory=threading.Event)
 
     @property

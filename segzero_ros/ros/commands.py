@@ -17,10 +17,8 @@ from segzero_ros.core.text import clean, one_line
 from segzero_ros.core.tickets import Asked, Asker, Wish
 from segzero_ros.ros.messages import status_constant, to_result_msg
 from segzero_ros.ros.pace import BURST, Pace
-from segzero_ros.ros.prompts import prompts_from_msgs
+from segzero_ros.ros.prompts import prompts_from_msgs, seconds_from_msg
 from segzero_ros.ros.qos import profile
-
-MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a request's own, too
 
 
 class Commands:
@@ -72,11 +70,11 @@ class Commands:
     def _segment(self, request: SegmentImage.Request, response: SegmentImage.Response) -> SegmentImage.Response:
         """Waits, in a thread of its own."""
         image = request.image if request.image.width else None
-        timeout = min(max(0.0, request.timeout), MAX_TIMEOUT)
         prompts, problem = prompts_from_msgs(request.prompts)
+        timeout, late = seconds_from_msg(request.timeout)
         wish = Wish(image, prompts)
         ticket = self._requests.ask(
-            request.instruction, Asker.SERVICE, wish=wish, timeout=timeout, problem=problem
+            request.instruction, Asker.SERVICE, wish=wish, timeout=timeout, problem=problem or late
         ).ticket
         assert ticket is not None, "a call is never a repetition"
         self._requests.wait(ticket)

@@ -5,7 +5,6 @@ A goal's thread waits for its request and does all that changes the goal's state
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +24,9 @@ from segzero_ros.ros.inputs import nanoseconds
 from segzero_ros.ros.messages import to_result_msg
 from segzero_ros.ros.pace import BURST, Pace
 from segzero_ros.ros.products import Reply
-from segzero_ros.ros.prompts import prompts_from_msgs
+from segzero_ros.ros.prompts import prompts_from_msgs, seconds_from_msg
 from segzero_ros.ros.qos import profile
 
-MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a goal's own, too
 FEEDBACK_PERIOD = 0.1  # seconds
 SIGN_OF_LIFE = 1.0  # seconds after which feedback comes though nothing has changed
 TEXT = 2000  # characters of the text so far in feedback
@@ -62,14 +60,13 @@ class Goals:
         """Every goal is accepted, so that one that cannot be answered has a result that says why."""
         request = handle.request
         prompts, problem = prompts_from_msgs(request.prompts)
-        if not math.isfinite(request.timeout) or request.timeout < 0:
-            problem = SegzeroError(Status.BAD_REQUEST, f"timeout is {request.timeout} s; 0 stands for the parameter's")
+        timeout, late = seconds_from_msg(request.timeout)
+        problem = problem or late
         if request.keep_tracking:
             problem = SegzeroError(Status.BAD_REQUEST, "keep_tracking: nothing tracks yet")
         image = request.image if request.image.width else None
         request.image = Image()  # rclpy keeps the goal as long as its result
         wish = Wish(image, prompts, not_before=nanoseconds(request.not_before), in_3d=request.want_3d)
-        timeout = min(request.timeout, MAX_TIMEOUT)
         asked = self._requests.ask(request.instruction, Asker.ACTION, wish=wish, timeout=timeout, problem=problem)
         assert asked.ticket is not None, "a goal is never a repetition"
         self._node.get_logger().info(f'goal {asked.request_id[:8]} of ~/ask: "{one_line(request.instruction, 80)}"')
@@ -107,7 +104,7 @@ class Goals:
     def _answer(self, goal: _Goal) -> Segment.Result:
         handle, ticket = goal.handle, goal.ticket
         self._requests.wait(ticket, goal.tell, FEEDBACK_PERIOD)
-        goal.tell()
+        goal.tell(last=True)
         reply = self._reply_of(ticket)
         s = reply.segmentation
         result = Segment.Result()
@@ -142,12 +139,13 @@ class _Goal:
         self._told: tuple[Any, ...] = ()
         self._when = 0.0
 
-    def tell(self) -> None:
-        """Publishes what is new since the last time, or a sign of life."""
+    def tell(self, last: bool = False) -> None:
+        """Publishes what is new since the last time, or a sign of life; last: all that is left."""
         watch, now = self.ticket.watch, time.monotonic()
         text, boxes = watch.text, watch.boxes
         news = (watch.stage, len(text), boxes)
-        if news == self._told and now - self._when < SIGN_OF_LIFE:
+        quiet = SIGN_OF_LIFE if news == self._told else FEEDBACK_PERIOD
+        if not last and now - self._when < quiet * 0.9:  # it was called a little early
             return
         before = self._told[1] if self._told else 0
         self._told, self._when = news, now

@@ -190,7 +190,8 @@ class SegzeroNode(LifecycleNode):
         assert ticket.result is not None
         frame = ticket.frame
         if frame is None:
-            return Reply(Header(stamp=self.get_clock().now().to_msg()), None, None, ticket.result, ticket.request_id)
+            header = Header(stamp=self.get_clock().now().to_msg())
+            return Reply(header, None, None, ticket.result, ticket.request_id, ticket.refused)
         return Reply(frame.image.header, frame.image, self.inputs.calibration(frame), ticket.result, ticket.request_id)
 
     def _on_loaded(self, pipeline: Pipeline) -> None:

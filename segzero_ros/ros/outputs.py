@@ -95,7 +95,17 @@ class Outputs:
                 output.current = True
                 self._empty(output)
         else:
-            self._publish(item() if callable(item) else item)
+            reply = item() if callable(item) else item
+            (self._refuse if reply.refused else self._publish)(reply)
+            s = reply.segmentation
+            said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
+            self._node.get_logger().info(f"answer {reply.request_id[:8]} to {said}")
+
+    def _refuse(self, reply: Reply) -> None:
+        """Nothing was looked at: a planner that works with the answer before must not lose it."""
+        for output in self._all:
+            if output.of_refusals:
+                self._say(output, reply)
 
     def _publish(self, reply: Reply) -> None:
         self._reply = reply
@@ -108,21 +118,18 @@ class Outputs:
                 self._empty(output)
         for output in self._all:
             if not output.heavy:
-                self._say(output)
+                self._say(output, reply)
         self._serve_heavy()
         for output in self._all:
             if not output.current:
                 self._empty(output)
-        s = reply.segmentation
-        said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
-        self._node.get_logger().info(f"answer {reply.request_id[:8]} to {said}")
 
     def _serve_heavy(self) -> None:
         """Computes each heavy output that somebody listens to who does not have the current answer yet."""
         self._latest = time.monotonic() + ARRIVAL
         for output in self._all:
             if output.heavy and self._reply and self._wanted(output):
-                self._say(output)
+                self._say(output, self._reply)
 
     def _wanted(self, output: Output) -> bool:
         listening = output.publisher.get_subscription_count()
@@ -139,12 +146,11 @@ class Outputs:
                 return
             time.sleep(0.001)  # seconds; to wait in the middleware would hold the interpreter
 
-    def _say(self, output: Output) -> None:
+    def _say(self, output: Output, reply: Reply) -> None:
         """Publishes; an output with nothing to say about this answer must not keep the answer before."""
-        assert self._reply is not None
         output.current = True
         try:
-            message = output.make(self._reply)
+            message = self._made(output, reply)
             if message is not None:
                 if output.large:
                     self._let_small_arrive()
@@ -154,6 +160,15 @@ class Outputs:
         except Exception as error:
             self._error(output.name, error)
         self._empty(output)
+
+    def _made(self, output: Output, reply: Reply) -> Any:
+        try:
+            return output.make(reply)
+        except Exception as error:
+            if not output.in_space:
+                raise
+            self._error(output.name, error)
+            return output.make(reply.in_pixels())  # an old pose must not stay on anybody's screen
 
     def _empty(self, output: Output) -> None:
         """Re-creates the publisher: the only way to clear its history."""

@@ -86,7 +86,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "cloud_stride",
         2,
-        "~/scene_points has every so many-th pixel of each row and column.",
+        "~/scene_points has every n-th pixel of each row and column.",
         bounds=(1, 16),
         when="live",
     ),

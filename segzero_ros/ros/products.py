@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -24,18 +25,37 @@ from segzero_ros.ros.messages import header_in_space, result_json, to_result_msg
 
 class Reply:
     """One answer on its way out. image: the frame's message (Image or CompressedImage), or None without a frame.
+    refused: the request was not taken, so this says nothing of any scene.
 
     frame_3d: of outputs in space when the answer itself has none; viewers ignore what names no frame, and would keep
     the answer before. Not thread-safe: what is made once serves all topics that show it.
     """
 
-    def __init__(self, header: Any, image: Any, camera_info: Any, segmentation: Segmentation, request_id: str) -> None:
+    def __init__(
+        self,
+        header: Any,
+        image: Any,
+        camera_info: Any,
+        segmentation: Segmentation,
+        request_id: str,
+        refused: bool = False,
+    ) -> None:
         self.header = header
         self.image = image
         self.camera_info = camera_info
         self.segmentation = segmentation
         self.request_id = request_id
+        self.refused = refused
         self.frame_3d = ""
+
+    def in_pixels(self) -> Reply:
+        """The same answer without 3D."""
+        flat = replace(
+            self.segmentation, instances=tuple(replace(i, lifted=None) for i in self.segmentation.instances), scene=None
+        )
+        reply = Reply(self.header, self.image, self.camera_info, flat, self.request_id, self.refused)
+        reply.frame_3d = self.header_3d.frame_id
+        return reply
 
     @property
     def answered(self) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from segzero_ros.core.contract import Prompt, SegzeroError, Status
+
+MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a request's own, too
 
 
 def prompts_from_msgs(messages: Sequence[Any]) -> tuple[tuple[Prompt, ...], SegzeroError | None]:
@@ -24,3 +27,10 @@ def prompts_from_msgs(messages: Sequence[Any]) -> tuple[tuple[Prompt, ...], Segz
         corrects = (m.request_id, int(m.index)) if m.request_id else None
         prompts.append(Prompt(edges if any(edges) else None, points, positive, corrects))
     return tuple(prompts), problem
+
+
+def seconds_from_msg(timeout: float) -> tuple[float, SegzeroError | None]:
+    """A request's own timeout, and why it cannot be taken; 0 stands for the parameter's."""
+    if math.isfinite(timeout) and timeout >= 0:
+        return min(timeout, MAX_TIMEOUT), None
+    return 0.0, SegzeroError(Status.BAD_REQUEST, f"timeout is {timeout:g} s; 0 stands for the parameter's")

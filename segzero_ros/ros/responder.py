@@ -111,7 +111,7 @@ class Responder:
         if in_3d and gathered is not None:
             ticket.watch.stage = Stage.LIFTING_3D
             result = self._scenes.lift(gathered, pixels, result, ticket.cancel, ticket.deadline)
-        self._keep(ticket, _Kept(ticket.request_id, frame, pixels, replace(result, scene=None), gathered))
+        self._keep(ticket, _Kept(ticket.request_id, frame, pixels, _without_3d(result), gathered))
         return result
 
     def _keep(self, ticket: Ticket, made: _Kept) -> None:
@@ -206,3 +206,8 @@ class Responder:
             if frame.stamped and frame.stamp == stamp:
                 return frame
         raise SegzeroError(Status.STALE_IMAGE, "the frame that was clicked on is not kept; click on a newer one")
+
+
+def _without_3d(result: Segmentation) -> Segmentation:
+    """Clouds and depth are large, and are made anew for a correction."""
+    return replace(result, instances=tuple(replace(i, lifted=None) for i in result.instances), scene=None)

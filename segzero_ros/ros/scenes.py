@@ -19,6 +19,7 @@ from segzero_ros.core.contract import Cancel, Image, Segmentation, SegzeroError,
 from segzero_ros.core.frames import Frame
 from segzero_ros.core.space import Camera, Lifted, LiftError, Scene, Status3D, Transform
 from segzero_ros.core.text import one_line
+from segzero_ros.ros.camera_models import camera_from_info
 from segzero_ros.ros.convert import depth_from_msg
 from segzero_ros.ros.inputs import Inputs, nanoseconds, unfit_info
 from segzero_ros.ros.transforms import Transforms
@@ -227,20 +228,6 @@ class Scenes:
         return self._node.get_parameter(name).value
 
 
-def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool = False) -> Camera:
-    """The model of images of this size, which fits. rectified: by image_proc, which sends the raw image's camera_info
-    beside them, so that P is their matrix. Raises LiftError(BAD_CAMERA_INFO)."""
-    from segzero_ros.core.camera import camera_of
-
-    k, d, model = info.k, info.d, info.distortion_model
-    if rectified and info.p[0]:
-        k, d = [info.p[0], 0.0, info.p[2], 0.0, info.p[5], info.p[6], 0.0, 0.0, 1.0], []
-    if (width, height) == (info.width, info.height):  # what it tells of binning is in K already
-        return camera_of(width, height, k, d, model)
-    roi = (info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height)
-    return camera_of(info.width, info.height, k, d, model, binning=(info.binning_x, info.binning_y), roi=roi)
-
-
 def _lift(result: Segmentation, pixels: Image, scene: Scene, cancel: Cancel) -> tuple[Lifted, ...]:
     from segzero_ros.core.lifting import lift
 
@@ -255,4 +242,4 @@ def _attempt(call: Callable[[], T]) -> T:
         raise
     except Exception as error:
         log.exception("an answer could not be lifted")
-        raise LiftError(Status3D.NO_DEPTH, f"it failed: {type(error).__name__}: {one_line(error)}") from error
+        raise LiftError(Status3D.ERROR, f"it failed: {type(error).__name__}: {one_line(error)}") from error

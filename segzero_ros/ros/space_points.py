@@ -12,7 +12,7 @@ from segzero_ros.core.camera import project
 from segzero_ros.core.contract import Point, SegzeroError, Status
 from segzero_ros.core.frames import Frame
 from segzero_ros.core.space import Camera, LiftError, Transform
-from segzero_ros.ros.scenes import camera_from_info
+from segzero_ros.ros.camera_models import camera_from_info
 
 # target frame, source frame, nanoseconds -> transform. May wait for TF. Raises LiftError.
 Lookup = Callable[[str, str, int], Transform]

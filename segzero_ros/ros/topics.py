@@ -22,6 +22,8 @@ class Output:
     """One topic. make: its message about an answer, or None. known: whether there can be one, before it is made.
 
     heavy: made only for somebody. large: sent when what is small has arrived. volatile: not kept for who comes late.
+    of_refusals: also says why a request was not taken; the other topics keep the answer before then. in_space: its
+    message about an answer without 3D is an empty one.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Output:
     heavy: bool = False
     large: bool = False
     volatile: bool = False
+    of_refusals: bool = False
+    in_space: bool = False
     known: Callable[[Reply], bool] = _always
     publisher: Any = None
     latched: bool = False  # the publisher's history holds a message
@@ -52,15 +56,15 @@ def all_outputs(stride: Callable[[], int]) -> list[Output]:
         return products_3d.scene_points(r, stride())
 
     return [
-        Output("~/result", "segzero_msgs/Segmentation", products.result),
+        Output("~/result", "segzero_msgs/Segmentation", products.result, of_refusals=True),
         Output("~/reasoning", "std_msgs/String", products.reasoning),
-        Output("~/result_json", "std_msgs/String", products.result_text),
+        Output("~/result_json", "std_msgs/String", products.result_text, of_refusals=True),
         Output("~/camera_info", "sensor_msgs/CameraInfo", products.camera_info),
         Output("~/detections", "vision_msgs/Detection2DArray", products.detections),
         Output("~/label_info", "vision_msgs/LabelInfo", products.label_info),
-        _small("~/detections_3d", "vision_msgs/Detection3DArray", products_3d.detections_3d),
-        _small("~/grasp_hints", "geometry_msgs/PoseArray", products_3d.grasp_hints),
-        _small("~/markers", "visualization_msgs/MarkerArray", products_3d.markers),
+        _small("~/detections_3d", "vision_msgs/Detection3DArray", products_3d.detections_3d, in_space=True),
+        _small("~/grasp_hints", "geometry_msgs/PoseArray", products_3d.grasp_hints, in_space=True),
+        _small("~/markers", "visualization_msgs/MarkerArray", products_3d.markers, in_space=True),
         _small("~/annotations", "foxglove_msgs/ImageAnnotations", products_3d.image_annotations),
         _small("~/object/depth/camera_info", "sensor_msgs/CameraInfo", products_3d.depth_info, products_3d.has_depth),
         _small(
@@ -73,7 +77,7 @@ def all_outputs(stride: Callable[[], int]) -> list[Output]:
         _large(
             "~/background/depth/image_rect", "sensor_msgs/Image", products_3d.background_depth, products_3d.has_depth
         ),
-        _large("~/points", "sensor_msgs/PointCloud2", products_3d.points),
+        _large("~/points", "sensor_msgs/PointCloud2", products_3d.points, in_space=True),
         _large("~/overlay", "sensor_msgs/Image", products.overlay, _has_frame),
         _large("~/overlay/compressed", "sensor_msgs/CompressedImage", products.overlay_compressed, _has_frame),
         _large("~/answer_image", "sensor_msgs/Image", products.answer_image, _has_frame),
@@ -89,9 +93,13 @@ def _has_masks(reply: Reply) -> bool:
     return reply.answered
 
 
-def _small(name: str, kind: str, make: Callable[[Reply], Any], known: Callable[[Reply], bool] = _always) -> Output:
-    return Output(name, kind, make, heavy=True, known=known)
+def _small(
+    name: str, kind: str, make: Callable[[Reply], Any], known: Callable[[Reply], bool] = _always, in_space: bool = False
+) -> Output:
+    return Output(name, kind, make, heavy=True, known=known, in_space=in_space)
 
 
-def _large(name: str, kind: str, make: Callable[[Reply], Any], known: Callable[[Reply], bool] = _always) -> Output:
-    return Output(name, kind, make, heavy=True, large=True, known=known)
+def _large(
+    name: str, kind: str, make: Callable[[Reply], Any], known: Callable[[Reply], bool] = _always, in_space: bool = False
+) -> Output:
+    return Output(name, kind, make, heavy=True, large=True, known=known, in_space=in_space)
