@@ -118,7 +118,13 @@ def pick(robot: Robot, path: Path, grasp: Grasp, held: Callable[[], bool]) -> bo
     robot.follow(path.up, 1.2)
     robot.wait(0.3)
     good: list[bool] = []
-    robot.tick = lambda: good.append(held())
+    filming = robot.tick
+
+    def judge() -> None:
+        good.append(held())
+        filming()
+
+    robot.tick = judge
     robot.wait(HOLD)
-    robot.tick = lambda: None
+    robot.tick = filming
     return all(good)

@@ -1,0 +1,92 @@
+"""results.json and the page around it, from the records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pick.score import CAUSES, RIGHT_MASK, RIGHT_OBJECT, RIGHT_PLACE, Record, summarise
+
+MAIN = ("1280x720", "exact")
+ROWS = (
+    ("n", "scenes whose target the arm reaches"),
+    ("n_unreachable", "not reached, counted apart"),
+    ("success", "**picked from the node's answer**"),
+    ("bound", "picked from the true mask (the bound)"),
+    ("2d_right", "right object in 2D"),
+    ("success_where_2d_right", "picked, where that is right"),
+    ("bound_where_2d_right", "bound in the same scenes"),
+    ("ratio", "**share of the bound that is reached** (goal: 0.9)"),
+    ("centroid_p50_mm", "centre of the upright box, median error, mm"),
+    ("centroid_p90_mm", "its 90th percentile, mm"),
+    ("centroid_true_mask_p50_mm", "median with the true mask, mm"),
+    ("extent_p50_percent", "sides of the upright box, median error, %"),
+    ("extent_true_mask_p50_percent", "the same with the true mask, %"),
+)
+
+
+def summarise_all(records: Sequence[Record]) -> dict[str, Any]:
+    """The figures of 1280 x 720 with exact depth at the top; `noisy` and other sizes below, each under its name."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.size, record.noise), []).append(record)
+    result = summarise(groups.get(MAIN, []))
+    for (size, noise), those in sorted(groups.items()):
+        if (size, noise) == MAIN:
+            continue
+        place = result if size == MAIN[0] else result.setdefault(size, {})
+        if noise == "exact":
+            place.update(summarise(those))
+        else:
+            place[noise] = summarise(those)
+    result["seeds"] = sorted({r.seed for r in records})
+    result["thresholds"] = {"iou": RIGHT_OBJECT, "good_mask_iou": RIGHT_MASK, "place_m": RIGHT_PLACE}
+    return result
+
+
+def columns(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each group of scenes by its heading."""
+    found = {"1280 x 720": results, "1280 x 720, noisy depth": results.get("noisy")}
+    square = results.get("960x960", {})
+    found |= {"960 x 960": square, "960 x 960, noisy depth": square.get("noisy")}
+    return {name: group for name, group in found.items() if group and group.get("n")}
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    """Markdown lines."""
+    groups = columns(results)
+    lines = ["| | " + " | ".join(groups) + " |", "|---|" + "---|" * len(groups)]
+    for key, words in ROWS:
+        lines.append(f"| {words} | " + " | ".join(_cell(group, key) for group in groups.values()) + " |")
+    for cause in CAUSES:
+        counts = [f"{g['failures'][cause]}" for g in groups.values()]
+        lines.append(f"| failures: {_CAUSE[cause]} | " + " | ".join(counts) + " |")
+    for cause in CAUSES[2:]:
+        counts = [f"{g['bound_failures'][cause]}" for g in groups.values()]
+        lines.append(f"| the bound's failures: {cause.replace('3d', '3D')} | " + " | ".join(counts) + " |")
+    return lines
+
+
+_CAUSE = {
+    "reasoning": "reasoning (another object or none)",
+    "mask": f"mask (IoU below {RIGHT_MASK})",
+    "3d": f"3D (refused, or centre more than {RIGHT_PLACE * 1000:.0f} mm off)",
+    "grasp": "grasp (all right, and not lifted)",
+}
+
+
+def _cell(group: dict[str, Any], key: str) -> str:
+    value = group.get(key)
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return str(value)
+    digits = 1 if key.endswith(("_mm", "_percent")) else 3
+    low, high = group.get(f"{key}_ci") or (None, None)
+    return f"{value:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else "")
+
+
+def print_table(results: dict[str, Any]) -> None:
+    for line in table(results):
+        print(line.replace("**", ""))
