@@ -90,3 +90,7 @@ def _cell(group: dict[str, Any], key: str) -> str:
 def print_table(results: dict[str, Any]) -> None:
     for line in table(results):
         print(line.replace("**", ""))
+
+
+def write_page(folder: Path, results: dict[str, Any], pictures: Path) -> None:
+    raise NotImplementedError
