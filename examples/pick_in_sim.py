@@ -17,23 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import closed
-
-closed.close(os.environ)  # before rclpy is imported
-
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # `training` has the tabletop
-
 import cv2
-from pick.score import Record, read_record
 from tqdm import tqdm
+
+import closed
+from pick.score import Record, read_record
 
 if TYPE_CHECKING:
     from pick.answers import Ask
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"1280x720": (1280, 720), "960x960": (960, 960)}
-ENDS = ("lifted", "reasoning", "mask", "3d", "grasp")
 
 
 def read_records(path: Path) -> list[Record]:
@@ -59,6 +53,7 @@ def asker(how: str, out: Path) -> Iterator[Ask]:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from pick.page import picture_name
     from pick.pictures import draw_outcome
     from pick.trial import NOISES, Cell
 
@@ -88,9 +83,10 @@ def run(arguments: argparse.Namespace) -> None:
                 record = outcome.record
                 file.write(json.dumps(asdict(record)) + "\n")
                 file.flush()
-                name = f"{size}_{record.noise}_{seed}_{number:04d}_{record.cause or 'lifted'}.jpg"
-                picture = draw_outcome(outcome)[:, :, ::-1]
-                cv2.imwrite(str(pictures / name), cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+                picture = cv2.resize(
+                    draw_outcome(outcome)[:, :, ::-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA
+                )
+                cv2.imwrite(str(pictures / picture_name(record)), picture)
                 tries, lifted = tries + record.reachable, lifted + (record.reachable and record.answer.lifted)
                 bar.set_postfix_str(f"lifted {lifted} of {tries}")
 
@@ -120,20 +116,26 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "pick")
     parser.add_argument("--resume", action="store_true", help="go on with records.jsonl instead of beginning anew")
     parser.add_argument("--film", type=int, metavar="SCENE", help="only this scene, as pick.gif")
-    parser.add_argument("--page", type=Path, help="a folder that gets results.json and README.md too, such as docs/pick")
+    parser.add_argument(
+        "--page", type=Path, help="a folder that gets results.json and README.md too, such as docs/pick"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    closed.close(os.environ)  # before rclpy is imported
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # `training` has the tabletop
     if arguments.film is not None:
         film(arguments)
         return 0
     run(arguments)
     from pick.page import print_table, summarise_all, write_page
 
-    results = summarise_all(read_records(arguments.out / "records.jsonl"))
+    records = read_records(arguments.out / "records.jsonl")
+    results = summarise_all(records)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print_table(results)
     if arguments.page:
-        write_page(arguments.page, results, arguments.out / "pictures")
+        write_page(arguments.page, records, arguments.out / "pictures")
     return 0
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pick.camera import View
-from pick.score import UprightBox, upright_box
 from scipy.spatial.transform import Rotation
 
+from pick.camera import View
+from pick.score import UprightBox, upright_box
 from segzero_ros.core import space
 from segzero_ros.core.contract import Instance, Mask
 from segzero_ros.core.geometry import mask_box, pack

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from pick.robot import FINGER, OPENING, PALM, SPEED, TRAVEL, Arm, Joints, Robot
 from pick.score import UprightBox
 

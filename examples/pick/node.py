@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from pick.answers import Ask, Reply
-from pick.camera import View
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from pick.answers import Ask, Reply
+from pick.camera import View
 from segzero_ros.client import Answer, Segzero
 from segzero_ros.core.space import Box3D, Pose, Status3D
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pick.score import CAUSES, RIGHT_MASK, RIGHT_OBJECT, RIGHT_PLACE, Record, summarise
 
+BEGIN, END = "<!-- figures: from results.json -->", "<!-- end of figures -->"
 MAIN = ("1280x720", "exact")
 ROWS = (
     ("n", "scenes whose target the arm reaches"),
@@ -92,5 +95,33 @@ def print_table(results: dict[str, Any]) -> None:
         print(line.replace("**", ""))
 
 
-def write_page(folder: Path, results: dict[str, Any], pictures: Path) -> None:
-    raise NotImplementedError
+def write_page(folder: Path, records: Sequence[Record], pictures: Path) -> None:
+    """results.json, a picture of each end, and README.md: the table between its two marks, the rest is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = summarise_all(records)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    for end, record in shown(records).items():
+        source = pictures / picture_name(record)
+        if source.exists():
+            shutil.copyfile(source, folder / f"{end}.jpg")
+    page = folder / "README.md"
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text("\n".join([before + BEGIN, *table(results), END]) + after)
+
+
+def shown(records: Sequence[Record]) -> dict[str, Record]:
+    """For each end the first record that shows it: exact depth at 16:9 before others, full tables before empty."""
+
+    def rank(record: Record) -> tuple[bool, bool, int]:
+        return ((record.size, record.noise) != MAIN, record.objects < 4, record.scene)
+
+    found: dict[str, Record] = {}
+    for record in sorted((r for r in records if r.reachable), key=rank):
+        found.setdefault(record.cause or "lifted", record)
+    return found
+
+
+def picture_name(record: Record) -> str:
+    end = record.cause or "lifted"
+    return f"{record.size}_{record.noise}_{record.seed}_{record.scene:04d}_{end}.jpg"

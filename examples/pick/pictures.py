@@ -7,11 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
 from pick.camera import View, render
 from pick.score import UprightBox
 from pick.trial import Cell, Outcome, Scene
 from pick.world import STEP
-from PIL import Image
 from training.tabletop.scene import Camera
 
 GREEN, RED, WHITE = (60, 220, 60), (255, 70, 70), (255, 255, 255)
@@ -81,7 +82,9 @@ class Film:
 
     def write(self, path: Path, outcome: Outcome) -> None:
         """As a GIF: the answer, and beside it the pick, twice as fast as it is."""
-        still = cv2.resize(draw_answer(outcome.view, outcome.reply.mask, outcome.box), FRAME, interpolation=cv2.INTER_AREA)
+        still = cv2.resize(
+            draw_answer(outcome.view, outcome.reply.mask, outcome.box), FRAME, interpolation=cv2.INTER_AREA
+        )
         said = f'"{outcome.record.instruction}"'
         pictures = [
             Image.fromarray(caption(np.hstack([still, frame]), said, WHITE)).quantize(128, dither=Image.Dither.NONE)

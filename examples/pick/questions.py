@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
 from pick.camera import View
 from pick.world import PickWorld
 from training.tabletop.instructions import KINDS, Item, write

@@ -17,8 +17,9 @@ import numpy as np
 import pybullet as p
 import pybullet_data
 from numpy.typing import NDArray
-from pick.world import STEP
 from scipy.spatial.transform import Rotation
+
+from pick.world import STEP
 
 MOUNT = 1.33  # height of the base; its axis is the table's middle
 OPENING = 0.20  # between the fingers

@@ -31,8 +31,9 @@ def upright_box(points: NDArray[np.float64]) -> UprightBox:
     """The smallest upright box around points (N, 3)."""
     (x, y), (width, length), angle = cv2.minAreaRect(points[:, :2].astype(np.float32))
     low, high = points[:, 2].min(), points[:, 2].max()
-    return UprightBox(np.array([x, y, (low + high) / 2]), np.array([width, length, high - low]), float(np.radians(angle)))
-
+    return UprightBox(
+        np.array([x, y, (low + high) / 2]), np.array([width, length, high - low]), float(np.radians(angle))
+    )
 
 
 @dataclass(frozen=True)

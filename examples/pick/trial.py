@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pybullet as p
 from numpy.typing import NDArray
+
 from pick.answers import Ask, Reply, lift_mask, to_world
 from pick.camera import View, random_camera, render, with_noise
 from pick.grasp import pick, plan_grasp, plan_path

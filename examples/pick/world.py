@@ -16,8 +16,9 @@ import numpy as np
 import pybullet as p
 import pybullet_data
 from numpy.typing import NDArray
-from pick.score import UprightBox, upright_box
 from scipy.spatial import ConvexHull
+
+from pick.score import UprightBox, upright_box
 from training.tabletop.scene import RGB, SHAPES, Light, Object, World
 
 STEP = 1 / 240  # PyBullet's own; with 100 iterations of the solver nothing here jitters
@@ -53,7 +54,9 @@ class PickWorld(World):
         self.table = -1
         bear = Path(pybullet_data.getDataPath()) / PARTS["bear"]
         bunny = _convex_parts(self._meshes["bunny"])
-        self._footed = {name: _with_foot(file, SHAPES[name].upright) for name, file in (("bear", bear), ("bunny", bunny))}
+        self._footed = {
+            name: _with_foot(file, SHAPES[name].upright) for name, file in (("bear", bear), ("bunny", bunny))
+        }
 
     def lay(self, rng: np.random.Generator) -> None:
         """Tables until one rests by itself."""
