@@ -3,6 +3,7 @@
 # TORCH_INDEX: index to take torch from instead of pip's own settings, such as
 #   make demo TORCH_INDEX=URL
 # PYTHON: interpreter that .venv is made with (ROS 2 wheels exist for 3.11 here).
+# SCENES: how many scenes `make pick` tries
 # VENV, DISTRO: another environment, with another ROS 2: VENV=.venv-kilted DISTRO=kilted
 
 .DEFAULT_GOAL := help
@@ -10,6 +11,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 TORCH_INDEX ?=
 HOURS ?= 8
+SCENES ?= 200
 RESULTS ?= training/results
 VENV := .venv
 DISTRO := jazzy
@@ -46,7 +48,7 @@ WHOLE := tests/test_demo.py tests/test_package.py tests/test_make.py
 ROS_TESTS = $(filter-out $(WHOLE),$(shell grep -lE '^ *(from|import) ($(ROS_IMPORTS))' tests/test_*.py))
 CORE_TESTS = $(filter-out $(WHOLE),$(shell grep -LE '^ *(from|import) ($(ROS_IMPORTS)|$(HEAVY_IMPORTS))' tests/test_*.py))
 
-.PHONY: frames help venv setup interfaces demo check test test-long test-ros test-kilted test-pythons lint types build \
+.PHONY: frames help venv setup interfaces demo pick check test test-long test-ros test-kilted test-pythons lint types build \
         train-demo train-demo-smoke reproduce reproduce-smoke report evaluate clean
 
 help:  ## This list
@@ -96,6 +98,9 @@ $(MESSAGES): $(ROS) tools/ros_from_pypi.py $(shell find msg -type f)
 
 demo: $(MESSAGES) $(COMMAND)  ## A camera stream and six instructions through the real node; pictures in out/
 	$(PY) examples/demo.py
+
+pick: $(MESSAGES) $(COMMAND) $(TEST)  ## Picks in simulation by the real node's 3D answers, 200 scenes; a stopped run goes on (40 minutes; SCENES=20 for a look)
+	$(PY) examples/pick_in_sim.py --resume --scenes $(SCENES) --size 1280x720 960x960
 
 check: lint types $(COMMAND)  ## Lint, types and the tests that need neither ROS 2 nor a model, in half a minute
 	$(PY) -m pytest -q -m "not long and not gpu" $(CORE_TESTS) --deselect tests/test_command_line.py::$(WITH_MODEL)
