@@ -63,6 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.resume:
         lines.unlink(missing_ok=True)
     records = read_records(lines)
+    if any(r.asked != arguments.ask for r in records):
+        raise SystemExit(
+            f"{lines} has answers of the {records[0].asked}: name another folder by --out, or go without --resume"
+        )
     lines.write_text("".join(json.dumps(asdict(r)) + "\n" for r in records))
     noises = NOISES if arguments.noise == "both" else (arguments.noise,)
     done = {(r.size, r.noise, r.seed, r.scene) for r in records}
@@ -79,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
         for size, number, left in bar:
             bar.set_description(size)
             scene = cell.lay(seed, number, *SIZES[size])
-            for outcome in cell.run(scene, ask, left):
+            for outcome in cell.run(scene, ask, left, arguments.ask):
                 record = outcome.record
                 file.write(json.dumps(asdict(record)) + "\n")
                 file.flush()
@@ -100,7 +104,7 @@ def film(arguments: argparse.Namespace) -> None:
         scene = cell.lay(arguments.seed, arguments.film, *SIZES[arguments.size[0]])
         made = Film(cell, scene)
         cell.film = made.tick
-        for outcome in cell.run(scene, ask, ("exact",)):
+        for outcome in cell.run(scene, ask, ("exact",), arguments.ask):
             made.write(arguments.out / "pick.gif", outcome)
             print(outcome.record)
 
@@ -124,10 +128,14 @@ def main() -> int:
     closed.close(os.environ)  # before rclpy is imported
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # `training` has the tabletop
-    if arguments.film is not None:
-        film(arguments)
-        return 0
-    run(arguments)
+    try:
+        if arguments.film is not None:
+            film(arguments)
+            return 0
+        run(arguments)
+    except KeyboardInterrupt:
+        print("\nstopped; the same with --resume goes on", file=sys.stderr)
+        return 130
     from pick.page import print_table, summarise_all, write_page
 
     records = read_records(arguments.out / "records.jsonl")

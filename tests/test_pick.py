@@ -8,9 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import pick_in_sim
 import pybullet
 import pytest
+from scipy.spatial.transform import Rotation
+
+import pick_in_sim
 from pick.answers import Reply, lift_mask, to_world
 from pick.camera import with_noise
 from pick.grasp import count_in_the_way, plan_grasp
@@ -18,10 +20,8 @@ from pick.page import BEGIN, END, summarise_all, table
 from pick.robot import FINGER, OPENING
 from pick.score import Attempt, Record, UprightBox, box_errors, cause_in_space, read_record, summarise, upright_box
 from pick.trial import LIFTED, Cell, Scene
-from scipy.spatial.transform import Rotation
-from training.tabletop.store import SPLITS
-
 from segzero_ros.core.space import Box3D, Pose
+from training.tabletop.store import SPLITS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "pick"
 SMALL = (320, 180)
@@ -42,6 +42,7 @@ def box_at(x: float, y: float, size: tuple[float, float, float], yaw: float = 0.
 def record(scene: int = 0, iou: float = 0.9, lifted: bool = True, bound: bool = True, error: float = 0.004) -> Record:
     answer = Attempt("OK", "", error, 0.1, True, lifted)
     return Record(
+        asked="process",
         size="1280x720",
         noise="exact",
         seed=0,
@@ -107,9 +108,9 @@ def test_what_is_wider_than_the_gripper_is_not_grasped() -> None:
 
 def test_points_between_the_fingers_are_not_in_their_way() -> None:
     position = np.array([0.1, 0.1, 0.02])
-    between = position + [[0.0, 0.0, 0.05]]
-    at_finger = position + [[0.0, 0.04 + FINGER[0] / 2, 0.05]]
-    above = position + [[0.0, 0.0, FINGER[2] + 0.02]]
+    between = position[None] + (0.0, 0.0, 0.05)
+    at_finger = position[None] + (0.0, 0.04 + FINGER[0] / 2, 0.05)
+    above = position[None] + (0.0, 0.0, FINGER[2] + 0.02)
     counts = [count_in_the_way(position, np.pi / 2, 0.08, points) for points in (between, at_finger, above)]
     assert counts == [0, 1, 1]
 

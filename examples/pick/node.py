@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 
 from pick.answers import Ask, Reply
 from pick.camera import View
-from segzero_ros.client import Answer, Segzero
+from segzero_ros.client import Answer, AskError, Segzero
 from segzero_ros.core.space import Box3D, Pose, Status3D
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,10 @@ def asking_node(log: Path) -> Iterator[Ask]:
                         if process.poll() is not None:
                             raise SystemExit(f"the node ended with code {process.returncode}: see {log}")
                         time.sleep(0.005)
-                    return read_reply(question.result(), time.monotonic() - began)
+                    try:
+                        return read_reply(question.result(), time.monotonic() - began)
+                    except AskError as error:
+                        raise SystemExit(f"no answer of the node: {error}; see {log}") from error
 
             yield ask
     finally:

@@ -16,8 +16,8 @@ from pick.world import STEP
 from training.tabletop.scene import Camera
 
 GREEN, RED, WHITE = (60, 220, 60), (255, 70, 70), (255, 255, 255)
-FRAME = (320, 180)  # of the film's two halves
-EVERY = 36  # steps of the simulation between two frames
+FRAME = (400, 225)  # of the film's two halves
+EVERY = 20  # steps of the simulation between two frames
 
 
 def draw_outcome(outcome: Outcome) -> NDArray[np.uint8]:
@@ -58,9 +58,14 @@ def project(view: View, point: NDArray[np.float64]) -> tuple[int, int]:
 
 
 def caption(picture: NDArray[np.uint8], words: str, color: tuple[int, int, int]) -> NDArray[np.uint8]:
-    size = picture.shape[1] / 1100
-    strip = np.full((round(44 * size) + 8, picture.shape[1], 3), 24, np.uint8)
-    cv2.putText(strip, words, (10, round(30 * size) + 4), cv2.FONT_HERSHEY_SIMPLEX, size, color, 1, cv2.LINE_AA)
+    width = picture.shape[1]
+    (long, high), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 2)
+    size = min(width / 1100, 0.96 * width / long)
+    strip = np.full((round((high + below) * width / 1100) + 12, width, 3), 24, np.uint8)
+    foot = (len(strip) + round((high - below) * size)) // 2
+    cv2.putText(
+        strip, words, (width // 60, foot), cv2.FONT_HERSHEY_SIMPLEX, size, color, max(1, round(2 * size)), cv2.LINE_AA
+    )
     return np.concatenate([strip, picture])
 
 
@@ -72,7 +77,7 @@ class Film:
         self.frames: list[NDArray[np.uint8]] = []
         self.steps = 0
         c = scene.camera
-        self.beside = Camera((0.0, 0.0, 0.25), 1.75, c.yaw, -18.0, 0.0, 42.0)
+        self.beside = Camera((0.0, 0.0, 0.17), 1.1, c.yaw, -22.0, 0.0, 42.0)
 
     def tick(self) -> None:
         self.steps += 1

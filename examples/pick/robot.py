@@ -108,7 +108,8 @@ class Robot:
         self.joints = [i[0] for i in info if i[2] == p.JOINT_REVOLUTE]
         self.fingers = [i[0] for i in info if i[2] == p.JOINT_PRISMATIC]
         for link in range(-1, count):
-            p.changeVisualShape(self.body, link, rgbaColor=(0.45, 0.45, 0.47, 1), physicsClientId=client)
+            grey = 0.3 if link > self.joints[-1] else 0.75
+            p.changeVisualShape(self.body, link, rgbaColor=(grey, grey, grey, 1), physicsClientId=client)
         for finger in self.fingers:
             p.changeDynamics(
                 self.body,

@@ -52,9 +52,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Record:
-    """One instruction over one scene. iou: of the answer's mask and the target's. answer: the pick from the node's
-    answer; bound: the same from the true mask, under the same depth."""
+    """One instruction over one scene. asked: node or process. iou: of the answer's mask and the target's. answer: the
+    pick from the answer; bound: the same from the true mask, under the same depth."""
 
+    asked: str
     size: str
     noise: str
     seed: int

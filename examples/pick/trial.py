@@ -71,7 +71,9 @@ class Cell:
             if item is not None:
                 return Scene(seed, number, camera, light, view, item, item.targets[0].id)
 
-    def run(self, scene: Scene, ask: Ask, noises: tuple[str, ...] = NOISES) -> Iterator[Outcome]:
+    def run(
+        self, scene: Scene, ask: Ask, noises: tuple[str, ...] = NOISES, asked: str = "process"
+    ) -> Iterator[Outcome]:
         """Asks under each kind of depth, and picks twice from the same state each time."""
         start = p.saveState(physicsClientId=self.world.client)
         true = self.world.true_box(scene.target)
@@ -95,6 +97,7 @@ class Cell:
             p.restoreState(start, physicsClientId=self.world.client)
             yield Outcome(
                 Record(
+                    asked=asked,
                     size=name,
                     noise=noise,
                     seed=scene.seed,
