@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -126,6 +127,7 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     closed.close(os.environ)  # before rclpy is imported
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the node ends too
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # `training` has the tabletop
     try:
