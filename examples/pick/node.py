@@ -26,9 +26,6 @@ from segzero_ros.core.space import Box3D, Pose, Status3D
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 5.0  # frames a second
 LOADING, ANSWERING = 180.0, 60.0  # seconds
-# Seconds. Lost pieces of a depth image are sent again with the next one only, which is later than the node's default of
-# 0.2 s: on two busy cores every fourth answer had no depth then.
-DEPTH_WAIT = 1.0
 FRAME = "camera_color_optical_frame"
 COLOR, DEPTH = "/camera/color/image_raw", "/camera/aligned_depth_to_color/image_raw"
 QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
@@ -107,7 +104,6 @@ def camera_info(view: View) -> CameraInfo:
 def asking_node(log: Path) -> Iterator[Ask]:
     """Starts node and camera; what it gives asks on a frame that is younger than the question."""
     settings = {"profile": "demo", "image_topic": COLOR, "depth_topic": DEPTH, "timeout": ANSWERING}
-    settings |= {"depth_wait": DEPTH_WAIT}
     words = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
     command = [sys.executable, "-m", "segzero_ros", "--ros-args", *words]
     with log.open("w") as said:
