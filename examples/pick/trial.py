@@ -164,4 +164,4 @@ def overlap(mask: NDArray[np.bool_] | None, target: NDArray[np.bool_]) -> float:
     if mask is None:
         return 0.0
     union = np.count_nonzero(mask | target)
-    return round(np.count_nonzero(mask & target) / union, 4) if union else 0.0
+    return round(float(np.count_nonzero(mask & target) / union), 4) if union else 0.0
