@@ -132,8 +132,9 @@ def write_page(folder: Path, records: Sequence[Record], pictures: Path) -> None:
 def shown(records: Sequence[Record]) -> dict[str, Record]:
     """For each end the first record that shows it: exact depth at 16:9 before others, full tables before empty."""
 
-    def rank(record: Record) -> tuple[bool, bool, int]:
-        return ((record.size, record.noise) != MAIN, record.objects < 4, record.scene)
+    def rank(record: Record) -> tuple[bool, bool, bool, int]:
+        named = record.label == record.target or not record.answer.lifted
+        return ((record.size, record.noise) != MAIN, record.objects < 4, not named, record.scene)
 
     found: dict[str, Record] = {}
     for record in sorted((r for r in records if r.reachable), key=rank):
