@@ -28,7 +28,7 @@ RATE = 5.0  # frames a second
 LOADING, ANSWERING = 180.0, 60.0  # seconds
 FRAME = "camera_color_optical_frame"
 COLOR, DEPTH = "/camera/color/image_raw", "/camera/aligned_depth_to_color/image_raw"
-QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
+QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)  # lost pieces can be sent again for two seconds
 
 
 class Camera:
