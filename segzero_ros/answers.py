@@ -98,6 +98,11 @@ class Answer:
     raw: SegmentationMsg = field(repr=False)
 
     @property
+    def request_id(self) -> str:
+        """By which the topics know the answer, and a `Prompt` that corrects one of its instances."""
+        return str(self.raw.request_id)
+
+    @property
     def stamp(self) -> Time:
         """Of the image."""
         return self.raw.header.stamp

@@ -179,7 +179,7 @@ class Desk:
             try:
                 present = self._present()
                 for question in questions:
-                    self._look_at(question, present)
+                    self._look_at_one(question, present)
             except Exception as error:  # the node was destroyed, or its context shut down
                 for question in questions:
                     question.settle(AskError(f"the client's node cannot be used: {first_line(error)}"))
@@ -193,6 +193,17 @@ class Desk:
             return frozenset()
         found = self._node.get_publishers_info_by_topic(f"{self._action}/_action/status")
         return frozenset(bytes(p.endpoint_gid) for p in found)
+
+    def _look_at_one(self, question: Question, present: frozenset[bytes]) -> None:
+        """A question that cannot be sent takes no other with it."""
+        try:
+            self._look_at(question, present)
+        except Exception as error:
+            if not self._node.context.ok():
+                raise
+            with contextlib.suppress(Exception):
+                self._cancel(question)
+            question.settle(AskError(f"the question cannot be asked: {first_line(error)}"))
 
     def _look_at(self, question: Question, present: frozenset[bytes]) -> None:
         now = time.monotonic()

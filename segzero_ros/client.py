@@ -28,6 +28,7 @@ from rclpy.executors import SingleThreadedExecutor
 from segzero_msgs.action import Segment
 from segzero_msgs.msg import Box2D, Point2D
 from segzero_msgs.msg import Prompt as PromptMsg
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from segzero_ros.answers import (
@@ -43,6 +44,7 @@ from segzero_ros.answers import (
 )
 from segzero_ros.asking import LOOK, PATIENCE, Desk, OnFeedback, Question
 from segzero_ros.core.contract import Prompt
+from segzero_ros.core.text import clean
 from segzero_ros.ros.convert import image_to_msg
 
 __all__ = [
@@ -128,16 +130,23 @@ class Segzero:
         """
         if not 0 <= timeout <= MAX_TIMEOUT:
             raise ValueError(f"timeout is {timeout!r}; it is a number of seconds from 0 to {MAX_TIMEOUT:g}")
+        asked = [_prompt_msg(p) if isinstance(p, Prompt) else p for p in prompts]
+        if not isinstance(instruction, str) or not all(isinstance(p, PromptMsg) for p in asked):
+            raise ValueError("an instruction is a str, and prompts are Prompt")
         goal = Segment.Goal(
-            instruction=instruction,
-            prompts=[_prompt_msg(p) if isinstance(p, Prompt) else p for p in prompts],
+            instruction=clean(instruction),
+            prompts=asked,
             timeout=float(timeout),
             want_3d=want_3d,
         )
         if image is not None:
             goal.image = image_to_msg(_checked(image), "rgb8", Header()) if isinstance(image, np.ndarray) else image
+            if not isinstance(goal.image, Image) or not goal.image.width:
+                raise ValueError("image is RGB uint8 (H, W, 3) with pixels, or sensor_msgs/Image")
         if not_before is not None:
             goal.not_before = not_before.to_msg() if hasattr(not_before, "to_msg") else not_before
+            if not isinstance(goal.not_before, Time):
+                raise ValueError("not_before is a time of builtin_interfaces or rclpy")
             if goal.not_before == Time():
                 raise ValueError("not_before is zero, which any image satisfies; does the clock run?")
         return self._desk.ask(goal, on_feedback)
@@ -169,6 +178,6 @@ def _prompt_msg(prompt: Prompt) -> PromptMsg:
 
 
 def _checked(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"image is {image.dtype} {image.shape}; it is uint8 (H, W, 3), RGB")
     return image

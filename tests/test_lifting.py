@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from segzero_ros.core import lifting
 from segzero_ros.core.contract import Cancel
 from segzero_ros.core.lifting import Gates, lift
 from segzero_ros.core.space import Camera, Hint, Lifted, Scene, Status3D, Transform, rotation_of
@@ -700,3 +701,33 @@ def test_degenerate_clouds_have_boxes_of_numbers(kind: str, known: bool) -> None
     image = np.zeros((30, 40, 3), np.uint8)
     (lifted,) = lift([instance_of(mask)], image, scene, Gates(min_points=1))
     assert finite(lifted) and (lifted.status == Status3D.OK or kind == "plane through the camera")
+
+
+def test_depth_that_shows_no_surface_is_refused() -> None:
+    _, view = single("box")
+    scatter = np.random.default_rng(0).uniform(0.2, 3.0, view.scene.depth.shape).astype(np.float32)
+    (lifted,) = lift_all(view, [view.labels == 1], depth=view.scene.depth * scatter)
+    assert lifted.status is Status3D.TOO_FEW_POINTS and "scatters" in lifted.message
+
+
+def test_the_z_axis_of_a_camera_is_not_taken_for_up() -> None:
+    """The same scene in a frame that lies on its side: what is up comes from the table, not from the frame."""
+    thing, view = single("box")
+    turned = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    side = Transform(turned @ view.scene.transform.rotation, turned @ view.scene.transform.translation)  # type: ignore[union-attr]
+    box = lift_one(view, transform=side, frame_id="other_optical_frame").box
+    assert box is not None and np.allclose(sorted(box.size), sorted(thing.size), atol=0.004)
+
+
+def test_a_fault_with_one_instance_takes_3d_from_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = tabletop(40)
+    whole = lifting._lift_one
+    seen: list[object] = []
+
+    def broken(*what: object) -> Lifted:
+        seen.append(what)
+        return whole(*what) if len(seen) != 2 else 1 / 0  # type: ignore[arg-type,return-value]
+
+    monkeypatch.setattr(lifting, "_lift_one", broken)
+    statuses = [one.status for one in lift_all(view)]
+    assert statuses[1] is Status3D.ERROR and statuses.count(Status3D.OK) == len(statuses) - 1

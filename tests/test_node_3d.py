@@ -207,3 +207,32 @@ def test_a_click_outside_the_picture_is_a_bad_request(start: Callable[..., Any],
     robot.arrived(1)
     click.publish(PointStamped(point=Point(x=5000.0, y=3.0)))
     assert robot.result().status == Segmentation.STATUS_BAD_REQUEST
+
+
+def test_a_correction_of_an_answer_that_stands_is_refused_since_its_rounds_share_an_id(
+    start: Callable[..., Any], robot: Robot, camera: Camera, ask: Ask
+) -> None:
+    start(mode="continuous", image_timeout=PATIENCE, reasoner="embedded", segmenter="embedded")
+    robot.ready()
+    robot.tell("all the balls")
+    for count in (1, 2):
+        camera.show(False)
+        robot.result(lambda m: m.instruction == "all the balls", count - 1)
+    again = Prompt(request_id=robot.results()[0].request_id, index=1, points=[Point2D(x=640.0, y=350.0)])
+    status, refused = ask(prompts=[again])
+    assert status == GoalStatus.STATUS_ABORTED and refused.status == Segmentation.STATUS_BAD_REQUEST
+    assert "stands" in refused.message
+
+
+def test_an_image_without_a_width_and_a_negative_time_are_bad_requests(
+    start: Callable[..., Any], robot: Robot, camera: Camera, ask: Ask
+) -> None:
+    node(start, robot)
+    camera.show(False)
+    robot.arrived(1)
+    for goal in (
+        {"image": Image(height=480, encoding="rgb8")},
+        {"not_before": Header().stamp.__class__(sec=-5)},
+    ):
+        status, refused = ask(instruction="the red mug", **goal)
+        assert status == GoalStatus.STATUS_ABORTED and refused.status == Segmentation.STATUS_BAD_REQUEST

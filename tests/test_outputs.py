@@ -444,7 +444,7 @@ def test_a_refusal_is_said_in_the_results_and_takes_the_answer_before_from_nobod
     topics = CLOUDS | DEPTH | HEAVY | {"reasoning": String}
     bench.listen(topics | {"result": SegmentationMsg, "result_json": String})
     bench.outputs.put(reply(SOLID))
-    bench.all_of(dict.fromkeys(bench.heard))
+    bench.all_of(dict.fromkeys(bench.heard, object))
     refusal = Segmentation(status, "a goal runs", "the duck", 0, 0)
     bench.outputs.put(Reply(Header(stamp=Time(sec=99)), None, None, refusal, "8", refused=True))
     told = bench.all_of({"result": SegmentationMsg, "result_json": String}, 2)

@@ -59,8 +59,8 @@ class Gates:
     near, far: metres; depth outside of them is a hole. min_points: pixels with depth, of the mask and of what is left
     of it. max_holes: share of the mask's pixels without depth. gap: metres of depth, and relative_gap its share of the
     object's distance; the larger of the two (and six times the noise) parts what is not the object from it.
-    max_tilt: degrees between gravity and a support plane's normal. ring: pixels around the mask's box in which a
-    support plane is looked for, at least and at most.
+    max_noise: of the depth, share of the object's distance. max_tilt: degrees between gravity and a support plane's
+    normal. ring: pixels around the mask's box in which a support plane is looked for, at least and at most.
     """
 
     near: float = 0.02
@@ -69,6 +69,7 @@ class Gates:
     max_holes: float = 0.6
     gap: float = 0.02
     relative_gap: float = 0.02
+    max_noise: float = 0.08
     max_tilt: float = 15.0
     ring: tuple[int, int] = (24, 96)
 
@@ -149,6 +150,10 @@ def _lift_one(packed: PackedMask, taken: Mask, image: Image, scene: Scene, gates
         )
     if count < gates.min_points:
         return _too_few(count, gates)
+    distance = float(np.median(patch.depth[measured]))
+    if patch.noise > gates.max_noise * distance:
+        what = f"the depth scatters by {patch.noise:.2g} m at {distance:.2g} m, so it shows no surface"
+        return Lifted(Status3D.TOO_FEW_POINTS, what)
     # The z axis of a frame points up by REP 103, but for a camera's.
     levelled = scene.transform is not None and not scene.frame_id.endswith(OPTICAL)
     up = np.asarray(scene.transform.rotation, np.float64)[2] if scene.transform and levelled else None

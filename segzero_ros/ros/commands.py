@@ -17,7 +17,7 @@ from segzero_ros.core.text import clean, one_line
 from segzero_ros.core.tickets import Asked, Asker, Wish
 from segzero_ros.ros.messages import status_constant, to_result_msg
 from segzero_ros.ros.pace import BURST, Pace
-from segzero_ros.ros.prompts import prompts_from_msgs, seconds_from_msg
+from segzero_ros.ros.prompts import image_of_request, prompts_of_request, timeout_of_request
 from segzero_ros.ros.qos import profile
 
 
@@ -69,12 +69,13 @@ class Commands:
 
     def _segment(self, request: SegmentImage.Request, response: SegmentImage.Response) -> SegmentImage.Response:
         """Waits, in a thread of its own."""
-        image = request.image if request.image.width else None
-        prompts, problem = prompts_from_msgs(request.prompts)
-        timeout, late = seconds_from_msg(request.timeout)
+        image, no_image = image_of_request(request.image)
+        prompts, no_prompts = prompts_of_request(request.prompts)
+        timeout, no_timeout = timeout_of_request(request.timeout)
+        problem = no_image or no_prompts or no_timeout
         wish = Wish(image, prompts)
         ticket = self._requests.ask(
-            request.instruction, Asker.SERVICE, wish=wish, timeout=timeout, problem=problem or late
+            request.instruction, Asker.SERVICE, wish=wish, timeout=timeout, problem=problem
         ).ticket
         assert ticket is not None, "a call is never a repetition"
         self._requests.wait(ticket)

@@ -20,11 +20,10 @@ from segzero_ros.core.contract import Candidate, Segmentation, SegzeroError, Sta
 from segzero_ros.core.requests import Requests
 from segzero_ros.core.text import clean, one_line
 from segzero_ros.core.tickets import Asker, Ticket, Wish
-from segzero_ros.ros.inputs import nanoseconds
 from segzero_ros.ros.messages import to_result_msg
 from segzero_ros.ros.pace import BURST, Pace
 from segzero_ros.ros.products import Reply
-from segzero_ros.ros.prompts import prompts_from_msgs, seconds_from_msg
+from segzero_ros.ros.prompts import earliest_of_request, image_of_request, prompts_of_request, timeout_of_request
 from segzero_ros.ros.qos import profile
 
 FEEDBACK_PERIOD = 0.1  # seconds
@@ -59,14 +58,15 @@ class Goals:
     def _accept(self, handle: Any) -> None:
         """Every goal is accepted, so that one that cannot be answered has a result that says why."""
         request = handle.request
-        prompts, problem = prompts_from_msgs(request.prompts)
-        timeout, late = seconds_from_msg(request.timeout)
-        problem = problem or late
+        prompts, no_prompts = prompts_of_request(request.prompts)
+        timeout, no_timeout = timeout_of_request(request.timeout)
+        image, no_image = image_of_request(request.image)
+        not_before, no_time = earliest_of_request(request.not_before)
+        problem = no_prompts or no_timeout or no_image or no_time
         if request.keep_tracking:
             problem = SegzeroError(Status.BAD_REQUEST, "keep_tracking: nothing tracks yet")
-        image = request.image if request.image.width else None
         request.image = Image()  # rclpy keeps the goal as long as its result
-        wish = Wish(image, prompts, not_before=nanoseconds(request.not_before), in_3d=request.want_3d)
+        wish = Wish(image, prompts, not_before=not_before, in_3d=request.want_3d)
         asked = self._requests.ask(request.instruction, Asker.ACTION, wish=wish, timeout=timeout, problem=problem)
         assert asked.ticket is not None, "a goal is never a repetition"
         self._node.get_logger().info(f'goal {asked.request_id[:8]} of ~/ask: "{one_line(request.instruction, 80)}"')

@@ -90,6 +90,7 @@ class Outputs:
         if item is None:
             self._serve_heavy()
         elif item is _FORGET:
+            self._clear_space()
             self._reply = None
             for output in self._all:
                 output.current = True
@@ -100,6 +101,16 @@ class Outputs:
             s = reply.segmentation
             said = f'"{one_line(s.instruction, 80)}": {s.status.value}: {one_line(s.message)}'
             self._node.get_logger().info(f"answer {reply.request_id[:8]} to {said}")
+
+    def _clear_space(self) -> None:
+        """Who listens must not keep poses of a node that is not configured any more."""
+        self._latest = time.monotonic() + ARRIVAL
+        said = [o for o in self._all if o.in_space and o.latched]
+        for output in said:
+            if self._reply:
+                self._say(output, self._reply.without_objects())
+        while said and not all(_arrived(o.publisher) for o in said) and time.monotonic() < self._latest:
+            time.sleep(0.001)
 
     def _refuse(self, reply: Reply) -> None:
         """Nothing was looked at: a planner that works with the answer before must not lose it."""

@@ -57,6 +57,12 @@ class Reply:
         reply.frame_3d = self.header_3d.frame_id
         return reply
 
+    def without_objects(self) -> Reply:
+        """Nothing in space, under the same header."""
+        reply = self.in_pixels()
+        reply.segmentation = replace(reply.segmentation, instances=())
+        return reply
+
     @property
     def answered(self) -> bool:
         """Whether there are masks, be they none: a black mask after a failure would say that nothing is there."""

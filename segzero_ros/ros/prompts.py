@@ -1,4 +1,4 @@
-"""segzero_msgs/Prompt to core's Prompt: form only. What fits the image is checked when the image is known."""
+"""Prompts, images and times of requests. Their form only: what fits the image is checked when that is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segzero_ros.core.contract import Prompt, SegzeroError, Status
 MAX_TIMEOUT = 86400.0  # seconds; the parameter's bound holds for a request's own, too
 
 
-def prompts_from_msgs(messages: Sequence[Any]) -> tuple[tuple[Prompt, ...], SegzeroError | None]:
+def prompts_of_request(messages: Sequence[Any]) -> tuple[tuple[Prompt, ...], SegzeroError | None]:
     """The prompts, and why they cannot be taken; a box of four zeros is none."""
     prompts, problem = [], None
     for number, m in enumerate(messages, 1):
@@ -29,8 +29,23 @@ def prompts_from_msgs(messages: Sequence[Any]) -> tuple[tuple[Prompt, ...], Segz
     return tuple(prompts), problem
 
 
-def seconds_from_msg(timeout: float) -> tuple[float, SegzeroError | None]:
+def timeout_of_request(timeout: float) -> tuple[float, SegzeroError | None]:
     """A request's own timeout, and why it cannot be taken; 0 stands for the parameter's."""
     if math.isfinite(timeout) and timeout >= 0:
         return min(timeout, MAX_TIMEOUT), None
     return 0.0, SegzeroError(Status.BAD_REQUEST, f"timeout is {timeout:g} s; 0 stands for the parameter's")
+
+
+def image_of_request(image: Any) -> tuple[Any, SegzeroError | None]:
+    """The image that came with a request, None for the camera's; and why it cannot be taken."""
+    if image.width:
+        return image, None
+    if image.height or len(image.data) or image.encoding:
+        return None, SegzeroError(Status.BAD_REQUEST, "the image has no width; one for the camera's has no fields set")
+    return None, None
+
+
+def earliest_of_request(stamp: Any) -> tuple[int, SegzeroError | None]:
+    """Nanoseconds, and why they cannot be taken; 0 for none."""
+    value = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return value, SegzeroError(Status.BAD_REQUEST, "not_before is negative") if value < 0 else None

@@ -29,6 +29,7 @@ class _Kept:
     pixels: Image
     result: Segmentation
     gathered: Gathered | None  # what it is lifted from
+    again: bool  # a later round of a standing instruction, under the id of the rounds before it
 
 
 class Responder:
@@ -111,7 +112,7 @@ class Responder:
         if in_3d and gathered is not None:
             ticket.watch.stage = Stage.LIFTING_3D
             result = self._scenes.lift(gathered, pixels, result, ticket.cancel, ticket.deadline)
-        self._keep(ticket, _Kept(ticket.request_id, frame, pixels, _without_3d(result), gathered))
+        self._keep(ticket, _Kept(ticket.request_id, frame, pixels, _without_3d(result), gathered, ticket.again))
         return result
 
     def _keep(self, ticket: Ticket, made: _Kept) -> None:
@@ -139,6 +140,9 @@ class Responder:
             newest = f"the newest one is {self._kept.request_id}" if self._kept else "there is none"
             asked = ", ".join(sorted(ids))[:100]
             raise SegzeroError(Status.BAD_REQUEST, f"answer {asked} is not kept any more, so not corrected; {newest}")
+        if kept.again:
+            what = f"answer {kept.request_id} stands, and newer frames were answered under its id"
+            raise SegzeroError(Status.BAD_REQUEST, f"{what}; correct an answer that was asked once")
         if ticket.wish.image is not None:
             raise SegzeroError(Status.BAD_REQUEST, "a correction is made on the frame of its answer: give no image")
         if ticket.wish.not_before and kept.frame.stamp < ticket.wish.not_before:

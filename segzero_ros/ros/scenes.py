@@ -89,9 +89,9 @@ class Scenes:
         return bool(self._inputs.topic("depth"))
 
     def gather(self, frame: Frame, cancel: Cancel, deadline: float) -> Gathered:
-        """Waits at most depth_wait, and not beyond `deadline` (time.monotonic). Never raises."""
+        """Waits at most depth_wait, and half of what is left until `deadline` (time.monotonic). Never raises."""
         self._notice(frame)
-        wait = min(self._value("depth_wait"), max(0.0, deadline - time.monotonic()))
+        wait = min(self._value("depth_wait"), max(0.0, deadline - time.monotonic()) / 2)
         return self._found(Gathered(frame, self._target), cancel, wait)
 
     def seek(self, gathered: Gathered, cancel: Cancel) -> Gathered:
