@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from action_msgs.msg import GoalInfo, GoalStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -22,10 +23,12 @@ from rcl_interfaces.srv import (
     SetParameters,
     SetParametersAtomically,
 )
+from segzero_msgs.action import Segment
 from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage, SetInstruction
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
+from unique_identifier_msgs.msg import UUID
 
 from tests.robot import PATIENCE, Robot
 
@@ -139,6 +142,7 @@ def test_names_in_a_file_that_nobody_reads_are_warned_of(start: Start, robot: Ro
 # -- while it runs
 
 
+Impl = Segment.Impl
 ILLEGAL: tuple[tuple[type, str, Any, Callable[[Any], bool]], ...] = (
     (ChangeState, "change_state", ChangeState.Request(transition=Transition(id=99)), lambda r: not r.success),
     (ChangeState, "change_state", ChangeState.Request(transition=Transition(id=1)), lambda r: not r.success),
@@ -202,13 +206,35 @@ ILLEGAL: tuple[tuple[type, str, Any, Callable[[Any], bool]], ...] = (
         SegmentImage.Request(instruction="mug", image=Image(width=2**32 - 1, height=2**32 - 1, encoding="rgb8")),
         lambda r: r.result.status == Segmentation.STATUS_UNSUPPORTED_ENCODING,
     ),
+    (
+        Impl.SendGoalService,
+        "ask/_action/send_goal",
+        Impl.SendGoalService.Request(
+            goal=Segment.Goal(image=Image(width=2**32 - 1, height=2**32 - 1), timeout=float("nan"), keep_tracking=True)
+        ),
+        lambda r: r.accepted,  # and aborted: tests/test_node_goals.py
+    ),
+    (
+        Impl.GetResultService,
+        "ask/_action/get_result",
+        Impl.GetResultService.Request(goal_id=UUID(uuid=[9] * 16)),
+        lambda r: r.status == GoalStatus.STATUS_UNKNOWN,
+    ),
+    (
+        Impl.CancelGoalService,
+        "ask/_action/cancel_goal",
+        Impl.CancelGoalService.Request(goal_info=GoalInfo(goal_id=UUID(uuid=[9] * 16))),
+        lambda r: r.return_code == Impl.CancelGoalService.Response.ERROR_UNKNOWN_GOAL_ID,
+    ),
 )
 
 
 def test_every_service_answers_an_illegal_request_and_the_node_goes_on(robot: Robot, start: Start) -> None:
     process = start()
     robot.ready()
-    offered = {name.rpartition("/")[2] for name, _ in robot.node.get_service_names_and_types_by_node("segzero", "/")}
+    offered = {
+        name.removeprefix("/segzero/") for name, _ in robot.node.get_service_names_and_types_by_node("segzero", "/")
+    }
     if "get_type_description" in offered:  # since Jazzy, where its package is there
         from type_description_interfaces.srv import GetTypeDescription
 
