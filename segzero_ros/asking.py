@@ -32,6 +32,7 @@ from segzero_ros.core.text import first_line
 
 PATIENCE = 10.0  # seconds to wait for the server, for its reply to a goal, and for a result that is overdue
 LOSS = 2.0  # seconds without the server after which it is lost: DDS may see it late
+SETTLE = 0.3  # seconds after which a server that was found knows the client, too: DDS loses replies to strangers
 SILENCE = 30.0  # seconds without feedback, which a node gives every second, after which the result is lost
 LOOK = 0.1  # seconds between two looks at what is overdue
 BURST = 200  # messages of a kind that are kept until they are taken
@@ -135,6 +136,7 @@ class Desk:
         self._changed = threading.Condition()
         self._open: list[Question] = []  # in the order in which they were asked
         self._closed = False
+        self._found: float | None = None  # time.monotonic() since which the action is offered
         self._watcher: threading.Thread | None = None
 
     def ask(self, goal: Segment.Goal, on_feedback: OnFeedback | None) -> Question:
@@ -178,6 +180,7 @@ class Desk:
                 questions = list(self._open)
             try:
                 present = self._present()
+                self._found = (self._found or time.monotonic()) if present else None
                 for question in questions:
                     self._look_at_one(question, present)
             except Exception as error:  # the node was destroyed, or its context shut down
@@ -212,9 +215,9 @@ class Desk:
         if not question.sent:
             if question.cancelling:
                 question.settle(_cancelled(question.goal))
-            elif present:
+            elif present and self._found is not None and now - self._found >= SETTLE:
                 self._send(question, present)
-            elif now > question.due:
+            elif not present and now > question.due:
                 where = f"ROS_DOMAIN_ID is {os.environ.get('ROS_DOMAIN_ID', '0')} here"
                 question.settle(ServerMissing(f"nobody has offered {self._action} within {PATIENCE:g} s; {where}"))
             return

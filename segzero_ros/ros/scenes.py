@@ -27,6 +27,7 @@ from segzero_ros.ros.transforms import Transforms
 log = logging.getLogger(__name__)
 BACK = 1_000_000_000  # nanoseconds that a stamp goes back where a recording begins anew
 LONGEST = 600  # characters of a sentence
+POLL = 0.01  # seconds between two looks for a camera_info
 SEEK_PERIOD = 0.1  # seconds between two looks while the model thinks
 ALIGN = (
     "depth must be aligned to the colour image (RealSense: align_depth.enable and its topic "
@@ -170,10 +171,11 @@ class Scenes:
         """With what is there now, or within `wait` seconds."""
         frame, depth, error, hopeless = gathered.frame, gathered.depth, None, False
         info, transform = gathered.info, gathered.transform
+        end = time.monotonic() + wait
         try:
             if depth is None:
                 depth = _attempt(lambda: self._depth(frame, cancel, wait))
-            info = info or _attempt(lambda: self._info(frame))
+            info = info or self._info_within(frame, end, cancel)
         except LiftError as missing:
             error = missing
             stamp = nanoseconds(frame.image.header.stamp)
@@ -194,6 +196,15 @@ class Scenes:
             what = f"no depth belongs to the image: {why}; {self._inputs.describe('depth')}"
             raise LiftError(Status3D.NO_DEPTH, what)
         return depth
+
+    def _info_within(self, frame: Frame, end: float, cancel: Cancel) -> CameraInfo:
+        """A camera's first camera_info may come a moment after its image. end: on the monotonic clock."""
+        while True:
+            try:
+                return _attempt(lambda: self._info(frame))
+            except LiftError:
+                if time.monotonic() >= end or cancel.wait(POLL):
+                    raise
 
     def _info(self, frame: Frame) -> CameraInfo:
         name = "depth_info" if self._inputs.topic("depth_info") else "camera_info"
