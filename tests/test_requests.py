@@ -504,6 +504,7 @@ STORM = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(STORM, st.booleans())
 @example(["topic", "topic", "topic", "topic", "take", "finish", "take"], True)  # given up, then waiting for a frame
+@example(["topic", "take", "call", "late"], True)  # given up and ended by force, while the worker still has it
 def test_whatever_happens_every_request_ends_once(storm: list[str], continuous: bool) -> None:
     bench = Bench(continuous=continuous)
     asked: list[Ticket] = []

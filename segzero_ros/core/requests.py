@@ -194,7 +194,8 @@ class _Policy:
             self.line.remove(waiting)
             self._end(waiting, Status.CANCELLED, f"cancelled before it began: {reason}")
         self._make_room(reason, calls=True)
-        if series and series.owed and not any(t.series is series for t in (waiting, *self.line.running) if t):
+        to_come = [t for t in (waiting, *self.line.unended()) if t and t.series is series]
+        if series and series.owed and not to_come:
             end = Ticket(series.request_id, series.instruction, series.by, self.clock(), 0.0, None)
             self._end(end, Status.CANCELLED, reason)
 
