@@ -5,7 +5,7 @@
 
 Somebody else asks, with `want_3d` (`ros2 action send_goal /segzero/ask ...`). These networks think in the camera's
 optical frame (z away from it): leave the node's `target_frame` empty. None of them is needed here; what they are called
-with, from their own documents and not run here:
+with, as far as public copies of their code show; none was run here:
 
     AnyGrasp           get_grasp(d["xyz"], d["colors"], lims=d["lims"].tolist(), apply_object_mask=True)
     Contact-GraspNet   predict_scene_grasps(session, d["xyz"], pc_segments={1: d["object_xyz"]}, local_regions=True)

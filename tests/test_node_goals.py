@@ -115,8 +115,8 @@ def test_a_goal_ends_with_an_answer_that_the_topics_have_too(quick: Robot, ask: 
     goal = ask()
     header = quick.show()
     status, result = goal.end()
-    assert (status in (SUCCEEDED, ABORTED)) and result.header == header
-    assert (status == SUCCEEDED) == (result.status in (Segmentation.STATUS_OK, Segmentation.STATUS_NO_OBJECT))
+    assert (status, result.status) == (ABORTED, Segmentation.STATUS_PARSE_ERROR), "random weights write no answer"
+    assert result.header == header
     assert (result.width, result.height, result.instruction) == (WIDTH, HEIGHT, "the red mug")
     published = quick.answer("the red mug")
     assert published.request_id == result.request_id and published.status == result.status
@@ -253,8 +253,7 @@ def test_not_before_in_the_future_ends_at_the_goals_own_timeout(quick: Robot, as
     header = quick.show()
     quick.arrived(1)
     status, result = ask(not_before=Time(sec=header.stamp.sec + 1000), timeout=1.0).end()
-    assert status == ABORTED and result.status in (Segmentation.STATUS_STALE_IMAGE, Segmentation.STATUS_TIMEOUT)
-    assert result.status == Segmentation.STATUS_TIMEOUT or "not_before" in result.message
+    assert (status, result.status) == (ABORTED, Segmentation.STATUS_STALE_IMAGE) and "not_before" in result.message
 
 
 def test_a_given_image_that_is_older_or_has_no_stamp_is_stale(quick: Robot, ask: Callable[..., Asked]) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pybullet as p
 from numpy.typing import NDArray
 
 from segzero_ros.core import space
-from training.tabletop.scene import FAR, NEAR, Camera, Light
+from training.tabletop.scene import FAR, NEAR, Camera, Light, take_picture
 
 # Degrees across the picture: at 1:1 as in training; at 16:9 so that objects fill as much of the square that the model
 # looks at (1.5 % each), and few are cut.
@@ -48,26 +47,11 @@ def intrinsics(fov: float, width: int, height: int) -> space.Camera:
 
 
 def render(camera: Camera, light: Light, width: int, height: int, client: int) -> View:
-    _, _, rgba, buffer, bodies = p.getCameraImage(
-        width,
-        height,
-        camera.view(),
-        p.computeProjectionMatrixFOV(camera.fov, width / height, NEAR, FAR),
-        lightDirection=light.direction,
-        lightColor=[1, 1, 1],
-        lightDistance=3,
-        shadow=int(light.shadow),
-        lightAmbientCoeff=light.ambient,
-        lightDiffuseCoeff=light.diffuse,
-        lightSpecularCoeff=light.specular,
-        renderer=p.ER_TINY_RENDERER,
-        physicsClientId=client,
-    )
-    rgb = np.asarray(rgba, np.uint8).reshape(height, width, 4)[:, :, :3].copy()
-    z = np.asarray(buffer, np.float64).reshape(height, width)
+    rgb, buffer, bodies = take_picture(camera, light, width, height, client)
+    z = buffer.astype(np.float64)
     depth = (FAR * NEAR / (FAR - (FAR - NEAR) * z)).astype(np.float32)
     depth[z >= 1] = np.nan  # nothing there
-    seen = np.asarray(bodies, np.int32).reshape(height, width)
+    seen = bodies.astype(np.int32)
     return View(rgb, depth, seen, intrinsics(camera.fov, width, height), camera.pose())
 
 

@@ -162,26 +162,8 @@ class World:
         self.objects = tuple(objects)
 
     def render(self, camera: Camera, light: Light, size: int = SIZE) -> Frame:
-        projection = p.computeProjectionMatrixFOV(camera.fov, 1, NEAR, FAR)
-        _, _, rgba, buffer, bodies = p.getCameraImage(
-            size,
-            size,
-            camera.view(),
-            projection,
-            lightDirection=light.direction,
-            lightColor=[1, 1, 1],
-            lightDistance=3,
-            shadow=int(light.shadow),
-            lightAmbientCoeff=light.ambient,
-            lightDiffuseCoeff=light.diffuse,
-            lightSpecularCoeff=light.specular,
-            renderer=p.ER_TINY_RENDERER,
-            physicsClientId=self.client,
-        )
-        rgb = np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3].copy()
-        z = np.asarray(buffer, np.float32).reshape(size, size)
+        rgb, z, seen = take_picture(camera, light, size, size, self.client)
         depth = (FAR * NEAR / (FAR - (FAR - NEAR) * z)).astype(np.float32)
-        seen = np.asarray(bodies).reshape(size, size)
         ids = np.zeros((size, size), np.uint8)
         for thing, body in zip(self.objects, self._bodies, strict=True):
             ids[seen == body] = thing.id
@@ -220,6 +202,30 @@ class World:
         upright = p.getQuaternionFromEuler(SHAPES[thing.category].upright)
         orientation = p.multiplyTransforms([0, 0, 0], turn, [0, 0, 0], upright)[1]
         return int(p.createMultiBody(0, -1, shape, position.tolist(), orientation, physicsClientId=self.client))
+
+
+def take_picture(
+    camera: Camera, light: Light, width: int, height: int, client: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int_]]:
+    """What the camera sees in a PyBullet world: RGB (H, W, 3), OpenGL's depth buffer and the bodies' numbers (H, W)."""
+    _, _, rgba, buffer, bodies = p.getCameraImage(
+        width,
+        height,
+        camera.view(),
+        p.computeProjectionMatrixFOV(camera.fov, width / height, NEAR, FAR),
+        lightDirection=light.direction,
+        lightColor=[1, 1, 1],
+        lightDistance=3,
+        shadow=int(light.shadow),
+        lightAmbientCoeff=light.ambient,
+        lightDiffuseCoeff=light.diffuse,
+        lightSpecularCoeff=light.specular,
+        renderer=p.ER_TINY_RENDERER,
+        physicsClientId=client,
+    )
+    rgb = np.asarray(rgba, np.uint8).reshape(height, width, 4)[:, :, :3].copy()
+    z = np.asarray(buffer, np.float32).reshape(height, width)
+    return rgb, z, np.asarray(bodies).reshape(height, width)
 
 
 def random_camera(rng: np.random.Generator, *, ood: bool = False) -> Camera:
