@@ -37,6 +37,7 @@ class Robot:
         self.node = rclpy.create_node("robot", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.left = False
+        self.shown = False  # the node knows the publisher of images
         self.executor.add_node(self.node)
         self.seen: dict[str, list[Any]] = {}
         self.news = threading.Condition()
@@ -78,6 +79,10 @@ class Robot:
         header = Header(frame_id="camera")
         header.stamp = self.node.get_clock().now().to_msg()
         pixels = np.random.default_rng(stamp).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        if not self.shown:
+            self.matched(self.image)
+            self.state()  # a node that has taken a request knows the publishers that were there before its client
+            self.shown = True
         self.send(image_to_msg(pixels, "rgb8", header))
         # Last: in shared memory a large image evicts a small message that has not been read yet.
         self.matched(self.info).publish(
@@ -88,13 +93,20 @@ class Robot:
     def call(self, kind: type, name: str, request: Any) -> Any:
         client = self.node.create_client(kind, name)
         assert client.wait_for_service(PATIENCE)
-        if name.startswith(f"{self.space}/segzero/"):  # it knows us: a reply to a stranger is lost
-            self.wait(f"{self.space}/segzero/state", lambda m: True)
+        if name.startswith(f"{self.space}/segzero/"):
+            self.known()
         done = threading.Event()
         future = client.call_async(request)
         future.add_done_callback(lambda _: done.set())
         assert done.wait(PATIENCE), f"{name} did not answer"
         return future.result()
+
+    def known(self) -> None:
+        """Waits until the node knows every reader that was made here before: a reply to a stranger is lost."""
+        heard = threading.Event()
+        last = self.node.create_subscription(State, f"{self.space}/segzero/state", lambda _: heard.set(), LATCHED)
+        assert heard.wait(PATIENCE), "the node is not there"
+        self.node.destroy_subscription(last)
 
     def close(self) -> None:
         # Told from within: rclpy's shutdown frees what a spinning thread waits with.

@@ -59,6 +59,7 @@ def ask(robot: Robot) -> Callable[..., tuple[int, Segmentation]]:
         import threading
 
         assert client.wait_for_server(PATIENCE)
+        robot.known()
         done = threading.Event()
         ends: list[Any] = []
 

@@ -58,6 +58,7 @@ def test_thirty_calls_at_once_are_all_answered_or_refused(robot: Robot, start: S
     robot.show()
     client = robot.node.create_client(SegmentImage, "/segzero/segment")
     assert client.wait_for_service(PATIENCE)
+    robot.known()
     left = threading.Semaphore(0)
     client.call_async(SegmentImage.Request()).add_done_callback(lambda _: left.release())
     assert left.acquire(timeout=PATIENCE), "from here on the node knows the client"

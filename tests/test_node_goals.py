@@ -86,6 +86,7 @@ def client(robot: Robot) -> Any:
 def ask(client: Any, robot: Robot) -> Callable[..., Asked]:
     def send(instruction: str = "the red mug", **goal: Any) -> Asked:
         assert client.wait_for_server(PATIENCE)
+        robot.known()
         asked = Asked()
         future = client.send_goal_async(Segment.Goal(instruction=instruction, **goal), feedback_callback=asked.heard)
         future.add_done_callback(asked.accepted)

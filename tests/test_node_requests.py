@@ -47,6 +47,7 @@ def test_three_waiting_calls_stop_neither_images_nor_clear_nor_lifecycle(
     robot.show()
     client = robot.node.create_client(SegmentImage, "/segzero/segment")
     assert client.wait_for_service(PATIENCE)
+    robot.known()
     answered = [threading.Event() for _ in range(3)]
     futures = []
     for number, event in enumerate(answered):
