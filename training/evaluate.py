@@ -63,6 +63,7 @@ from training.metrics import (
     ratio_interval,
 )
 from training.records import Record, RecordFile, RecordsError, load, shard_path, write
+from training.tabletop import wordings
 from training.tabletop.instructions import KINDS, Item
 from training.tabletop.instructions import write as instruct
 from training.tabletop.store import SPLITS, Scenes, render_split
@@ -126,8 +127,13 @@ class Unseen(ValueError):
         self.asked = asked
 
 
-def questions(scenes: Scenes, count: int, seed: int, *, ood: bool) -> list[Question]:
-    """`count` questions with every kind equally often, a fifth of each without a target; the same for the same seed."""
+def questions(
+    scenes: Scenes, count: int, seed: int, *, ood: bool, words: wordings.Wordings | None = None
+) -> list[Question]:
+    """`count` questions with every kind equally often, a fifth of each without a target; the same for the same seed.
+
+    words: the same questions are asked in these.
+    """
     rng = np.random.default_rng(seed)
     found: list[Question] = []
     for number in range(count):
@@ -138,6 +144,9 @@ def questions(scenes: Scenes, count: int, seed: int, *, ood: bool) -> list[Quest
             if item is not None:
                 found.append(Question(scene, item))
                 break
+    if words is not None:  # each by a generator of its own, so that what is asked is not drawn otherwise
+        seeds = (np.random.default_rng([seed, n]) for n in range(count))
+        found = [replace(q, item=wordings.reword(r, q.item, words)) for r, q in zip(seeds, found, strict=True)]
     return found
 
 
@@ -560,11 +569,15 @@ def read_cases(settings: dict[str, Any], root: Path) -> list[Case]:
     """The items that settings describe. Raises ValueError for data that is not there."""
     family, _, where = settings["data"].partition(":")
     if family == "tabletop":
-        if where not in SPLITS:
-            raise ValueError(f"--data {settings['data']}: expected tabletop:SPLIT with SPLIT in {', '.join(SPLITS)}")
-        scenes = Scenes(render_split(root, where, settings["scenes"]), limit=settings["scenes"])
-        asked = questions(scenes, settings["n"] or QUESTIONS, settings["seed"], ood=where == "test-ood")
-        return tabletop_cases(scenes, asked, f"{where}-{settings['seed']}")
+        known = ", ".join((*SPLITS, *wordings.SPLITS))
+        split = wordings.SPLITS.get(where, where)
+        if split not in SPLITS:
+            raise ValueError(f"--data {settings['data']}: expected tabletop:SPLIT with SPLIT in {known}")
+        scenes = Scenes(render_split(root, split, settings["scenes"]), limit=settings["scenes"])
+        words = wordings.HELD_OUT if where in wordings.SPLITS else None
+        count, seed = settings["n"] or QUESTIONS, settings["seed"]
+        asked = questions(scenes, count, seed, ood=split == "test-ood", words=words)
+        return tabletop_cases(scenes, asked, f"{split}-{seed}")  # in other words it is the same item
     from training.data import prepare
 
     if family not in prepare.SOURCES or not where:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.demo.reasoner import CELL, GRID, SIZE, Packed, normalise
-from training.tabletop import instructions
+from training.tabletop import instructions, wordings
 from training.tabletop.instructions import KINDS, Item
 from training.tabletop.scene import CATEGORIES, COLORS, MAX_OBJECTS
 from training.tabletop.store import MIN_AREA, Scenes, Thing
@@ -155,8 +155,8 @@ def cells(ids: np.ndarray) -> np.ndarray:
     return owner
 
 
-def drawn(absent: float, kinds: tuple[str, ...] = KINDS) -> Draw:
-    """Instructions of all kinds alike, a share of them without a match, some among made-up words."""
+def drawn(absent: float, kinds: tuple[str, ...] = KINDS, reworded: float = 0.0) -> Draw:
+    """Instructions of all kinds alike, a share of them without a match, some in other words or among made-up ones."""
 
     def draw(rng: np.random.Generator, things: list[Thing], augment: bool) -> Query | None:
         # Whether there is a match is drawn once: redrawn with every try it would mostly end as "there is none",
@@ -166,6 +166,8 @@ def drawn(absent: float, kinds: tuple[str, ...] = KINDS) -> Draw:
         item = next((i for i in tries if i is not None), None)
         if item is None:
             return None
+        if augment and rng.random() < reworded:
+            item = wordings.reword(rng, item, wordings.TRAINING)
         if augment and rng.random() < UNHEARD:
             item = replace(item, text=unheard(rng, item))
         return Query(prompt_text(item.text), segments(item))

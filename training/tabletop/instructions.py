@@ -71,6 +71,22 @@ RELATIONS = ("left of", "right of", "in front of", "behind")
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """What an instruction says, apart from its words; `wordings` says it in others.
+
+    noun: a category, "plain ball", "object", or "" where a colour is all that is said. reference: colour ("" where its
+    category is enough) and category. count: of several objects; 0 where nothing matches.
+    """
+
+    noun: str = ""
+    color: str = ""
+    superlative: str = ""
+    relation: str = ""
+    reference: tuple[str, str] = ("", "")
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Item:
     """targets: as they stand in the answer, from left to right. seen: what the thought looks at first. candidates: what
     it goes through then, from left to right, each with whether `test` is true of it: what one look cannot decide is
@@ -84,6 +100,7 @@ class Item:
     article: str = "the"
     candidates: tuple[tuple[Thing, bool], ...] = ()
     test: str = ""
+    meaning: Meaning = Meaning()
 
     @property
     def absent(self) -> bool:
@@ -176,15 +193,16 @@ def _category(scene: _Scene, absent: bool) -> Item | None:
     if absent:
         missing = [c for c in CATEGORIES if all(t.category != c for t in scene.things)]
         c = scene.pick(missing)
-        return Item("category", scene.say(scene.noun(c)), scene.noun(c), ())
+        return Item("category", scene.say(scene.noun(c)), scene.noun(c), (), meaning=Meaning(scene.noun(c)))
     t = scene.pick(scene.clear)
     if t.category in BALLS and scene.rng.random() < 0.3:
         if _unique(scene, lambda o: o.category in BALLS) is None:
             return None
-        return Item("category", scene.say("ball"), "ball", (t,))
+        return Item("category", scene.say("ball"), "ball", (t,), meaning=Meaning("ball"))
     if _unique(scene, lambda o: o.category == t.category) is None:
         return None
-    return Item("category", scene.say(scene.noun(t.category)), scene.noun(t.category), (t,))
+    noun = scene.noun(t.category)
+    return Item("category", scene.say(noun), noun, (t,), meaning=Meaning(noun))
 
 
 def _color(scene: _Scene, absent: bool) -> Item | None:
@@ -197,7 +215,7 @@ def _color(scene: _Scene, absent: bool) -> Item | None:
             return None
         color, targets = t.color, (t,)
     thing = scene.pick(("object", "thing"))
-    return Item("color", scene.say(f"{color} {thing}"), f"{color} object", targets)
+    return Item("color", scene.say(f"{color} {thing}"), f"{color} object", targets, meaning=Meaning(color=color))
 
 
 def _color_category(scene: _Scene, absent: bool) -> Item | None:
@@ -211,13 +229,13 @@ def _color_category(scene: _Scene, absent: bool) -> Item | None:
         spec = f"{color} {category}"
         if category == "ball" and any(o.category in BALLS and o.color == color for o in scene.things):
             return None
-        return Item("color_category", scene.say(spec), spec, ())
+        return Item("color_category", scene.say(spec), spec, (), meaning=Meaning(category, color))
     t = scene.pick(scene.clear)
     same = BALLS if t.category == "ball" else (t.category,)
     if _unique(scene, lambda o: o.category in same and o.color == t.color) is None:
         return None
     spec = f"{t.color} {t.category}"
-    return Item("color_category", scene.say(spec), spec, (t,))
+    return Item("color_category", scene.say(spec), spec, (t,), meaning=Meaning(t.category, t.color))
 
 
 def _function(scene: _Scene, absent: bool) -> Item | None:
@@ -230,7 +248,7 @@ def _function(scene: _Scene, absent: bool) -> Item | None:
             return None
         category, targets = t.category, (t,)
     text = scene.pick((OOD_FUNCTIONS if scene.ood else FUNCTIONS)[category])
-    return Item("function", text, scene.noun(category), targets)
+    return Item("function", text, scene.noun(category), targets, meaning=Meaning(category))
 
 
 def _related(relation: str, t: Thing, ref: Thing) -> float:
@@ -251,9 +269,9 @@ def _spatial(scene: _Scene, absent: bool) -> Item | None:
         return None
     ref = scene.pick(scene.clear)
     if _unique(scene, lambda o: o.category == ref.category) is not None and ref.category != "ball":
-        ref_name = ref.category
+        reference = ("", ref.category)
     elif _unique(scene, lambda o: o.category == ref.category and o.color == ref.color) is not None:
-        ref_name = f"{ref.color} {ref.category}"
+        reference = (ref.color, ref.category)
     else:
         return None
     relation = scene.pick(RELATIONS)
@@ -269,11 +287,12 @@ def _spatial(scene: _Scene, absent: bool) -> Item | None:
     found = [t for t, d in zip(pool, degrees, strict=True) if d > 1]
     if absent != (not found) or len(found) > 1:
         return None
-    test = f"{relation} the {ref_name}"
+    test = f"{relation} the {' '.join(reference).strip()}"
     spec = f"{noun} {test}"
     # Of all objects there would be too many to go through.
     candidates = _tried(pool, found) if noun != "object" else ()
-    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,), candidates=candidates, test=test)
+    meaning = Meaning(noun, relation=relation, reference=reference)
+    return Item("spatial", scene.say(spec), spec, tuple(found), (ref,), "the", candidates, test, meaning)
 
 
 _KEYS: dict[str, tuple[Callable[[Thing], float], float]] = {
@@ -295,7 +314,8 @@ def _superlative(scene: _Scene, absent: bool) -> Item | None:
         category = scene.pick([c for c in CATEGORIES if all(t.category != c for t in scene.things)])
         if category == "ball" and any(t.category in BALLS for t in scene.things):
             return None
-        return Item("superlative", scene.say(f"{word} {category}"), f"{word} {category}", ())
+        spec = f"{word} {category}"
+        return Item("superlative", scene.say(spec), spec, (), meaning=Meaning(category, superlative=word))
     key, margin = _KEYS[word]
     category = scene.pick(scene.clear).category
     group = [t for t in scene.clear if t.category in (BALLS if category == "ball" else (category,))]
@@ -305,7 +325,8 @@ def _superlative(scene: _Scene, absent: bool) -> Item | None:
     group = sorted(group, key=key)
     if key(group[1]) - key(group[0]) < margin:
         return None
-    return Item("superlative", scene.say(f"{word} {noun}"), f"{word} {noun}", (group[0],))
+    spec = f"{word} {noun}"
+    return Item("superlative", scene.say(spec), spec, (group[0],), meaning=Meaning(noun, superlative=word))
 
 
 _PLURAL = {c: f"{c}s" for c in CATEGORIES} | {"bunny": "bunnies"}
@@ -320,26 +341,29 @@ def _several(scene: _Scene, absent: bool) -> Item | None:
     if absent:
         if by_color:
             color = scene.pick([c for c in COLORS if all(t.color != c for t in scene.things)])
-            nouns, found = f"{color} objects", []
+            nouns, found, meaning = f"{color} objects", [], Meaning(color=color)
         else:
             category = scene.pick([c for c in CATEGORIES if all(t.category != c for t in scene.things)])
             if category == "ball" and any(t.category in BALLS for t in scene.things):
                 return None
-            nouns, found = _PLURAL[category], []
+            nouns, found, meaning = _PLURAL[category], [], Meaning(category)
     else:
         t = scene.pick(scene.clear)
         if by_color:
             nouns, found = f"{t.color} objects", [o for o in scene.clear if o.color == t.color]
+            meaning = Meaning(color=t.color)
         else:
             same = BALLS if t.category == "ball" else (t.category,)
             nouns, found = _PLURAL[t.category], [o for o in scene.clear if o.category in same]
+            meaning = Meaning(t.category)
         if len(found) > MAX_TARGETS or (len(found) == 1 and scene.rng.random() < 0.8):
             return None
     found = sorted(found, key=lambda t: (t.point[0], t.point[1]))
     words = ["all the"]
     if len(found) >= 2:
         words += [f"the {_NUMBERS[len(found)]}"] + (["both"] if len(found) == 2 else [])
-    return Item("several", scene.say_many(f"{scene.pick(words)} {nouns}"), nouns, tuple(found), article="all the")
+    text, meaning = scene.say_many(f"{scene.pick(words)} {nouns}"), replace(meaning, count=len(found))
+    return Item("several", text, nouns, tuple(found), article="all the", meaning=meaning)
 
 
 def _negation(scene: _Scene, absent: bool) -> Item | None:
@@ -352,7 +376,8 @@ def _negation(scene: _Scene, absent: bool) -> Item | None:
         return None
     spec = f"{t.category} that is not {color}"
     candidates = _tried(group, [o for o in group if o.color == color])
-    return Item("negation", scene.say(spec), spec, tuple(found), candidates=candidates, test=color)
+    meaning = Meaning(t.category, color)
+    return Item("negation", scene.say(spec), spec, tuple(found), (), "the", candidates, color, meaning)
 
 
 _WRITERS: dict[str, Callable[[_Scene, bool], Item | None]] = {
