@@ -36,13 +36,14 @@ class Dimensions:
     layers: int = 6
     heads: int = 8
     mlp: int = 768
+    vision_rope_base: float = 10_000.0  # vLLM and others have it fixed there, whatever a configuration says
 
 
 SMOKE = Dimensions(vision_layers=2, layers=5, hidden=64, heads=2, mlp=96, vision_hidden=64, vision_mlp=96)
 
 
 def build(tokenizer: Any, dims: Dimensions, seed: int) -> Any:
-    """A fresh model. Rope bases are small because positions are few: a 14 x 14 grid and about 150 tokens."""
+    """A fresh model. The language's rope base is small because positions are few: a 14 x 14 grid, about 150 tokens."""
     torch.manual_seed(seed)
     token = tokenizer.convert_tokens_to_ids
     head = dims.hidden // dims.heads // 2
@@ -60,7 +61,7 @@ def build(tokenizer: Any, dims: Dimensions, seed: int) -> Any:
                 "window_size": 112,
                 "out_hidden_size": dims.hidden,
                 "fullatt_block_indexes": [dims.vision_layers // 2],
-                "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
+                "rope_parameters": {"rope_type": "axial", "rope_theta": dims.vision_rope_base},
             },
             text_config={
                 "vocab_size": -(-len(tokenizer) // 64) * 64,

@@ -16,12 +16,14 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from training.demo.processes import MALLOC
 from training.tabletop.instructions import KINDS
+
+LOG_EVERY = 20  # steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Settings:
     images: int = 10  # per worker and step
     length: int = 384  # tokens of packed queries per image
     absent: float = 0.33  # share of the instructions that nothing matches
+    reworded: float = 0.6  # share of the instructions in the words of training/tabletop/wordings.py
     kinds: tuple[str, ...] = KINDS  # of the instructions; one that stands twice is drawn twice as often
     lr: float = 0.01  # Muon, language
     lr_vision: float = 0.01  # Muon, while the vision tower is alone
@@ -44,12 +47,14 @@ class Settings:
     seed: int = 0
     save_every: int = 100
     validate_every: int = 400
+    asked: int = 96  # questions of `val` that every validation asks for whole answers, the same every time
     stop_after: int = 0  # end early, at this step, as if killed; 0 = at the end
     compile: bool = True
     smoke: bool = False
     course: str = "instructions"  # or "experiment": what training/experiments pre-trains on
     tower: str = ""  # a checkpoint whose vision tower is taken and kept as it is; empty: trained from nothing
-    init: str = ""  # a checkpoint to go on from; what image tokens know in the language model is not asked then
+    init: str = ""  # a checkpoint to go on from; what image tokens know in the language model is not asked then.
+    # Its vision tower may have another rope base: in `vision_steps` it learns to say by ours what it said by its own.
     settle: int = 0  # steps in which the heads over a tower that is gone on with are learnt, before it learns from them
     think: float = 0.5  # share of the course "experiment" that is answered with a thought
     limit: int = 0  # scenes of the training split that are used; 0 = all
@@ -64,6 +69,7 @@ def run_worker(settings: Settings, rank: int) -> None:
     from torch import Tensor, nn
     from tqdm import tqdm
 
+    from training.demo import held_out
     from training.demo.batch import Batch, Writer, drawn, make_batch
     from training.demo.reasoner import CELL, GRID, SMOKE, Dimensions, FastLanguage, FastVision, build
     from training.demo.tokenizer import FIRST_NUMBER, NUMBERS, save_tokenizer
@@ -71,7 +77,7 @@ def run_worker(settings: Settings, rank: int) -> None:
     from training.tabletop.scene import CATEGORIES, COLORS
     from training.tabletop.store import Scenes
 
-    draw, more_words = drawn(settings.absent, tuple(settings.kinds)), ""
+    draw, more_words = drawn(settings.absent, tuple(settings.kinds), settings.reworded), ""
     if settings.course == "experiment":
         draw, more_words = questions.pretraining(settings.think), questions.WORDS
     torch.set_num_threads(1)
@@ -88,18 +94,28 @@ def run_worker(settings: Settings, rank: int) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(out / "tokenizer")
     token = tokenizer.convert_tokens_to_ids
     dims = SMOKE if settings.smoke else Dimensions()
+    if settings.tower:
+        dims = replace(dims, vision_rope_base=rope_base(settings.tower))
     model = build(tokenizer, dims, settings.seed)
     if settings.init:
         keep(model, settings.init)
     elif settings.tower:
         keep(model.model.visual, settings.tower, "model.visual.")
     vision = FastVision(model)
+    teacher: Any = None
+    if settings.init:
+        other = rope_base(settings.init)
+        if rank == 0 and other != dims.vision_rope_base:
+            print(f"{settings.init}: vision rope base {other:g}; it goes on with {dims.vision_rope_base:g}", flush=True)
+        if settings.vision_steps:
+            teacher = FastVision(read_model(settings.init).requires_grad_(False)).__call__
     language = FastLanguage(model, tokenizer.encode("<|im_start|>user\n<|vision_start|>"), token("<|vision_end|>"))
     embedding = model.model.language_model.embed_tokens.weight
     see_image: Any = vision.__call__
     read: Any = language.__call__
     if settings.compile:
         see_image, read = (torch.compile(f, dynamic=False) for f in (see_image, read))
+        teacher = teacher and torch.compile(teacher, dynamic=False)
     width = dims.hidden
     tap = 2  # after this layer image tokens know where they are
     supervised = {
@@ -256,6 +272,8 @@ def run_worker(settings: Settings, rank: int) -> None:
 
     scenes = Scenes(Path(settings.data) / "train", limit=settings.limit or None)
     validation = Scenes(Path(settings.data) / "val", limit=512)
+    # The experiment's course has prompts of its own.
+    probes = held_out.draw(validation, settings.asked if settings.course == "instructions" else 0)
     writer = Writer(tokenizer)
     checkpoint = out / "state.pt"
     start = 0
@@ -303,11 +321,20 @@ def run_worker(settings: Settings, rank: int) -> None:
         copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
+    def recall_loss(tokens: Tensor, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The tower is to say what it said by its former rope base, which the language model understands; the heads
+        learn to read it meanwhile."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half), torch.no_grad():
+            wanted = teacher(b.images).float()
+        missed = F.mse_loss(tokens.float(), wanted) / wanted.var()
+        loss, seen = vision_loss(tokens.detach(), b)
+        return missed + loss, seen | {"recall": missed}
+
     def loss_of(step: int, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half), torch.set_grad_enabled(learns):
             tokens = see_image(b.images)
         if step < settings.vision_steps:
-            return vision_loss(tokens, b)
+            return vision_loss(tokens, b) if teacher is None else recall_loss(tokens, b)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             text, hidden, scores = read(tokens, b.packed, tuple({0, 1, tap}), supervised)
         # Positions first: the attention's supervision competes with them.
@@ -331,7 +358,7 @@ def run_worker(settings: Settings, rank: int) -> None:
             loss, seen = loss_of(step, b)
             for name, x in (seen | {"loss": loss}).items():
                 sums[name] = sums.get(name, 0.0) + float(x) / len(parts)
-        return {name: round(x, 4) for name, x in sums.items()}
+        return {n: round(x, 4) for n, x in sums.items()} | held_out.accuracies(model, tokenizer, probes)
 
     half, learns = _half_is_faster(), not settings.tower and settings.lr_vision_joint > 0
     log = (out / "log.jsonl").open("a") if rank == 0 else None
@@ -343,8 +370,10 @@ def run_worker(settings: Settings, rank: int) -> None:
 
     bar = tqdm(total=total, initial=start, desc="reasoner", unit="step", disable=rank != 0, mininterval=5)
     smooth: dict[str, float] = {}
-    began = time.monotonic()
+    began = last = time.monotonic()
     for step in range(start, total):
+        if step == settings.vision_steps:
+            smooth.clear()  # other losses begin
         b = ready.get()
         loss, seen = loss_of(step, b)
         loss.backward()
@@ -373,12 +402,16 @@ def run_worker(settings: Settings, rank: int) -> None:
                 smooth[name] = 0.95 * smooth.get(name, float(x)) + 0.05 * float(x)
         bar.update()
         if rank == 0:
-            if (step + 1) % 20 == 0:
+            if (step + 1) % LOG_EVERY == 0:
                 shown = {k: round(v, 3) for k, v in smooth.items()}
-                note({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **shown})
+                now = time.monotonic()
+                times = {"seconds": round(now - began, 1), "step_seconds": round((now - last) / LOG_EVERY, 2)}
+                note({"step": step + 1, **times, **shown})
+                last = now
                 bar.set_postfix_str(" ".join(f"{k}={v}" for k, v in list(shown.items())[-7:]))
             if (step + 1) % settings.validate_every == 0 or step + 1 == total:
                 note({"step": step + 1, "validation": validate(step)})
+                last = time.monotonic()
             if settings.export_every and (step + 1) % settings.export_every == 0:
                 export(out / f"model-{step + 1:05d}")
             if (step + 1) % settings.save_every == 0 or step + 1 == total:
@@ -395,13 +428,23 @@ def run_worker(settings: Settings, rank: int) -> None:
         dist.destroy_process_group()
 
 
-def keep(part: Any, folder: str, prefix: str = "") -> None:
-    """Takes the weights below a name from a checkpoint of the same dimensions."""
+def read_model(folder: str) -> Any:
+    """A checkpoint as it is, in float32."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    other: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="float32")
-    weights = {k.removeprefix(prefix): v for k, v in other.state_dict().items() if k.startswith(prefix)}
-    part.load_state_dict(weights)
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="float32")
+
+
+def keep(part: Any, folder: str, prefix: str = "") -> None:
+    """Takes the weights below a name from a checkpoint of the same dimensions."""
+    found = read_model(folder).state_dict()
+    part.load_state_dict({k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)})
+
+
+def rope_base(folder: str) -> float:
+    """Of a checkpoint's vision tower."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    return float(config["vision_config"]["rope_parameters"]["rope_theta"])
 
 
 def _half_is_faster() -> bool:
@@ -453,8 +496,8 @@ def main() -> None:
     parser.add_argument("--out", default="build/reasoner")
     parser.add_argument("--course", choices=("instructions", "experiment"), default="instructions")
     parser.add_argument("--tower", default="", help="checkpoint whose vision tower is kept; with --vision-steps 0")
-    parser.add_argument("--init", default="", help="checkpoint to go on from; with --vision-steps 0")
-    for name in ("lr", "lr_vision_joint"):
+    parser.add_argument("--init", default="", help="checkpoint to go on from")
+    for name in ("lr", "lr_vision", "lr_vision_joint", "reworded"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(Settings, name))
     parser.add_argument(
         "--kinds", nargs="+", default=KINDS, choices=KINDS, help="asked; one given twice twice as often"
@@ -468,6 +511,9 @@ def main() -> None:
         "length",
         "limit",
         "export_every",
+        "save_every",
+        "validate_every",
+        "asked",
         "settle",
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Settings, name))
