@@ -58,6 +58,9 @@ def test_the_node_loads_an_export_by_its_profile_and_answers_as_the_checkpoint_d
     assert said.text == same.text
     assert not list(out.glob("*.bin"))
     assert not out.with_name("made.part").exists()
+    processor = json.loads((out / "preprocessor_config.json").read_text())
+    assert processor["patch_size"] == 14 and processor["min_pixels"] <= 56**2 <= processor["max_pixels"]
+    assert "<|vision_start|>" in (out / "chat_template.jinja").read_text()
 
 
 def test_adapters_are_merged(adapted: Configuration, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,11 @@ def test_a_broken_line_and_a_missing_step_are_named(tmp_path: Path, capsys: pyte
 
 
 def test_a_checkpoint_without_processor_gets_one_of_its_own_patch_size(tmp_path: Path) -> None:
-    made = with_processor(WEIGHTS, tmp_path / "made")
+    bare = tmp_path / "bare"
+    shutil.copytree(WEIGHTS, bare, ignore=shutil.ignore_patterns("*preprocessor_config.json", "*.jinja"))
+    made = with_processor(bare, tmp_path / "made", 224)
     config = json.loads((made / "preprocessor_config.json").read_text())
     assert (config["patch_size"], config["merge_size"], config["temporal_patch_size"]) == (8, 2, 2)
-    assert (made / "model.safetensors").resolve() == (WEIGHTS / "model.safetensors").resolve()
-    assert not (WEIGHTS / "preprocessor_config.json").exists()
-    assert with_processor(made, tmp_path / "other") == made, "one that has its own is left alone"
+    assert (made / "model.safetensors").resolve() == bare / "model.safetensors"
+    assert not (bare / "preprocessor_config.json").exists()
+    assert with_processor(made, tmp_path / "other", 224) == made, "one that has its own is left alone"

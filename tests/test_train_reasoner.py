@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,9 +80,10 @@ def test_the_fast_forward_gives_the_librarys_logits(data: Path) -> None:
     assert tokenizer.encode(SUFFIX)[0] == token("<|im_end|>")
 
 
-def _run(data: Path, out: Path, **change: int) -> dict[str, torch.Tensor]:
+def _run(data: Path, out: Path, **change: Any) -> dict[str, torch.Tensor]:
     settings = {"vision_steps": 2, "joint_steps": 2, "images": 2, "workers": 1, "save_every": 1, "validate_every": 4}
-    train(Settings(data=str(data), out=str(out), smoke=True, compile=False, **(settings | change)))  # type: ignore[arg-type]
+    settings["asked"] = 4  # whole answers: an untrained model writes on to the limit
+    train(Settings(data=str(data), out=str(out), smoke=True, compile=False, **(settings | change)))
     return torch.load(out / "state.pt", weights_only=True)["model"]
 
 
@@ -90,3 +94,58 @@ def test_a_run_stopped_halfway_continues_to_the_same_weights(data: Path, tmp_pat
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
     log = [json.loads(line) for line in (tmp_path / "halves" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["validation"]["loss"] > 0
+
+
+@pytest.fixture(scope="module")
+def other_base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose vision tower has the rope base that these models had first."""
+    folder = tmp_path_factory.mktemp("other")
+    model = build(build_tokenizer(), replace(SMOKE, vision_rope_base=100.0), 0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoint_of_another_rope_base_is_gone_on_with_by_the_usual_one(
+    data: Path, other_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _run(data, tmp_path / "more", init=str(other_base))
+    assert "vision rope base 100; it goes on with 10000" in capfd.readouterr().out
+    config = json.loads((tmp_path / "more" / "model" / "config.json").read_text())
+    assert config["vision_config"]["rope_parameters"]["rope_theta"] == 10_000.0
+    assert (tmp_path / "more" / "model" / "preprocessor_config.json").is_file()
+
+
+def test_the_tower_recalls_what_it_said_by_its_former_base(data: Path, other_base: Path, tmp_path: Path) -> None:
+    _run(data, tmp_path / "same", init=str(_rebased(other_base, tmp_path / "rebased")), joint_steps=0, validate_every=1)
+    _run(data, tmp_path / "other", init=str(other_base), vision_steps=12, joint_steps=0, warmup=1, validate_every=1)
+    same, other = (
+        [json.loads(line)["validation"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("same", "other")
+    )
+    assert other[-1]["recall"] < 0.8 * other[0]["recall"]
+    assert {"box_acc", "box_acc_reworded"} & other[-1].keys(), "and whole answers are asked for"
+    assert same[0]["recall"] < other[0]["recall"]
+
+
+def _rebased(folder: Path, out: Path) -> Path:
+    shutil.copytree(folder, out)
+    config = json.loads((out / "config.json").read_text())
+    config["vision_config"]["rope_parameters"]["rope_theta"] = 10_000.0
+    (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+def test_a_further_course_that_was_killed_continues_to_the_same_weights(
+    data: Path, other_base: Path, tmp_path: Path
+) -> None:
+    whole = _run(data, tmp_path / "whole", init=str(other_base))
+    for stop in (1, 3):  # once while the tower recalls, once after
+        _run(data, tmp_path / "parts", init=str(other_base), stop_after=stop)
+    continued = _run(data, tmp_path / "parts", init=str(other_base))
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)
+
+
+def test_a_tower_that_is_kept_keeps_its_rope_base(data: Path, other_base: Path, tmp_path: Path) -> None:
+    _run(data, tmp_path / "kept", tower=str(other_base), vision_steps=0)
+    config = json.loads((tmp_path / "kept" / "model" / "config.json").read_text())
+    assert config["vision_config"]["rope_parameters"]["rope_theta"] == 100.0

@@ -1,4 +1,5 @@
-"""`segzero-train export RUN`: a checkpoint as a folder that the node loads: whole weights, model card, profile.
+"""`segzero-train export RUN`: a checkpoint as a folder that the node or a server loads: whole weights, the processor's
+files, chat template, model card, profile.
 
 Adapters are merged into their base, which is read anew in float32 (over 4 bits they were trained beside a rounded one,
 and the card says so). Weights are safetensors.
@@ -24,6 +25,7 @@ from training import configuration
 from training.configuration import Configuration, ConfigurationError
 from training.conversations import prompt_profile
 from training.logs import read_jsonl
+from training.processor_files import write_processor_files
 from training.train import WHOLE, checkpoints, last_checkpoint
 
 # Model classes that a profile of the node can name.
@@ -92,6 +94,7 @@ def export(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     model_type = save_weights(c, checkpoint, part, dtype)
+    write_processor_files(part, c.data.square)
     lines = {
         k: v
         for k, v in profile(c, out, model_type, segmenter).items()

@@ -240,7 +240,7 @@ class VLLM:
         import vllm
 
         self.profile = load_profile(prompts.profile)
-        folder = with_processor(_checkpoint_folder(prompts.checkpoint), work / "vllm-checkpoint")
+        folder = with_processor(_checkpoint_folder(prompts.checkpoint), work / "vllm-checkpoint", self.profile.square)
         if vision_theta:
             register_vision_theta()
         self.name = f"vllm {vllm.__version__}{'' if vision_theta else ' as it is'}, {dtype}"
@@ -312,33 +312,18 @@ def _checkpoint_folder(name: str) -> Path:
     return Path(checkpoints.resolve(name, "reasoner", offline=True))
 
 
-def with_processor(checkpoint: Path, folder: Path) -> Path:
-    """The checkpoint, with the processor's files that vLLM's own processor reads where it has none."""
+def with_processor(checkpoint: Path, folder: Path, square: int) -> Path:
+    """The checkpoint, with the processor's files that a server's own processor reads where it has none."""
     if (checkpoint / "preprocessor_config.json").exists():
         return checkpoint
-    config = json.loads((checkpoint / "config.json").read_text())
-    vision = config["vision_config"]
+    from training.processor_files import write_processor_files
+
     folder.mkdir(parents=True, exist_ok=True)
     for path in checkpoint.iterdir():
         link = folder / path.name
         if not link.exists():
             link.symlink_to(path.resolve())
-    image = {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-        "patch_size": vision["patch_size"],
-        "merge_size": vision["spatial_merge_size"],
-        "temporal_patch_size": vision["temporal_patch_size"],
-        "min_pixels": 3136,
-        "max_pixels": 12845056,
-        "size": {"shortest_edge": 3136, "longest_edge": 12845056},
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(image, indent=1))
-    video = {**image, "video_processor_type": "Qwen2VLVideoProcessor"}
-    del video["image_processor_type"]
-    (folder / "video_preprocessor_config.json").write_text(json.dumps(video, indent=1))
+    write_processor_files(folder, square)
     return folder
 
 

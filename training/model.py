@@ -21,7 +21,7 @@ from training.train import WHOLE
 MIN_PIXELS, MAX_PIXELS = 3136, 12845056
 # preprocessor_config.json of the published checkpoints.
 _CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-_NORMS = {"qwen2_vl": _CLIP, "qwen2_5_vl": _CLIP, "qwen3_vl": ([0.5] * 3, [0.5] * 3)}
+NORMS = {"qwen2_vl": _CLIP, "qwen2_5_vl": _CLIP, "qwen3_vl": ([0.5] * 3, [0.5] * 3)}
 # Every linear layer of the language model. A suffix alone would also match the vision tower, whose
 # gate_proj, up_proj and down_proj have the same names.
 LORA_TARGETS = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
@@ -80,7 +80,7 @@ def load_processor(folder: Path, config: Any) -> Processor:
 
 def processor_of(tokenizer: PreTrainedTokenizerBase, config: Any) -> Processor:
     vision = config.vision_config
-    mean, std = _NORMS[config.model_type]
+    mean, std = NORMS[config.model_type]
     images = Qwen2VLImageProcessorPil(
         patch_size=vision.patch_size,
         merge_size=vision.spatial_merge_size,

@@ -134,6 +134,7 @@ def main() -> None:
             seed=arguments.seed,
             smoke=arguments.smoke,
             compile=not arguments.smoke,
+            asked=4 if arguments.smoke else train_reasoner.Settings.asked,
         )
     )
     for name in ("segmenter", "reasoner"):

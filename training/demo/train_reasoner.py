@@ -71,9 +71,10 @@ def run_worker(settings: Settings, rank: int) -> None:
 
     from training.demo import held_out
     from training.demo.batch import Batch, Writer, drawn, make_batch
-    from training.demo.reasoner import CELL, GRID, SMOKE, Dimensions, FastLanguage, FastVision, build
+    from training.demo.reasoner import CELL, GRID, SIZE, SMOKE, Dimensions, FastLanguage, FastVision, build
     from training.demo.tokenizer import FIRST_NUMBER, NUMBERS, save_tokenizer
     from training.experiments import questions
+    from training.processor_files import write_processor_files
     from training.tabletop.scene import CATEGORIES, COLORS
     from training.tabletop.store import Scenes
 
@@ -320,6 +321,7 @@ def run_worker(settings: Settings, rank: int) -> None:
     def export(folder: Path) -> None:
         copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_processor_files(folder, SIZE)
 
     def recall_loss(tokens: Tensor, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The tower is to say what it said by its former rope base, which the language model understands; the heads

@@ -23,7 +23,6 @@ from transformers import AutoTokenizer
 
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from training.mismatch import with_processor
 from training.verl_adapter.check import compose, dataset, main, prompt_tokens, validate, verl_keys
 from training.verl_adapter.keys import FOLDER, names, pinned, read, unknown
 
@@ -31,22 +30,12 @@ WEIGHTS = Path(__file__).parents[2] / "segzero_ros" / "weights" / "reasoner"
 SIDE = 224
 TRUTH = '[{"bbox_2d": [20, 30, 80, 90], "point_2d": [50, 60]}]'
 RIGHT = f"<think>The target is the red mug.</think><answer>{TRUTH}</answer>"
-# Qwen's format, of turns whose content is a text or a list of images and texts.
-TEMPLATE = (
-    "{% for turn in messages %}<|im_start|>{{ turn.role }}\n"
-    "{% if turn.content is string %}{{ turn.content }}{% else %}{% for part in turn.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded checkpoint with the files of a published one: processor and chat template."""
-    folder = with_processor(WEIGHTS, tmp_path_factory.mktemp("model"))
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+def model() -> Path:
+    """The embedded checkpoint, which has the files of a published one: processor and chat template."""
+    return WEIGHTS
 
 
 @pytest.fixture(scope="session")
