@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,12 +42,10 @@ def test_a_processor_of_the_folder_gives_the_nodes_pixels_and_patches() -> None:
 
 @pytest.mark.parametrize("system", ["", "You are a helpful assistant."])
 def test_the_chat_template_writes_the_nodes_prompt(system: str) -> None:
-    from dataclasses import replace
-
     node = load_reasoner(load_profile("demo"), device="cpu", dtype="float32")
     node = type(node)(node.model, node.tokenizer, replace(node.profile, system=system or None), node.info)
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
-    turns = [{"role": "system", "content": system}] if system else []
+    turns: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     turns.append({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "the red mug"}]})
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")

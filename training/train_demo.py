@@ -11,6 +11,7 @@ import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from training import evaluate
 from training.demo import by_reward, segmenter, train_reasoner
@@ -40,7 +41,13 @@ SMOKE = Size(
 
 # What a further course asks more often, and its steps: two hours on two cores (docs/decisions/embedded-model.md).
 FURTHER_KINDS = (*KINDS, "negation", "negation", "several", "several", "spatial", "superlative")
-FURTHER = {"vision_steps": 200, "lr_vision": 0.004, "joint_steps": 1600, "lr": 0.004, "lr_vision_joint": 0.0016}
+FURTHER: dict[str, Any] = {
+    "vision_steps": 400,
+    "lr_vision": 0.004,
+    "joint_steps": 1600,
+    "lr": 0.004,
+    "lr_vision_joint": 0.0016,
+}
 FURTHER |= {"images": 10, "length": 448, "save_every": 40, "validate_every": 200}
 FURTHER_SMOKE = {"vision_steps": 2, "joint_steps": 2, "images": 2, "save_every": 1, "validate_every": 2, "asked": 8}
 
