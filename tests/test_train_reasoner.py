@@ -115,6 +115,7 @@ def test_a_checkpoint_of_another_rope_base_is_gone_on_with_by_the_usual_one(
     assert (tmp_path / "more" / "model" / "preprocessor_config.json").is_file()
 
 
+@pytest.mark.long
 def test_the_tower_recalls_what_it_said_by_its_former_base(data: Path, other_base: Path, tmp_path: Path) -> None:
     _run(data, tmp_path / "same", init=str(_rebased(other_base, tmp_path / "rebased")), joint_steps=0, validate_every=1)
     _run(data, tmp_path / "other", init=str(other_base), vision_steps=12, joint_steps=0, warmup=1, validate_every=1)
@@ -135,6 +136,7 @@ def _rebased(folder: Path, out: Path) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_a_further_course_that_was_killed_continues_to_the_same_weights(
     data: Path, other_base: Path, tmp_path: Path
 ) -> None:
