@@ -20,6 +20,7 @@ setup(
         ],
     },
     install_requires=[
+        "httpx2>=2,<3",
         "numpy>=1.26",
         "opencv-python-headless>=4.8,<5",
         "peft>=0.18",

@@ -41,6 +41,7 @@ LIBRARIES = {
     "tokenizers": ("tokenizers", "0.20", ""),
     "tqdm": ("tqdm", "4.66", ""),
     "huggingface_hub": ("huggingface_hub", "1.0", ""),
+    "httpx2": ("httpx2", "2.0", "3"),
     "peft": ("peft", "0.18", ""),
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl": ("transformers", "5.5", "6"),  # the rest is imported late
 }
@@ -336,6 +337,7 @@ def check_hub(environment: Mapping[str, str]) -> Iterator[Line]:
 def check_checkpoints(profile: Profile | None) -> Iterator[Line]:
     from segzero_ros.core.contract import SegzeroError
     from segzero_ros.models import checkpoints
+    from segzero_ros.models.server_address import is_address, shown_address
     from segzero_ros.profiles import ProfileError, list_profiles
 
     try:
@@ -345,6 +347,9 @@ def check_checkpoints(profile: Profile | None) -> Iterator[Line]:
         return
     for p in profiles:
         for role, name, subfolder in parts_of(p):
+            if is_address(name) and role == "reasoner":
+                yield "ok", f"{p.name}: reasoner {shown_address(name)}, a server; it is not asked here", ""
+                continue
             try:
                 checkpoints.resolve(name, role, subfolder=subfolder, offline=True)
                 yield "ok", f"{p.name}: {role} {name}", ""
@@ -369,6 +374,7 @@ def check_memory(torch: Any, profile: Profile) -> Iterator[Line]:
     """Whether the profile's weights and an answer fit, by the parameters that its checkpoints have."""
     try:
         from segzero_ros.models.devices import choose_device, choose_dtype
+        from segzero_ros.models.server_address import is_address
         from segzero_ros.rehearse.dimensions import find_dimensions
         from segzero_ros.rehearse.machine import free_memory
 
@@ -377,6 +383,8 @@ def check_memory(torch: Any, profile: Profile) -> Iterator[Line]:
         roles: tuple[tuple[str, Any], ...] = ((profile.reasoner, "reasoner"), (profile.segmenter, "segmenter"))
         count = 0
         for name, role in roles:
+            if is_address(name):  # its memory is another process's
+                continue
             if name == "embedded":
                 from segzero_ros.models.checkpoints import EMBEDDED
 

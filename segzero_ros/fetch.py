@@ -12,6 +12,7 @@ from typing import Any
 
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.text import clean
+from segzero_ros.models.server_address import is_address, shown_address
 from segzero_ros.profiles import Profile, load_profile
 
 SPARE = 500_000_000  # bytes that stay free on the disk
@@ -58,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _parts(profile: Profile) -> Any:
     """(role, name, revision, subfolder) of each checkpoint."""
-    yield "reasoner", profile.reasoner, profile.reasoner_revision, profile.subfolder
+    if is_address(profile.reasoner):
+        print(f"reasoner {shown_address(profile.reasoner)}: a server has it; nothing to fetch")
+    else:
+        yield "reasoner", profile.reasoner, profile.reasoner_revision, profile.subfolder
     if profile.adapter:
         yield "adapter", profile.adapter, profile.adapter_revision, profile.adapter_subfolder
     yield "segmenter", profile.segmenter, profile.segmenter_revision, None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from segzero_ros.core.contract import Cancel, OnProgress
+from segzero_ros.core.contract import Cancel, OnProgress, Reasoner
 from segzero_ros.core.pipeline import Pipeline as CorePipeline
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.steps import NoReasoner
+from segzero_ros.models.server_address import is_address
 
 
 class Pipeline(CorePipeline):
@@ -32,6 +33,7 @@ class Pipeline(CorePipeline):
     ) -> Pipeline:
         """Loads both models of a profile, or others by path or hub name, and tries them unless `trial` is False.
 
+        reasoner: may be a server's URL; device, dtype and offline are then the segmenter's alone, and attention nobody's.
         words: False loads no reasoner, for `segment_prompts` alone; an instruction is then refused with BAD_REQUEST.
         Raises SegzeroError with a sentence.
         """
@@ -56,20 +58,32 @@ class Pipeline(CorePipeline):
                 try_segmenter(small, lambda share, what: tell(0.8 + 0.2 * share, what), cancel or Cancel())
             tell(1.0, "loaded")
             return cls(NoReasoner(), small, profile)
-        from segzero_ros.models.reasoner_transformers import load_reasoner
+        large: Reasoner
 
-        large = load_reasoner(
-            profile,
-            reasoner,
-            reasoner_revision,
-            adapter=adapter,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            offline=offline,
-            on_progress=lambda share, what: tell(0.3 + (0.5 if trial else 0.7) * share, what),
-            cancel=cancel,
-        )
+        def tell_large(share: float, what: str) -> None:
+            tell(0.3 + (0.5 if trial else 0.7) * share, what)
+
+        if is_address(url := reasoner or profile.reasoner):
+            from segzero_ros.models.reasoner_server import load_server_reasoner
+
+            large = load_server_reasoner(
+                profile, url, revision=reasoner_revision, adapter=adapter, on_progress=tell_large, cancel=cancel
+            )
+        else:
+            from segzero_ros.models.reasoner_transformers import load_reasoner
+
+            large = load_reasoner(
+                profile,
+                reasoner,
+                reasoner_revision,
+                adapter=adapter,
+                device=device,
+                dtype=dtype,
+                attention=attention,
+                offline=offline,
+                on_progress=tell_large,
+                cancel=cancel,
+            )
         if trial:
             try_out(large, small, profile, lambda share, what: tell(0.8 + 0.2 * share, what), cancel or Cancel())
         tell(1.0, "loaded")

@@ -61,7 +61,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--labels", type=Path, help="label image as PNG, i = instance i; a folder for several pictures")
     parser.add_argument("--overlay", type=Path, help="picture with masks, boxes and reasoning; a folder for several")
     parser.add_argument("--json", action="store_true", help="one JSON object per picture on standard output")
-    parser.add_argument("--reasoner", help="another checkpoint: folder or hub name")
+    parser.add_argument("--reasoner", help="another checkpoint: folder, hub name, or URL of a server")
     parser.add_argument("--adapter", help="a LoRA adapter that is merged into the reasoner: folder or hub name")
     parser.add_argument("--segmenter", help="another checkpoint: folder or hub name")
     parser.add_argument("--device", default="auto")

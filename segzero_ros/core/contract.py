@@ -278,6 +278,8 @@ class LoadedModel:
 
     def __str__(self) -> str:
         name = self.full_name
+        if not self.parameters:  # a server keeps that to itself
+            return f"{name} ({self.device})"
         size = f"{self.parameters / 1e6:.1f} M parameters, {self.memory_bytes / 1e6:.0f} MB"
         return f"{name} ({size}, {self.dtype} on {self.device})"
 

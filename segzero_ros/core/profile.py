@@ -27,10 +27,13 @@ class Profile:
         "half-up" int(v * f + 0.5), "last-pixel" round(v * f) with f = (side - 1) / extent.
     sam_prompts: what SAM is given: "box", "points" or "both".
     dtype: number format where none is asked for; "auto": by what the device computes with.
-    reasoner, segmenter: "embedded", a folder, or a hub name; with the revision to take.
+    reasoner, segmenter: "embedded", a folder, or a hub name; with the revision to take. A reasoner may be a server:
+        http://host:port/v1, or http://host:port/v1#model.
     subfolder: folder inside the reasoner's repository that holds the weights; None = the repository itself.
     adapter: a PEFT LoRA adapter, folder or hub name, merged into the reasoner's weights at load; None = none. It may
         have a subfolder and a revision of its own.
+    tokenizer: for a reasoner by URL: the folder or hub name, on this disk, of the served model's tokenizer.json; None =
+        that of the reasoner, where it is no URL.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Profile:
     adapter: str | None = None
     adapter_subfolder: str | None = None
     adapter_revision: str | None = None
+    tokenizer: str | None = None
 
     @property
     def extent(self) -> int:

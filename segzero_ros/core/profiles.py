@@ -107,6 +107,7 @@ _RULES: tuple[tuple[Callable[[Profile], bool], str], ...] = (
     ),
     (lambda p: bool(p.name and p.reasoner and p.segmenter), "name, reasoner and segmenter cannot be empty"),
     (lambda p: p.adapter != "", "adapter cannot be empty; null is none"),
+    (lambda p: p.tokenizer != "", "tokenizer cannot be empty; null is none"),
     (
         lambda p: p.adapter is not None or (p.adapter_subfolder is None and p.adapter_revision is None),
         "adapter_subfolder and adapter_revision are of an adapter, and there is none",

@@ -43,7 +43,7 @@ TABLE: tuple[Parameter, ...] = (
         "autostart", True, "Configure and activate without being asked; false under a lifecycle manager.", when="start"
     ),
     Parameter("profile", "demo", "Name of a profile, or path of a profile's YAML."),
-    Parameter("reasoner", "", "Path or hub name of the reasoning model; empty: the profile's."),
+    Parameter("reasoner", "", "Path, hub name or http://host:port/v1 of the reasoning model; empty: the profile's."),
     Parameter("reasoner_revision", "", "Revision of the reasoning model; empty: the profile's."),
     Parameter(
         "adapter",
