@@ -33,7 +33,7 @@ class Pipeline(CorePipeline):
     ) -> Pipeline:
         """Loads both models of a profile, or others by path or hub name, and tries them unless `trial` is False.
 
-        reasoner: may be a server's URL; device, dtype and offline are then the segmenter's alone, and attention nobody's.
+        reasoner: may be a server's URL; device, dtype and offline are then for the segmenter alone.
         words: False loads no reasoner, for `segment_prompts` alone; an instruction is then refused with BAD_REQUEST.
         Raises SegzeroError with a sentence.
         """

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -25,6 +27,7 @@ SILENCE = 300.0  # seconds without a byte; a request's own time limit is its fla
 MAX_BODY = 1 << 20  # bytes of what is no stream
 MAX_HEAD, MAX_TOKEN = 1 << 20, 2048  # bytes of a stream, in all and for each token
 SHORTEST_KEY = 6  # characters; what is shorter is no secret, and may be a part of any word
+LOGGERS = ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy", "httpcore2.socks")
 
 Call = Callable[[httpx2.AsyncClient], Coroutine[Any, Any, None]]
 
@@ -40,6 +43,7 @@ class ServerClient:
         self._key = read_key()
         self._headers = httpx2.Headers({"accept-encoding": "identity", "user-agent": "segzero_ros"})
         if self._key:
+            _hide_in_logs(self._key)
             self._headers["authorization"] = f"Bearer {self._key}"
 
     def run(self, call: Call, cancel: Cancel | None) -> bool:
@@ -159,7 +163,7 @@ class ServerClient:
 
     def _hide(self, text: str) -> str:
         """A server may say the key again; no sentence of ours shall."""
-        return text.replace(self._key, "***") if len(self._key) >= SHORTEST_KEY else text
+        return _hide(text, self._key)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -175,3 +179,24 @@ class ServerClient:
             if (message := self._hide(error.message)) != error.message:
                 raise type(error)(error.status, message) from None
             raise
+
+
+def _hide(text: str, key: str) -> str:
+    return text.replace(key, "***") if len(key) >= SHORTEST_KEY else text
+
+
+class _WithoutKey(logging.Filter):
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self._key = key
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = _hide(record.getMessage(), self._key), ()
+        return True
+
+
+@cache
+def _hide_in_logs(key: str) -> None:
+    """The library logs the headers of answers, in which a server may say the key again."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_WithoutKey(key))

@@ -1,0 +1,399 @@
+"""Servers of chat completions that misbehave, each in one way: a process of its own, on plain sockets.
+
+    python -m tests.servers.misbehaving    # prints its port, ends when its standard input does
+
+The first part of a path says the way: http://127.0.0.1:PORT/WAY/v1. GET /WAY/asked answers once a request came, /WAY/gone
+once a client was seen to leave, /WAY/times how many requests came. A good answer repeats the words of its prompt, one to
+an event, and counts as Qwen2.5-VL does: a token for each word, one for each 28 pixels squared, ten more.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import json
+import os
+import socket
+import socketserver
+import struct
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+WAIT = 20.0  # seconds after which a test that waits for nothing fails
+MODELS = {"data": [{"id": "one"}]}
+JSON = "content-type: application/json"
+EVENTS = "content-type: text/event-stream"
+
+
+class Clock:
+    """What happened on each way."""
+
+    def __init__(self) -> None:
+        self.times: Counter[str] = Counter()
+        self.asked: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self.gone: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+
+
+clock = Clock()
+
+
+@dataclass
+class Request:
+    """One that was read whole."""
+
+    socket: socket.socket
+    way: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+    @property
+    def words(self) -> list[str]:
+        return [w for part in self.body["messages"][-1]["content"] for w in part.get("text", "").split()]
+
+    @property
+    def tokens(self) -> int:
+        urls = [p["image_url"]["url"] for p in self.body["messages"][-1]["content"] if p["type"] == "image_url"]
+        sides = [struct.unpack(">I", base64.b64decode(url.partition(",")[2])[16:20])[0] for url in urls]  # of a PNG
+        return 10 + len(self.words) + sum((side // 28) ** 2 + 2 for side in sides)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def head(self, code: int, *headers: str) -> None:
+        self.send("\r\n".join([f"HTTP/1.1 {code} x", "connection: close", *headers, "", ""]).encode())
+
+    def whole(self, code: int, body: bytes, *headers: str) -> None:
+        self.head(code, f"content-length: {len(body)}", *headers)
+        self.send(body)
+
+    def error(self, code: int, message: str, *headers: str) -> None:
+        self.whole(code, json.dumps({"error": {"message": message}}).encode(), JSON, *headers)
+
+    def chunk(self, data: bytes) -> None:
+        self.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def begin(self) -> None:
+        self.head(200, EVENTS, "transfer-encoding: chunked")
+
+    def event(self, delta: dict[str, Any], finish: str | None = None) -> None:
+        self.chunk(event(delta, finish))
+
+    def end(self, finish: str = "stop", tokens: int | None = None) -> None:
+        self.event({}, finish)
+        usage = {"prompt_tokens": self.tokens if tokens is None else tokens, "completion_tokens": len(self.words)}
+        self.chunk(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+        self.chunk(b"data: [DONE]\n\n")
+        self.chunk(b"")
+
+    def good(self) -> None:
+        self.begin()
+        for word in self.words[: self.body["max_tokens"]]:
+            self.event({"content": word + " "})
+        self.end()
+
+    def some(self) -> None:
+        """The beginning of an answer."""
+        self.begin()
+        for word in ("the", " beginning"):
+            self.event({"content": word})
+
+    def wait_until_gone(self) -> None:
+        try:
+            while self.socket.recv(4096):
+                pass
+        except OSError:
+            pass
+        clock.gone[self.way].set()
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    return (
+        b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+    )
+
+
+WAYS: dict[str, Callable[[Request], None]] = {}
+
+
+def way(function: Callable[[Request], None]) -> Callable[[Request], None]:
+    WAYS[function.__name__] = function
+    return function
+
+
+def always(name: str, act: Callable[[Request], Any]) -> None:
+    WAYS[name] = act
+
+
+def first_time(r: Request) -> bool:
+    return clock.times[r.way] == 1
+
+
+def deltas(*parts: dict[str, Any]) -> Callable[[Request], None]:
+    def act(r: Request) -> None:
+        r.begin()
+        for part in parts:
+            r.event(part)
+        r.end()
+
+    return act
+
+
+always("good", Request.good)
+always("hangs_before_it_answers", Request.wait_until_gone)
+always("resets", Request.reset)
+always("resets_once", lambda r: r.reset() if first_time(r) else r.good())
+always("closes_once", lambda r: None if first_time(r) else r.good())
+always("refuses_the_key", lambda r: r.error(401, "Incorrect API key provided: " + r.headers.get("authorization", "")))
+always("echoes_half_the_key", lambda r: r.error(401, "x" * 180 + r.headers.get("authorization", "")))
+always("forbids", lambda r: r.error(403, "no"))
+always("has_no_such_model", lambda r: r.error(404, "The model `one` does not exist."))
+always("refuses_the_request", lambda r: r.error(400, "maximum context\n\x1b[31m length is 512"))
+always("refuses_in_fastapi", lambda r: r.whole(422, json.dumps({"detail": [{"msg": "field required"}]}).encode(), JSON))
+always("takes_nothing_large", lambda r: r.error(413, "too large"))
+always("has_too_many", lambda r: r.error(429, "slow down"))
+always("has_too_many_once", lambda r: r.error(429, "slow down", "retry-after: 0") if first_time(r) else r.good())
+always("loads", lambda r: r.error(503, "Loading model", "retry-after: 0"))
+always("loads_once", lambda r: r.error(503, "Loading model", "retry-after: 0") if first_time(r) else r.good())
+always("loads_for_an_hour", lambda r: r.error(503, "Loading model", "retry-after: 3600"))
+always("loads_until_a_date", lambda r: r.error(503, "later", "retry-after: Fri, 01 Jan 2100 00:00:00 GMT"))
+always("loads_for_a_while", lambda r: r.error(503, "Loading model", "retry-after: 30"))
+always("fails", lambda r: r.error(500, "CUDA error " + "x" * 100_000))
+always("fails_with_a_page", lambda r: r.whole(502, b"<html>bad gateway</html>", "content-type: text/html"))
+always("is_a_page", lambda r: r.whole(200, b"<html>sign in</html>", "content-type: text/html"))
+always(
+    "sends_elsewhere",
+    lambda r: r.whole(307, b"", f"location: /good/v1/chat/completions?{r.headers.get('authorization')}"),
+)
+always(
+    "does_not_stream", lambda r: r.whole(200, json.dumps({"choices": [{"message": {"content": "x"}}]}).encode(), JSON)
+)
+always("is_no_http", lambda r: r.send(b"220 mail.example ESMTP\r\n\r\n"))
+always("compresses", lambda r: r.whole(200, gzip.compress(bytes(1 << 24)), EVENTS, "content-encoding: gzip"))
+always("fails_with_a_bomb", lambda r: r.whole(500, gzip.compress(bytes(1 << 24)), JSON, "content-encoding: gzip"))
+always(
+    "counts_a_resized_picture",
+    lambda r: r.good() if r.body["max_tokens"] == 1 else (r.some(), r.end(tokens=r.tokens - 19)),
+)
+always("counts_nothing", lambda r: (r.some(), r.event({}, "stop"), r.chunk(b"data: [DONE]\n\n"), r.chunk(b"")))
+always("counts_nonsense", lambda r: (r.some(), r.end(tokens=-5)))
+always("does_not_say_why_it_ends", lambda r: (r.some(), r.chunk(b"data: [DONE]\n\n"), r.chunk(b"")))
+always("dies_in_the_middle", lambda r: r.some())
+always("ends_in_the_middle", lambda r: (r.some(), r.chunk(b"")))
+always("resets_in_the_middle", lambda r: (r.some(), r.reset()))
+always("fails_in_the_middle", lambda r: (r.some(), r.chunk(b'data: {"error": {"message": "engine died"}}\n\n')))
+always("ends_by_its_filter", lambda r: (r.some(), r.end("content_filter")))
+always("calls_a_tool", lambda r: (r.some(), r.end("tool_calls")))
+always("ends_by_the_limit", lambda r: (r.some(), r.end("length")))
+always("ends_oddly", lambda r: (r.some(), r.end("ab\nort" * 100)))
+always(
+    "thinks_in_reasoning", deltas({"reasoning": "hm"}, {"reasoning": "m"}, {"content": "\n<answer>"}, {"content": "[]"})
+)
+always("thinks_in_reasoning_content", deltas({"reasoning_content": "hmm", "content": None}, {"content": "<answer>[]"}))
+always("thinks_in_both", deltas({"reasoning": "hmm", "reasoning_content": "hmm"}, {"content": "<answer>[]"}))
+always(
+    "thinks_twice",
+    deltas({"reasoning": "hmm", "content": "<thi"}, {"content": "nk>hmm</th"}, {"content": "ink><answer>[]"}),
+)
+always("thinks_with_tags", deltas({"reasoning": "<thi"}, {"reasoning": "nk>hmm</think>"}, {"content": "<answer>[]"}))
+always(
+    "thinks_in_the_content", deltas({"content": "<think>h"}, {"content": "mm</think><answer>[]"}, {"reasoning": "hmm"})
+)
+always("only_thinks", deltas({"reasoning": "hmm"}))
+always(
+    "parts_a_character", deltas({"content": "\ud83d"}, {"content": "\ude00 "}, {"content": "\ud83d"}, {"content": "x"})
+)
+
+
+@way
+def hangs_after_its_head(r: Request) -> None:
+    r.begin()
+    r.wait_until_gone()
+
+
+@way
+def hangs_in_the_middle(r: Request) -> None:
+    r.some()
+    r.wait_until_gone()
+
+
+@way
+def cuts_its_bytes_anywhere(r: Request) -> None:
+    r.begin()
+    usage = {"choices": [], "usage": {"prompt_tokens": r.tokens, "completion_tokens": 2}}
+    text = ": ping\r\n\r\n" + "".join(
+        f"data:{json.dumps(e, ensure_ascii=False)}\r\n\r\n"
+        for e in (
+            {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+            {"choices": [{"delta": {"content": "größer "}}]},
+            {"choices": [{"delta": {"content": "🐤"}, "finish_reason": "stop"}]},
+            usage,
+        )
+    )
+    for byte in text.encode():
+        r.chunk(bytes([byte]))
+    r.chunk(b"")  # without [DONE]
+
+
+@way
+def ends_in_half_a_token(r: Request) -> None:
+    r.some()
+    r.chunk(b'data: {"choices": [{"delta": {"content": "\xf0\x9f')
+    r.chunk(b"")
+
+
+@way
+def sends_no_utf8(r: Request) -> None:
+    r.some()
+    r.chunk(b'data: {"choices": [{"delta": {"content": "\xff\xfe"}}]}\n\n')
+
+
+@way
+def sends_no_json(r: Request) -> None:
+    r.some()
+    r.chunk(b"data: {'choices': oh\n\n")
+
+
+@way
+def nests(r: Request) -> None:
+    r.begin()
+    r.chunk(b"data: " + b"[" * 200_000 + b"\n\n")
+
+
+@way
+def sends_odd_types(r: Request) -> None:
+    r.begin()
+    for odd in ([], 3, None, {"choices": 3}, {"choices": [None]}, {"choices": [{"delta": [], "finish_reason": {}}]}):
+        if isinstance(odd, dict):
+            r.chunk(b"data: " + json.dumps(odd).encode() + b"\n\n")
+    r.chunk(b'data: {"choices": [{"delta": {"content": 7}}], "usage": {"prompt_tokens": true}}\n\n')
+    r.event({"content": "still "})
+    r.end()
+
+
+@way
+def promises_more_bytes(r: Request) -> None:
+    data = event({"content": "the beginning"})
+    r.head(200, EVENTS, f"content-length: {len(data) + 100}")
+    r.send(data)
+
+
+@way
+def promises_fewer_bytes(r: Request) -> None:
+    data = event({"content": "the beginning"})
+    r.head(200, EVENTS, f"content-length: {len(data) + 5}")
+    r.send(data * 2)
+
+
+def forever(data: bytes) -> Callable[[Request], None]:
+    def act(r: Request) -> None:
+        r.begin()
+        try:
+            while True:
+                r.chunk(data)
+        except OSError:
+            clock.gone[r.way].set()
+
+    return act
+
+
+always("writes_for_ever", forever(event({"content": "x"})))
+always("pings_for_ever", forever(b": ping\n\n" * 1000))
+always("sends_an_endless_line", forever(b"x" * 100_000))
+always(
+    "answers_an_endless_page",
+    lambda r: (r.head(500, "transfer-encoding: chunked"), [r.chunk(b"x" * 100_000) for _ in range(100)]),
+)
+
+# -- ways that a load meets
+
+LISTS: dict[str, Any] = {
+    "serves_two": {"data": [{"id": "one"}, {"id": "two\n"}]},
+    "serves_none": {"data": []},
+    "lists_oddly": {"data": "many"},
+    "has_little_room": {"data": [{"id": "one", "max_model_len": 300}]},
+}
+for name in LISTS:
+    always(name, Request.good)
+always("resizes", lambda r: (r.some(), r.end(tokens=r.tokens - 19 if r.tokens > 100 else r.tokens)))
+always("brings_all_to_one_size", lambda r: (r.some(), r.end(tokens=11 + 402 if r.tokens > 30 else 11)))
+always("does_not_see", lambda r: (r.some(), r.end(tokens=11)))
+
+
+@way
+def has_cells_of_its_own(r: Request) -> None:
+    """Of 20 pixels; the words alone have 11 tokens."""
+    url = next((p["image_url"]["url"] for p in r.body["messages"][-1]["content"] if p["type"] == "image_url"), "")
+    side = struct.unpack(">I", base64.b64decode(url.partition(",")[2])[16:20])[0] if url else 0
+    r.some()
+    r.end(tokens=10 + len(r.words) + ((side // 20) ** 2 + 2 if side else 0))
+
+
+@way
+def is_strict(r: Request) -> None:
+    if "repetition_penalty" in r.body:
+        return r.error(400, "Unrecognized request argument supplied: repetition_penalty")
+    r.good()
+
+
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client left
+            self.answer(*self.read())
+
+    def read(self) -> tuple[str, str, str, dict[str, str], bytes]:
+        data = b""
+        while b"\r\n\r\n" not in data and (more := self.request.recv(65536)):
+            data += more
+            if data.startswith(b"\x16"):  # TLS, which is not spoken here
+                self.request.sendall(b"HTTP/1.1 400 x\r\n\r\n")
+                raise OSError
+        head, _, body = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in lines)}
+        while len(body) < int(headers.get("content-length", 0)) and (more := self.request.recv(65536)):
+            body += more
+        method, path, _ = first.split(" ") if first else ("", "//", "")
+        _, name, rest = path.split("/", 2)
+        return method, name, "/" + rest, headers, body
+
+    def answer(self, method: str, name: str, path: str, headers: dict[str, str], body: bytes) -> None:
+        r = Request(self.request, name, path, headers, None)
+        if path == "/v1/models":
+            return r.whole(200, json.dumps(LISTS.get(name, MODELS)).encode(), JSON)
+        if path in ("/asked", "/gone"):
+            found = getattr(clock, path[1:])[name].wait(WAIT)
+            return r.whole(200, json.dumps(found).encode(), JSON)
+        if path == "/times":
+            return r.whole(200, json.dumps(clock.times[name]).encode(), JSON)
+        if method != "POST" or path != "/v1/chat/completions" or name not in WAYS:
+            return r.error(404, "Not Found")
+        r.body = json.loads(body)
+        clock.times[name] += 1
+        clock.asked[name].set()
+        WAYS[name](r)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 256
+
+
+def main() -> None:
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
