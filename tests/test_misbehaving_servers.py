@@ -395,7 +395,7 @@ class TestLoading:
         ("wish", "sentence"),
         [({"revision": "main"}, "a revision is chosen where"), ({"adapter": "my/lora"}, "start the server with it")],
     )
-    def test_what_a_server_decides_is_refused(self, address: str, wish: dict[str, str], sentence: str) -> None:
+    def test_what_a_server_decides_is_refused(self, address: str, wish: dict[str, Any], sentence: str) -> None:
         with pytest.raises(SegzeroError, match=sentence) as error:
             load_server_reasoner(PROFILE, f"{address}/good/v1", **wish)
         assert error.value.status is Status.NOT_READY

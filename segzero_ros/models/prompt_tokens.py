@@ -128,8 +128,8 @@ def _cell(folder: Path) -> int | None:
     if not (folder / "config.json").is_file():
         return None
     vision = checkpoints.read_json(folder / "config.json", "a reasoner").get("vision_config")
-    sizes = [vision.get(key) for key in ("patch_size", "spatial_merge_size")] if isinstance(vision, dict) else []
-    return sizes[0] * sizes[1] if len(sizes) == 2 and all(type(n) is int and 0 < n < 100 for n in sizes) else None
+    sizes: list[Any] = [vision.get(k) for k in ("patch_size", "spatial_merge_size")] if isinstance(vision, dict) else []
+    return sizes[0] * sizes[1] if sizes and all(type(n) is int and 0 < n < 100 for n in sizes) else None
 
 
 def _refused(sentence: str) -> SegzeroError:

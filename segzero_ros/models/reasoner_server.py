@@ -112,10 +112,10 @@ class ServerReasoner:
         self.profile, self.model = profile, address.model
         self.context = 0  # tokens that prompt and answer may have together; 0: the server does not say
         self.expected: PromptTokens | None = None  # None: not calibrated
+        self.info = self._describe()
         self._neutral = True  # whether the server takes NEUTRAL
 
-    @property
-    def info(self) -> LoadedModel:
+    def _describe(self) -> LoadedModel:
         name = f"{one_line(self.model, 100)} at {self.client.address.base}"
         return LoadedModel(name=name, revision="", parameters=0, dtype="", device="server", memory_bytes=0)
 
@@ -177,10 +177,13 @@ class ServerReasoner:
             raise broken(f"{base} {what} one: {base}#NAME")
         self.model = self.model or next(iter(found))
         self.context = found.get(self.model, 0)
+        self.info = self._describe()
 
     def calibrate(self, cancel: Cancel | None = None) -> None:
         """Learns what the server must count for a prompt. Raises SegzeroError where it does not see the square."""
-        self.expected = calibrate(self.profile, self.context, lambda *asked: self._count(*asked, cancel))
+        self.expected = calibrate(
+            self.profile, self.context, lambda prompt, pictures: self._count(prompt, pictures, cancel)
+        )
 
     def _count(self, prompt: str, pictures: list[Image | None], cancel: Cancel | None) -> list[int]:
         """The server's tokens for a prompt with each of the pictures; None is no picture."""

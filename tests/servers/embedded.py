@@ -87,20 +87,20 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def generate(reasoner: Any, words: str, pictures: list[str], body: Any, say: Any, gone: Cancel) -> Any:
-    """As a server does: a picture is resized to whole cells, and a prompt may have none."""
-    if not pictures:
-        found = reasoner.generate(
-            [np.zeros((reasoner.profile.square,) * 2 + (3,), np.uint8)], [words], max_new_tokens=1
-        )[0]
-        return dataclasses.replace(found, prompt_tokens=found.prompt_tokens - reasoner.image_tokens - 2)
-    picture = PIL.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))).convert("RGB")
-    sampling = None
-    if body["temperature"]:
-        sampling = Sampling(body["temperature"], body["top_p"], body["seed"])
-    square = np.asarray(picture)
-    return reasoner.generate(
-        [square], [words], on_text=say, cancel=gone, sampling=sampling, max_new_tokens=body["max_tokens"]
-    )[0]
+    """A picture of another size, or none, is counted as a server would, and not looked at."""
+    own = reasoner.profile.square
+    square = np.zeros((0, 0, 3), np.uint8)
+    if pictures:
+        square = np.asarray(PIL.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))).convert("RGB"))
+    side = len(square)
+    if side != own:
+        (found,) = reasoner.generate([np.zeros((own, own, 3), np.uint8)], [words], on_text=say, max_new_tokens=1)
+        around = 0 if side else 2
+        tokens = found.prompt_tokens - reasoner.image_tokens - around + (side // (own // 14)) ** 2
+        return dataclasses.replace(found, prompt_tokens=tokens)
+    sampling = Sampling(body["temperature"], body["top_p"], body["seed"]) if body["temperature"] else None
+    more = {"sampling": sampling, "max_new_tokens": body["max_tokens"]}
+    return reasoner.generate([square], [words], on_text=say, cancel=gone, **more)[0]
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     python -m tests.servers.misbehaving    # prints its port, ends when its standard input does
 
-The first part of a path says the way: http://127.0.0.1:PORT/WAY/v1. GET /WAY/asked answers once a request came, /WAY/gone
-once a client was seen to leave, /WAY/times how many requests came. A good answer repeats the words of its prompt, one to
-an event, and counts as Qwen2.5-VL does: a token for each word, one for each 28 pixels squared, ten more.
+The first part of a path says the way: http://127.0.0.1:PORT/WAY/v1. GET /WAY/asked answers once a request came,
+/WAY/gone once a client was seen to leave, /WAY/times how many requests came. A good answer repeats the words of its
+prompt, one to an event, and counts as Qwen2.5-VL does: a token for each word and for each 28 pixels squared, and more.
 """
 
 from __future__ import annotations
@@ -68,52 +68,65 @@ class Request:
     def head(self, code: int, *headers: str) -> None:
         self.send("\r\n".join([f"HTTP/1.1 {code} x", "connection: close", *headers, "", ""]).encode())
 
-    def whole(self, code: int, body: bytes, *headers: str) -> None:
+    def whole(self, code: int, body: bytes, *headers: str) -> Request:
         self.head(code, f"content-length: {len(body)}", *headers)
         self.send(body)
+        return self
 
-    def error(self, code: int, message: str, *headers: str) -> None:
+    def tell(self, what: Any) -> None:
+        self.whole(200, json.dumps(what).encode(), JSON)
+
+    def error(self, code: int, message: str, *headers: str) -> Request:
         self.whole(code, json.dumps({"error": {"message": message}}).encode(), JSON, *headers)
+        return self
 
-    def chunk(self, data: bytes) -> None:
+    def chunk(self, data: bytes) -> Request:
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
+        return self
 
     def begin(self) -> None:
         self.head(200, EVENTS, "transfer-encoding: chunked")
 
-    def event(self, delta: dict[str, Any], finish: str | None = None) -> None:
+    def event(self, delta: dict[str, Any], finish: str | None = None) -> Request:
         self.chunk(event(delta, finish))
+        return self
 
-    def end(self, finish: str = "stop", tokens: int | None = None) -> None:
+    def end(self, finish: str = "stop", tokens: int | None = None) -> Request:
         self.event({}, finish)
         usage = {"prompt_tokens": self.tokens if tokens is None else tokens, "completion_tokens": len(self.words)}
         self.chunk(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
         self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
+        return self
 
-    def good(self) -> None:
+    def good(self) -> Request:
         self.begin()
         for word in self.words[: self.body["max_tokens"]]:
             self.event({"content": word + " "})
         self.end()
+        return self
 
-    def some(self) -> None:
+    def some(self) -> Request:
         """The beginning of an answer."""
         self.begin()
         for word in ("the", " beginning"):
             self.event({"content": word})
+        return self
 
-    def wait_until_gone(self) -> None:
+    def wait_until_gone(self) -> Request:
         try:
             while self.socket.recv(4096):
                 pass
         except OSError:
             pass
         clock.gone[self.way].set()
+        return self
 
-    def reset(self) -> None:
+    def reset(self) -> Request:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
+
+        return self
 
 
 def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
@@ -174,27 +187,25 @@ always(
     "sends_elsewhere",
     lambda r: r.whole(307, b"", f"location: /good/v1/chat/completions?{r.headers.get('authorization')}"),
 )
-always(
-    "does_not_stream", lambda r: r.whole(200, json.dumps({"choices": [{"message": {"content": "x"}}]}).encode(), JSON)
-)
+always("does_not_stream", lambda r: r.tell({"choices": [{"message": {"content": "x"}}]}))
 always("is_no_http", lambda r: r.send(b"220 mail.example ESMTP\r\n\r\n"))
 always("compresses", lambda r: r.whole(200, gzip.compress(bytes(1 << 24)), EVENTS, "content-encoding: gzip"))
 always("fails_with_a_bomb", lambda r: r.whole(500, gzip.compress(bytes(1 << 24)), JSON, "content-encoding: gzip"))
 always(
     "counts_a_resized_picture",
-    lambda r: r.good() if r.body["max_tokens"] == 1 else (r.some(), r.end(tokens=r.tokens - 19)),
+    lambda r: r.good() if r.body["max_tokens"] == 1 else r.some().end(tokens=r.tokens - 19),
 )
-always("counts_nothing", lambda r: (r.some(), r.event({}, "stop"), r.chunk(b"data: [DONE]\n\n"), r.chunk(b"")))
-always("counts_nonsense", lambda r: (r.some(), r.end(tokens=-5)))
-always("does_not_say_why_it_ends", lambda r: (r.some(), r.chunk(b"data: [DONE]\n\n"), r.chunk(b"")))
+always("counts_nothing", lambda r: r.some().event({}, "stop").chunk(b"data: [DONE]\n\n").chunk(b""))
+always("counts_nonsense", lambda r: r.some().end(tokens=-5))
+always("does_not_say_why_it_ends", lambda r: r.some().chunk(b"data: [DONE]\n\n").chunk(b""))
 always("dies_in_the_middle", lambda r: r.some())
-always("ends_in_the_middle", lambda r: (r.some(), r.chunk(b"")))
-always("resets_in_the_middle", lambda r: (r.some(), r.reset()))
-always("fails_in_the_middle", lambda r: (r.some(), r.chunk(b'data: {"error": {"message": "engine died"}}\n\n')))
-always("ends_by_its_filter", lambda r: (r.some(), r.end("content_filter")))
-always("calls_a_tool", lambda r: (r.some(), r.end("tool_calls")))
-always("ends_by_the_limit", lambda r: (r.some(), r.end("length")))
-always("ends_oddly", lambda r: (r.some(), r.end("ab\nort" * 100)))
+always("ends_in_the_middle", lambda r: r.some().chunk(b""))
+always("resets_in_the_middle", lambda r: r.some().reset())
+always("fails_in_the_middle", lambda r: r.some().chunk(b'data: {"error": {"message": "engine died"}}\n\n'))
+always("ends_by_its_filter", lambda r: r.some().end("content_filter"))
+always("calls_a_tool", lambda r: r.some().end("tool_calls"))
+always("ends_by_the_limit", lambda r: r.some().end("length"))
+always("ends_oddly", lambda r: r.some().end("ab\nort" * 100))
 always(
     "thinks_in_reasoning", deltas({"reasoning": "hm"}, {"reasoning": "m"}, {"content": "\n<answer>"}, {"content": "[]"})
 )
@@ -272,9 +283,9 @@ def nests(r: Request) -> None:
 @way
 def sends_odd_types(r: Request) -> None:
     r.begin()
-    for odd in ([], 3, None, {"choices": 3}, {"choices": [None]}, {"choices": [{"delta": [], "finish_reason": {}}]}):
-        if isinstance(odd, dict):
-            r.chunk(b"data: " + json.dumps(odd).encode() + b"\n\n")
+    odd: tuple[Any, ...] = ({}, {"choices": 3}, {"choices": [None]}, {"choices": [{"delta": [], "finish_reason": {}}]})
+    for body in odd:
+        r.chunk(b"data: " + json.dumps(body).encode() + b"\n\n")
     r.chunk(b'data: {"choices": [{"delta": {"content": 7}}], "usage": {"prompt_tokens": true}}\n\n')
     r.event({"content": "still "})
     r.end()
@@ -309,10 +320,14 @@ def forever(data: bytes) -> Callable[[Request], None]:
 always("writes_for_ever", forever(event({"content": "x"})))
 always("pings_for_ever", forever(b": ping\n\n" * 1000))
 always("sends_an_endless_line", forever(b"x" * 100_000))
-always(
-    "answers_an_endless_page",
-    lambda r: (r.head(500, "transfer-encoding: chunked"), [r.chunk(b"x" * 100_000) for _ in range(100)]),
-)
+
+
+@way
+def answers_an_endless_page(r: Request) -> None:
+    r.head(500, "transfer-encoding: chunked")
+    for _ in range(100):
+        r.chunk(b"x" * 100_000)
+
 
 # -- ways that a load meets
 
@@ -324,9 +339,9 @@ LISTS: dict[str, Any] = {
 }
 for name in LISTS:
     always(name, Request.good)
-always("resizes", lambda r: (r.some(), r.end(tokens=r.tokens - 19 if r.tokens > 100 else r.tokens)))
-always("brings_all_to_one_size", lambda r: (r.some(), r.end(tokens=11 + 402 if r.tokens > 30 else 11)))
-always("does_not_see", lambda r: (r.some(), r.end(tokens=11)))
+always("resizes", lambda r: r.some().end(tokens=r.tokens - 19 if r.tokens > 100 else r.tokens))
+always("brings_all_to_one_size", lambda r: r.some().end(tokens=11 + 402 if r.tokens > 30 else 11))
+always("does_not_see", lambda r: r.some().end(tokens=11))
 
 
 @way
@@ -341,8 +356,9 @@ def has_cells_of_its_own(r: Request) -> None:
 @way
 def is_strict(r: Request) -> None:
     if "repetition_penalty" in r.body:
-        return r.error(400, "Unrecognized request argument supplied: repetition_penalty")
-    r.good()
+        r.error(400, "Unrecognized request argument supplied: repetition_penalty")
+    else:
+        r.good()
 
 
 class Handler(socketserver.BaseRequestHandler):
@@ -368,19 +384,17 @@ class Handler(socketserver.BaseRequestHandler):
 
     def answer(self, method: str, name: str, path: str, headers: dict[str, str], body: bytes) -> None:
         r = Request(self.request, name, path, headers, None)
-        if path == "/v1/models":
-            return r.whole(200, json.dumps(LISTS.get(name, MODELS)).encode(), JSON)
         if path in ("/asked", "/gone"):
-            found = getattr(clock, path[1:])[name].wait(WAIT)
-            return r.whole(200, json.dumps(found).encode(), JSON)
-        if path == "/times":
-            return r.whole(200, json.dumps(clock.times[name]).encode(), JSON)
-        if method != "POST" or path != "/v1/chat/completions" or name not in WAYS:
-            return r.error(404, "Not Found")
-        r.body = json.loads(body)
-        clock.times[name] += 1
-        clock.asked[name].set()
-        WAYS[name](r)
+            r.tell(getattr(clock, path[1:])[name].wait(WAIT))
+        elif path in ("/times", "/v1/models"):
+            r.tell(clock.times[name] if path == "/times" else LISTS.get(name, MODELS))
+        elif method != "POST" or path != "/v1/chat/completions" or name not in WAYS:
+            r.error(404, "Not Found")
+        else:
+            r.body = json.loads(body)
+            clock.times[name] += 1
+            clock.asked[name].set()
+            WAYS[name](r)
 
 
 class Server(socketserver.ThreadingTCPServer):
