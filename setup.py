@@ -21,6 +21,7 @@ setup(
     },
     install_requires=[
         "httpx2>=2,<3",
+        "llguidance>=1.7",
         "numpy>=1.26",
         "opencv-python-headless>=4.8,<5",
         "peft>=0.18",

@@ -43,6 +43,7 @@ LIBRARIES = {
     "huggingface_hub": ("huggingface_hub", "1.0", ""),
     "httpx2": ("httpx2", "2.0", "3"),
     "peft": ("peft", "0.18", ""),
+    "llguidance": ("llguidance", "1.7", ""),
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl": ("transformers", "5.5", "6"),  # the rest is imported late
 }
 NEED = 1.25  # memory that a profile wants for each byte of its weights: an estimate

@@ -28,12 +28,14 @@ class Pipeline(CorePipeline):
         offline: bool = False,
         words: bool = True,
         trial: bool = True,
+        constrain: bool | None = None,
         on_progress: OnProgress | None = None,
         cancel: Cancel | None = None,
     ) -> Pipeline:
         """Loads both models of a profile, or others by path or hub name, and tries them unless `trial` is False.
 
         reasoner: may be a server's URL; device, dtype and offline are then for the segmenter alone.
+        constrain: whether answers are held to the profile's grammar; None: as the profile says.
         words: False loads no reasoner, for `segment_prompts` alone; an instruction is then refused with BAD_REQUEST.
         Raises SegzeroError with a sentence.
         """
@@ -81,6 +83,7 @@ class Pipeline(CorePipeline):
                 dtype=dtype,
                 attention=attention,
                 offline=offline,
+                constrain=constrain,
                 on_progress=tell_large,
                 cancel=cancel,
             )

@@ -46,7 +46,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from segzero_ros.core.contract import Box, Image, Mask, Point, Sampling, Segmentation, SegzeroError, Status
+from segzero_ros.core.contract import (
+    Box,
+    Image,
+    Mask,
+    Point,
+    Sampling,
+    Segmentation,
+    SegzeroError,
+    Status,
+    ThoughtBudget,
+)
 from segzero_ros.core.geometry import mask_box, rle_encode, union_mask
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import ProfileError, load_profile
@@ -652,6 +662,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, default=0, help="vote over so many samples per item; 0: greedy")
     p.add_argument("--temperature", type=float, default=1.0, help="of samples")
     p.add_argument("--top-p", type=float, default=0.9, help="of samples")
+    p.add_argument("--constrain", action="store_true", help="hold answers to the profile's grammar")
+    p.add_argument("--thought-budget", type=int, metavar="TOKENS", help="close thoughts then; 0: at once")
     p.add_argument("--latency-items", type=int, default=20, help="asked once more alone, for their time")
     p.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="I/N", help="the I-th of N, records in F.I-of-N.jsonl"
@@ -734,6 +746,8 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
         settings |= {"parser": a.parser}
     if a.samples:
         settings |= {"samples": a.samples, "temperature": a.temperature, "top_p": a.top_p}
+    if a.constrain or a.thought_budget is not None:
+        settings |= {"constrain": a.constrain, "thought_budget": a.thought_budget}
     cases = read_cases(settings, a.root)
     if not cases:
         raise ValueError(f"--data {a.data}: there are no items")
@@ -747,7 +761,10 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
         dtype=a.dtype,
         attention=a.attention,
         trial=False,
+        constrain=a.constrain or None,
     )
+    if a.thought_budget is not None:
+        pipeline.thought_budget = ThoughtBudget(a.thought_budget)
     pipeline.strict = a.parser == "published"
     ids = hashlib.blake2b("\n".join(c.id for c in cases).encode(), digest_size=16).hexdigest()
     settings |= {"items": len(cases), "ids": ids, "profile_settings": asdict(profile), "shard": list(a.shard)}

@@ -248,6 +248,21 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class ThoughtBudget:
+    """How long a thought may be; then it is closed, and the answer comes. None: no such limit.
+
+    tokens: of the text, 0 for no thought at all. seconds: since the first token.
+    """
+
+    tokens: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if any(v is not None and not v >= 0 for v in (self.tokens, self.seconds)):
+            raise ValueError(f"a thought's budget is not negative: {self.tokens} tokens, {self.seconds} seconds")
+
+
+@dataclass(frozen=True)
 class Generation:
     """One text of the reasoning model."""
 
@@ -306,6 +321,7 @@ class Reasoner(Protocol):
         cancel: Cancel | None = None,
         sampling: Sampling | None = None,
         max_new_tokens: int | None = None,
+        thought_budget: ThoughtBudget | None = None,
     ) -> list[Generation]:
         """Texts in the order of the prompts; at most max_new_tokens each, by default the profile's."""
         ...

@@ -34,6 +34,7 @@ class Profile:
         have a subfolder and a revision of its own.
     tokenizer: for a reasoner by URL: the folder or hub name, on this disk, of the served model's tokenizer.json; None =
         that of the reasoner, where it is no URL.
+    constrain: whether the model is held to the form of its answers, token by token (`answer_schema.py`).
     """
 
     name: str
@@ -61,6 +62,7 @@ class Profile:
     adapter_subfolder: str | None = None
     adapter_revision: str | None = None
     tokenizer: str | None = None
+    constrain: bool = False
 
     @property
     def extent(self) -> int:

@@ -82,8 +82,9 @@ def _check_value(key: str, value: object, kind: object) -> None:
             raise ValueError(f"{key} is {shown(value)}; it is one of {', '.join(get_args(kind))}")
         return
     allowed = get_args(kind) or (kind,)
-    if not isinstance(value, allowed) or isinstance(value, bool):  # type: ignore[arg-type]
-        names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):  # type: ignore[arg-type]
+        words = {type(None): "null", bool: "true or false"}
+        names = " or ".join(words.get(a) or a.__name__ for a in allowed)
         raise ValueError(f"{key} is {shown(value)}; it must be {names}")
     if isinstance(value, str):
         text = value.replace("\n", " ").replace("\t", " ") if key in _WORDS else value
@@ -119,6 +120,10 @@ _RULES: tuple[tuple[Callable[[Profile], bool], str], ...] = (
     (
         lambda p: p.rounding != "round" or p.coordinates not in ("percent", "unit"),
         "rounding round drops decimals first, which percent and unit need",
+    ),
+    (
+        lambda p: not p.constrain or p.reader == "json",
+        "constrain needs reader json: there is no grammar of the other forms",
     ),
     (
         lambda p: p.reader != "molmo" or (p.order == "xy" and p.coordinates in ("percent", "thousandths")),

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from segzero_ros.core.contract import (
     SegzeroError,
     Status,
     Stopped,
+    ThoughtBudget,
     Timing,
     WithLogits,
 )
@@ -113,11 +115,16 @@ class ReasoningStep:
         self.reasoner, self.profile = reasoner, profile
         self.max_instruction_chars = MAX_CHARS
         self.strict = False
+        self.thought_budget: ThoughtBudget | None = None
 
     def prompt(self, image: Image, instruction: str) -> str:
         """The model's words for an instruction. Raises SegzeroError for an image or an instruction that is none."""
         check_image(image)
         return build_prompt(self.profile, validate_instruction(instruction, max_chars=self.max_instruction_chars))
+
+    def limits(self) -> dict[str, Any]:
+        """What a reasoner is given where it is wished: one that knows no budget is asked for none."""
+        return {} if self.thought_budget is None else {"thought_budget": self.thought_budget}
 
     def run(self, image: Image, instruction: str, *, stop: Deadline, progress: Progress, on_event: OnEvent) -> Thought:
         """Emits Reasoning as text comes, Boxes as each is complete, and in the end the whole Boxes.
@@ -141,7 +148,8 @@ class ReasoningStep:
         prepared = time.perf_counter()
         progress.note(preprocess=prepared - began)
         try:
-            generation = self.reasoner.generate([square], [prompt], on_text=on_text, cancel=stop)[0]
+            given = {"on_text": on_text, "cancel": stop, **self.limits()}
+            generation = self.reasoner.generate([square], [prompt], **given)[0]
         finally:
             progress.note(reason=time.perf_counter() - prepared)
         if generation.cancelled or stop.is_set():

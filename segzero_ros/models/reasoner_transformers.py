@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from segzero_ros.core.answer_schema import check_grammar
 from segzero_ros.core.contract import (
     Cancel,
     Generation,
@@ -27,9 +28,12 @@ from segzero_ros.core.contract import (
     SegzeroError,
     Status,
     Stopped,
+    ThoughtBudget,
 )
 from segzero_ros.core.profiles import Profile
+from segzero_ros.models.grammar import Grammar
 from segzero_ros.models.loading import Checkpoint, Placement, load_model, wanted_dtype
+from segzero_ros.models.steering import Steering
 from segzero_ros.models.stopping import stoppable
 from segzero_ros.models.vocabulary import load_tokenizer
 
@@ -51,14 +55,18 @@ def load_reasoner(
     dtype: str | None = None,
     attention: str | None = None,
     offline: bool = False,
+    constrain: bool | None = None,
     on_progress: OnProgress | None = None,
     cancel: Cancel | None = None,
 ) -> TransformersReasoner:
     """Loads a checkpoint folder or hub name, with a LoRA adapter merged where one is given here or in the profile.
 
-    The profile's adapter goes with its own reasoner only. Raises SegzeroError with a sentence for what is missing or
-    broken.
+    The profile's adapter goes with its own reasoner only. constrain: answers are held to the profile's grammar; None:
+    as the profile says. Raises SegzeroError with a sentence for what is missing or broken.
     """
+    constrain = profile.constrain if constrain is None else constrain
+    if constrain:
+        check_grammar(profile)
     tell = on_progress or (lambda share, what: None)
     own = checkpoint is None or checkpoint == profile.reasoner
     wanted = Checkpoint(
@@ -88,7 +96,7 @@ def load_reasoner(
     # A file's other settings (beams, penalties, outputs) are not the checkpoint's but its publisher's wishes.
     own_ends = model.generation_config
     model.generation_config = GenerationConfig(eos_token_id=own_ends.eos_token_id, pad_token_id=own_ends.pad_token_id)
-    return TransformersReasoner(model, tokenizer, profile, info)
+    return TransformersReasoner(model, tokenizer, profile, info, constrain=constrain)
 
 
 def _model_class(profile: Profile) -> Any:
@@ -108,7 +116,9 @@ def _model_class(profile: Profile) -> Any:
 class TransformersReasoner:
     """See contract.Reasoner. Not thread-safe: one thread owns it."""
 
-    def __init__(self, model: Any, tokenizer: Any, profile: Profile, info: LoadedModel) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, profile: Profile, info: LoadedModel, *, constrain: bool = False
+    ) -> None:
         self.model, self.tokenizer, self.profile, self.info = model, tokenizer, profile, info
         vision = model.config.vision_config
         self.patch, self.merge = vision.patch_size, vision.spatial_merge_size
@@ -123,6 +133,11 @@ class TransformersReasoner:
         self._image_id = model.config.image_token_id
         before, after = self._chat()
         self._before, self._after = self._encode(before), self._encode(after)
+        end = model.generation_config.eos_token_id
+        ends = end if isinstance(end, list) else [end]
+        self._ends = {*ends, tokenizer.convert_tokens_to_ids("<|im_end|>")} - {None}
+        rows = model.get_output_embeddings().weight.shape[0]
+        self._grammar = Grammar(tokenizer, profile, self._ends, rows) if constrain else None
 
     def _chat(self) -> tuple[str, str]:
         """Qwen's chat format around image and prompt, written by hand: no checkpoint's template is run."""
@@ -160,6 +175,7 @@ class TransformersReasoner:
         cancel: Cancel | None = None,
         sampling: Sampling | None = None,
         max_new_tokens: int | None = None,
+        thought_budget: ThoughtBudget | None = None,
     ) -> list[Generation]:
         """Greedy unless sampling is given. Left padding in batches.
 
@@ -178,9 +194,9 @@ class TransformersReasoner:
         # Positions of an earlier call must not leak into this one.
         self.model.model.rope_deltas = None
         stop = _Watch(cancel)
-        end = self.model.generation_config.eos_token_id
-        ends = set(end if isinstance(end, list) else [end]) | {self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+        ends, limit = self._ends, max_new_tokens or self.profile.max_new_tokens
         streamer = _Streamer(self._decode, on_text, began, ends)
+        steering = self._steering(len(prompts), longest, limit, thought_budget)
         chosen: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if sampling is not None:
             chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -192,20 +208,21 @@ class TransformersReasoner:
                 pixel_values=self.pixel_values(squares).to(device, self.model.dtype),
                 image_grid_thw=torch.tensor([[1, rows, rows]] * len(squares), device=device),
                 mm_token_type_ids=(ids == self._image_id).int().to(device),
-                max_new_tokens=max_new_tokens or self.profile.max_new_tokens,
+                max_new_tokens=limit,
                 **chosen,
                 repetition_penalty=1.0,
-                eos_token_id=sorted(ends - {None}),
+                eos_token_id=sorted(ends),
                 pad_token_id=pad,
                 streamer=streamer if len(prompts) == 1 else None,
                 stopping_criteria=StoppingCriteriaList([stop]),
-                logits_processor=LogitsProcessorList([_Finite(self.model.dtype)]),
+                logits_processor=LogitsProcessorList([_Finite(self.model.dtype), *steering]),
             )
         done = []
         for i, row in enumerate(out[:, longest:].tolist()):
             count = next((n for n, t in enumerate(row) if t in ends), len(row))
             finished = count < len(row)
             cancelled = (stop.stopped or not row) and not finished
+            cut = any(s.texts[i].cut for s in steering)  # ended in time, and still not as the model would have
             text = self._decode(row[:count])
             if on_text and len(prompts) > 1:
                 on_text(i, text)
@@ -214,12 +231,20 @@ class TransformersReasoner:
                     text=text,
                     prompt_tokens=len(sequences[i]),
                     completion_tokens=count,
-                    truncated=not finished and not cancelled,
+                    truncated=(cut or not finished) and not cancelled,
                     cancelled=cancelled,
                     first_token=streamer.first or time.perf_counter() - began,
                 )
             )
         return done
+
+    def _steering(self, texts: int, begin: int, limit: int, budget: ThoughtBudget | None) -> list[Steering]:
+        """None where every token may come at any time."""
+        if self._grammar is None and budget is None:
+            return []
+        return [
+            Steering(texts, begin, limit, self._ends, self.profile, self._encode, self._decode, self._grammar, budget)
+        ]
 
     def _decode(self, ids: list[int]) -> str:
         """The ids hold no token that ends a turn: `generate` and the streamer cut them off."""
