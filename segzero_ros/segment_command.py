@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segzero_ros.core import pointing
-from segzero_ros.core.contract import Image, Prompt, Segmentation, SegzeroError, Status
+from segzero_ros.core.contract import Image, Prompt, Segmentation, SegzeroError, Status, ThoughtBudget
 from segzero_ros.core.prompt import validate_instruction
 from segzero_ros.core.text import clean, first_line, one_line
 from segzero_ros.files import replaced, why_not_writable
@@ -67,6 +67,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
     parser.add_argument("--offline", action="store_true", help="never ask the hub")
+    parser.add_argument("--constrain", action="store_true", help="hold answers to the profile's form, token by token")
+    parser.add_argument(
+        "--thought-budget", type=_budget, metavar="TOKENS", help="close the thought then; or seconds, such as 1.5s"
+    )
     parser.add_argument("--timeout", type=_seconds, help="seconds for each picture")
 
 
@@ -101,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     except SegzeroError as error:
         raise WrongUse(error.message) from error
     pipeline = load(profile, arguments)
+    pipeline.reasoning.thought_budget = arguments.thought_budget
     answered = 0
     with _bar(len(jobs)) as bar:
         for job in jobs:
@@ -217,6 +222,7 @@ def _load(profile: Any, arguments: argparse.Namespace) -> Pipeline:
             device=arguments.device,
             dtype=arguments.dtype,
             offline=arguments.offline,
+            constrain=arguments.constrain or None,
             words=not arguments.prompts,
             trial=False,  # the request itself follows at once
             on_progress=tell,
@@ -344,6 +350,15 @@ def _seconds(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
     return value
+
+
+def _budget(text: str) -> ThoughtBudget:
+    """Tokens, or seconds with an s behind them; both above 0."""
+    if text.endswith("s"):
+        return ThoughtBudget(seconds=_seconds(text[:-1]))
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text} is no number of tokens above 0, and no seconds such as 1.5s")
+    return ThoughtBudget(int(text))
 
 
 def _bar(count: int) -> Any:

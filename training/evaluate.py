@@ -764,7 +764,7 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
         constrain=a.constrain or None,
     )
     if a.thought_budget is not None:
-        pipeline.thought_budget = ThoughtBudget(a.thought_budget)
+        pipeline.reasoning.thought_budget = ThoughtBudget(a.thought_budget)
     pipeline.strict = a.parser == "published"
     ids = hashlib.blake2b("\n".join(c.id for c in cases).encode(), digest_size=16).hexdigest()
     settings |= {"items": len(cases), "ids": ids, "profile_settings": asdict(profile), "shard": list(a.shard)}

@@ -28,7 +28,6 @@ from segzero_ros.core.contract import (
     Segmenter,
     SegzeroError,
     Status,
-    ThoughtBudget,
 )
 from segzero_ros.core.failures import drop_frames, is_lost_device, is_out_of_memory, lost_device_sentence
 from segzero_ros.core.geometry import square_image
@@ -66,15 +65,6 @@ class Pipeline:
     @strict.setter
     def strict(self, value: bool) -> None:
         self.reasoning.strict = value
-
-    @property
-    def thought_budget(self) -> ThoughtBudget | None:
-        """How long thoughts may be from the next request on; None: as long as the token limit lets them."""
-        return self.reasoning.thought_budget
-
-    @thought_budget.setter
-    def thought_budget(self, value: ThoughtBudget | None) -> None:
-        self.reasoning.thought_budget = value
 
     @property
     def max_instruction_chars(self) -> int:

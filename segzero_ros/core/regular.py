@@ -89,13 +89,14 @@ class _State:
 
 
 class Automaton:
-    """Of one language. States are numbers; a text that is no beginning of any word of the language has none."""
+    """Of one language, for one thread. States are numbers; a text that no word of the language begins with has none."""
 
     def __init__(self, language: Part) -> None:
         self._patterns: dict[str, re.Pattern[str]] = {}
         self._states = [_State(None, None, [])]  # the first one is the end
         self._first = self._build(language, 0)
         self._rest = self._shortest()
+        self._last: tuple[str, frozenset[int]] = "", self._led([self._first])
 
     def _add(self, character: Words | Character | None, following: Iterable[int]) -> int:
         holds, counts = None, isinstance(character, Words) and character.text.isdigit()
@@ -148,13 +149,14 @@ class Automaton:
         return rest
 
     def read(self, text: str) -> frozenset[int]:
-        """The states that the text may lead to."""
-        states = self._led([self._first])
-        for c in text:
+        """The states that the text may lead to. One that goes on from the text before is read from there."""
+        before, states = self._last if text.startswith(self._last[0]) else ("", self._led([self._first]))
+        for c in text[len(before) :]:
             found = (self._states[s] for s in states)
             states = self._led(n for s in found if self._takes(s, c) for n in s.next)
             if not states:
                 break
+        self._last = text, states
         return states
 
     @staticmethod

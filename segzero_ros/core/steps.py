@@ -109,7 +109,10 @@ class NoReasoner:
 
 
 class ReasoningStep:
-    """Image and instruction to candidates. With `strict`, answers are read as the published scripts read them."""
+    """Image and instruction to candidates. With `strict`, answers are read as the published scripts read them.
+
+    thought_budget: of the next request on; None: a thought may be as long as the token limit lets it.
+    """
 
     def __init__(self, reasoner: Reasoner, profile: Profile) -> None:
         self.reasoner, self.profile = reasoner, profile

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from transformers import LogitsProcessor
@@ -81,6 +82,7 @@ class _Text:
         self._profile, self._encode, self._decode = profile, encode, decode
         self._limit, self._grammar, self._budget, self._clock = limit, grammar, budget, clock
         self._reading: Reading | None = grammar.reading() if grammar else None
+        self._automaton = copy(grammar.automaton) if grammar else None  # it knows where its text goes on
         self._read = 0  # tokens
         self._forced: deque[int] = deque()
         self._thinking = True  # as far as was looked
@@ -123,11 +125,11 @@ class _Text:
 
         Numbers are never made up: where some are missing the limit cuts the text off.
         """
-        assert self._grammar is not None
+        assert self._grammar is not None and self._automaton is not None
         left = self._limit - len(ids)
         if left > 2 * self._grammar.room:
             return allowed
-        rest = self._grammar.automaton.rest(self._answer(self._decode(ids)))
+        rest = self._automaton.rest(self._answer(self._decode(ids)))
         if not rest:
             return allowed
         closing = self._encode(rest)

@@ -134,7 +134,7 @@ class SegzeroNode(LifecycleNode):
         wishes: dict[str, Any] = {name: p[name] or None for name in LOAD}
 
         def load(on_progress: OnProgress, cancel: Cancel) -> Pipeline:
-            switches = {"offline": p["offline"], "trial": p["trial"]}
+            switches = {"offline": p["offline"], "trial": p["trial"], "constrain": p["constrain"] or None}
             return Pipeline.load(profile, **wishes, **switches, on_progress=on_progress, cancel=cancel)
 
         self.inputs.open(p["image_topic"], p["image_transport"], p["compressed_topic"], p["camera_info_topic"])

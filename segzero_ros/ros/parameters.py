@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from segzero_ros.core.contract import ThoughtBudget
 from segzero_ros.core.text import clean
 from segzero_ros.core.tickets import Rules
 
@@ -57,6 +58,21 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("attention", "auto", "Attention of the reasoning model: auto, eager, sdpa or flash_attention_2."),
     Parameter("offline", False, "Never ask the hub, take only what is on the disk."),
     Parameter("trial", True, "Try the models once before the node is ready: one token, one mask."),
+    Parameter("constrain", False, "Hold answers to the profile's form, token by token; false: as the profile says."),
+    Parameter(
+        "thought_budget",
+        0,
+        "Tokens that a thought may take; then it is closed and the answer comes. 0: no limit.",
+        bounds=(0, 131072),
+        when="live",
+    ),
+    Parameter(
+        "thought_seconds",
+        0.0,
+        "Seconds that a thought may take, from its first token; then it is closed and the answer comes. 0: no limit.",
+        bounds=(0.0, 3600.0),
+        when="live",
+    ),
     Parameter("image_topic", "image", "Image topic; the compressed topic and camera_info follow from it."),
     Parameter(
         "image_transport", "raw", "raw: sensor_msgs/Image; compressed: CompressedImage.", choices=("raw", "compressed")
@@ -207,6 +223,12 @@ def rules(node: Any) -> Rules:
         continuous=value("mode") == "continuous",
         patient_goals=value("goals_while_loading") == "wait",
     )
+
+
+def thought_budget(node: Any) -> ThoughtBudget | None:
+    """How long a thought may be, now."""
+    tokens, seconds = (node.get_parameter(name).value or None for name in ("thought_budget", "thought_seconds"))
+    return None if tokens is None and seconds is None else ThoughtBudget(tokens, seconds)
 
 
 def warn_unknown(node: Any) -> None:
