@@ -81,12 +81,14 @@ $(TRAIN): requirements/train.txt $(RUN)
 	$(PIP) -r requirements/train.txt
 	@touch $@
 
-$(TEST): requirements/test.txt $(ROS)
+$(TEST): requirements/test.txt requirements/grammar.txt $(ROS)
 	$(PIP) -r requirements/test.txt $$(grep -E '^pybullet==' requirements/train.txt)
+	$(PIP) --no-deps -r requirements/grammar.txt
 	@touch $@
 
-$(DEV): requirements/dev.txt requirements/test.txt $(ROS) $(TRAIN)
+$(DEV): requirements/dev.txt requirements/test.txt requirements/grammar.txt $(ROS) $(TRAIN)
 	$(PIP) -r requirements/dev.txt
+	$(PIP) --no-deps -r requirements/grammar.txt
 	@touch $@
 
 interfaces: $(MESSAGES)  ## segzero_msgs built into .venv

@@ -79,7 +79,8 @@ def test_every_field_can_be_written(tmp_path: Path) -> None:
         {f.name: f.name for f in fields(Profile)}
         | {"prompt": "{question}", "square": 56, "system": None, "coordinates": "unit", "schema": "single"}
         | {"rounding": "last-pixel", "sam_prompts": "box", "max_new_tokens": 7, "model_class": "qwen3_5"}
-        | {"reader": "glm", "order": "yx", "thinking": "closed", "adapter_subfolder": "a/b", "dtype": "float32"}
+        | {"reader": "json", "order": "yx", "thinking": "closed", "adapter_subfolder": "a/b", "dtype": "float32"}
+        | {"constrain": True}
     )
     wanted = Profile(**values)
     assert load_profile(str(file_of(tmp_path, yaml.safe_dump(vars(wanted))))) == wanted
@@ -104,6 +105,9 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("a
         (GOOD + "square:", "square is None; it must be int"),
         (GOOD + "licence: 2026-11-28", "it must be str"),
         (GOOD + "licence: 2026-99-99", "holds a value that is none"),
+        (GOOD + "constrain: maybe", "constrain is 'maybe'; it must be true or false"),
+        (GOOD + "constrain: 1", "constrain is 1; it must be true or false"),
+        (GOOD + "constrain: on\nreader: glm", "constrain needs reader json"),
         (GOOD + "max_new_tokens: 0", "max_new_tokens must be from 1 to 131072"),
         (GOOD + "max_new_tokens: 10000000", "max_new_tokens must be from"),
         (GOOD + "order: zyx", "it is one of xy, yx"),

@@ -190,14 +190,11 @@ def continuation(text_so_far: str, profile: Profile) -> str:
         return text_so_far
     text = text_so_far
     opened = profile.thinking == "opened" or "<think>" in text
-    if not opened and profile.thinking == "written" and "<think>".startswith(text.strip()):  # nothing else yet
-        text += "<think>"[len(text.strip()) :]
-        opened = True
+    if not opened and profile.thinking == "written" and "<think>".startswith(text):  # nothing else yet
+        text, opened = "<think>", True
     if opened:
-        text += _missing(text, "</think>")
-    elif not expects_tags(profile):
-        return text_so_far
-    return text + begin_of_answer(profile)
+        return text + _missing(text, "</think>") + begin_of_answer(profile)
+    return text + _missing(text, "<answer>") if expects_tags(profile) else text
 
 
 def _missing(text: str, tag: str) -> str:

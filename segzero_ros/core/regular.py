@@ -80,7 +80,7 @@ def expression(part: Part) -> str:
 
 @dataclass
 class _State:
-    """character: None leads on without one. counts: it is a digit of a number."""
+    """character: None leads on without one. counts: it is of a number."""
 
     character: Words | Character | None
     holds: re.Pattern[str] | None
@@ -99,7 +99,7 @@ class Automaton:
         self._last: tuple[str, frozenset[int]] = "", self._led([self._first])
 
     def _add(self, character: Words | Character | None, following: Iterable[int]) -> int:
-        holds, counts = None, isinstance(character, Words) and character.text.isdigit()
+        holds, counts = None, isinstance(character, Words) and character.text in ".0123456789"
         if isinstance(character, Character):
             holds = self._patterns.setdefault(character.pattern, re.compile(character.pattern))
             counts = re.fullmatch(r"\[[0-9-]+\]", character.pattern) is not None
