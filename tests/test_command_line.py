@@ -53,7 +53,19 @@ def test_doctor_names_what_is_missing() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("fly",), ("segment",), ("segment", "nothing.png", "a mug"), ("segment", "PHOTO", "a mug", "--profile", "x")],
+    [
+        *(
+            (),
+            ("fly",),
+            ("segment",),
+            ("segment", "nothing.png", "a mug"),
+            ("segment", "PHOTO", "a mug", "--profile", "x"),
+        ),
+        *(
+            ("segment", "PHOTO", "a mug", "--thought-budget", wrong)
+            for wrong in ("0", "-1", "0s", "nans", "many", "1" * 5000)
+        ),
+    ],
 )
 def test_wrong_use_is_a_sentence_and_exit_2(arguments: tuple[str, ...], photo: str) -> None:
     shown = segzero(*(photo if a == "PHOTO" else a for a in arguments))

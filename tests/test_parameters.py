@@ -18,7 +18,16 @@ def test_every_default_is_valid_and_described(p):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("mode", "twice"), ("max_age", -1.0), ("max_age", float("nan")), ("autostart", 1), ("max_age", 1), ("profile", 7)],
+    [
+        ("mode", "twice"),
+        ("max_age", -1.0),
+        ("max_age", float("nan")),
+        ("autostart", 1),
+        ("max_age", 1),
+        ("profile", 7),
+        ("thought_budget", -1),
+        ("constrain", "on"),
+    ],
 )
 def test_a_bad_value_is_refused_with_a_sentence(name, value):
     sentence = parameters.validate(name, value)

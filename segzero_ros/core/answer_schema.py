@@ -61,9 +61,8 @@ def _answer(profile: Profile) -> Part:
 
 def _objects(profile: Profile) -> list[Part]:
     """An object of a list: a box and a point, the label before, behind or left out."""
-    boxes, points = ("bbox_2d",), ("point_2d",)
-    if profile.prompt not in TEMPLATES:
-        boxes, points = ("bbox_2d", "box_2d"), ("point_2d", "point")
+    own = profile.prompt not in TEMPLATES
+    boxes, points = ["bbox_2d", *["box_2d"] * own], ["point_2d", *["point"] * own]
     label = _entry("label", _LABEL)
     found: list[Part] = []
     box = choice(*(_entry(name, _numbers(profile, 4)) for name in boxes))
