@@ -357,7 +357,7 @@ def _budget(text: str) -> ThoughtBudget:
     if text.endswith("s"):
         return ThoughtBudget(seconds=_seconds(text[:-1]))
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
-        raise argparse.ArgumentTypeError(f"{one_line(text, 100)} is no number of tokens above 0, nor seconds such as 1.5s")
+        raise argparse.ArgumentTypeError(f"{one_line(text, 99)} is no number of tokens above 0, nor seconds like 1.5s")
     return ThoughtBudget(int(text))
 
 
