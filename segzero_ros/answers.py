@@ -67,6 +67,7 @@ class Grasp:
 class Object:
     """One instance of an answer.
 
+    confidence: 0 to 1, how well the reasoning model, asked again, agrees; None: it was not asked.
     box: x1, y1, x2, y2 of the mask, pixels of the source image, the maximum exclusive. What follows message_3d holds if
     status_3d is OK, in `frame_id` at the image's stamp, metres: centroid (3,), center and orientation (x, y, z, w) and
     size (3,) of the box.
@@ -75,6 +76,7 @@ class Object:
     index: int  # from 1 on
     label: str
     score: float
+    confidence: float | None
     box: Box
     area: int  # pixels
     status_3d: Status3D
@@ -133,6 +135,7 @@ def _object(found: InstanceMsg, hints: Sequence[GraspHintMsg]) -> Object:
         index=found.index,
         label=found.label,
         score=found.score,
+        confidence=None if found.confidence < 0 else found.confidence,
         box=(roi.x_offset, roi.y_offset, roi.x_offset + roi.width, roi.y_offset + roi.height),
         area=found.area,
         status_3d=_STATUS_3D[found.status_3d],

@@ -234,6 +234,7 @@ def test_json_says_all_but_the_pixels_and_the_raw_text() -> None:
             "index": 1,
             "label": "object 1",
             "score": 0.75,
+            "confidence": None,
             "box": [2, 3, 10, 9],
             "area": 48,
             "prompt_box": [1.5, 2, 9, 8.25],

@@ -39,6 +39,7 @@ def result_dict(result: Segmentation) -> dict[str, Any]:
                 "index": i.index,
                 "label": clean(i.label),
                 "score": round(float(i.score), 4),
+                "confidence": None if i.confidence is None else round(float(i.confidence), 4),
                 "box": [float(v) for v in i.box],
                 "area": i.area,
                 "prompt_box": None if i.prompt_box is None else [float(v) for v in i.prompt_box],

@@ -79,6 +79,7 @@ def instance_msg(found: Found, header_3d: Header) -> Instance:
         index=found.index,
         label=clean(found.label),
         score=float(found.score),
+        confidence=-1.0 if found.confidence is None else float(found.confidence),
         roi=region(found),
         prompt_box=Box2D(x_min=float(x1), y_min=float(y1), x_max=float(x2), y_max=float(y2)),
         prompt_points=[Point2D(x=float(x), y=float(y)) for x, y in found.prompt_points],
