@@ -69,7 +69,13 @@ class Pipeline(CorePipeline):
             from segzero_ros.models.reasoner_server import load_server_reasoner
 
             large = load_server_reasoner(
-                profile, url, revision=reasoner_revision, adapter=adapter, on_progress=tell_large, cancel=cancel
+                profile,
+                url,
+                revision=reasoner_revision,
+                adapter=adapter,
+                constrain=constrain,
+                on_progress=tell_large,
+                cancel=cancel,
             )
         else:
             from segzero_ros.models.reasoner_transformers import load_reasoner

@@ -24,6 +24,9 @@ CELLS = {"qwen2_5_vl": 28, "qwen3_vl": 32, "qwen3_5": 32}  # pixels of a token's
 AROUND = 8  # tokens that a template may put around a picture; Qwen's are two
 SLACK = 8  # tokens by which the joints of template and instruction may differ
 KEPT = 256  # prompts whose count is remembered
+# By which a turn that was begun may differ: templates trim blanks, and text is tokenized across a joint. A server that
+# ends it and opens a new one adds five.
+FEWER, MORE = 3, 1
 
 # A server tokenizes the whole conversation at once, and would obey these in an instruction; the second is llama.cpp's.
 _SPECIAL = re.compile(r"<(\|\w{1,64}\||__\w{1,64}__)>")
@@ -51,14 +54,15 @@ class PromptTokens:
 
     def __init__(self, prompt: str, total: int, count: Count | None) -> None:
         self.is_exact = count is not None
-        self._prompt, self._total, self._count = prompt, total, count
+        self.count = count
+        self._prompt, self._total = prompt, total
         self._known: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
     def bounds(self, prompt: str) -> tuple[int, int]:
         """The least and the most tokens that this prompt can have."""
-        if self._count is not None:
-            exact = self._total + self._count(prompt) - self._count(self._prompt)
+        if self.count is not None:
+            exact = self._total + self.count(prompt) - self.count(self._prompt)
             return exact, exact
         with self._lock:
             if known := self._known.get(prompt):
@@ -70,17 +74,36 @@ class PromptTokens:
         """Raises SegzeroError(BACKEND_ERROR) with a sentence where the server counted something else."""
         least, most = self.bounds(prompt)
         if not least <= found <= most:
-            wanted = f"{least}" if least == most else f"{least} to {most}"
-            raise SegzeroError(
-                Status.BACKEND_ERROR,
-                f"the server counted {found} tokens for a prompt of {wanted}: it resized or dropped the picture or cut"
-                " the text, so its coordinates cannot be trusted; was it started anew with other settings?",
-            )
-        if self._count is None:
+            raise _mistrusted(found, least, most, "it resized or dropped the picture or cut the text")
+        if self.count is None:
             with self._lock:
                 self._known[prompt] = found
                 while len(self._known) > KEPT:
                     self._known.popitem(last=False)
+
+    def check_continued(self, prompt: str, found: int, begun: str, begin: str, tokens: int) -> None:
+        """As `check`, where the model's turn was begun and sent along.
+
+        begin: the part of it that the template of a new turn writes itself. tokens: of it, which came from this server.
+        """
+        least, most = self.bounds(prompt)
+        if self.count is not None:
+            more = self.count(begun) - self.count(begin)
+            least, most = least + more - FEWER, most + more + MORE
+        else:
+            least, most = least + tokens - tokens // 4 - FEWER, most + len(begun.encode())
+        if not least <= found <= most:
+            why = "it resized or dropped the picture, or began a new turn where it was to go on with the one sent"
+            raise _mistrusted(found, least, most, why)
+
+
+def _mistrusted(found: int, least: int, most: int, why: str) -> SegzeroError:
+    wanted = f"{least}" if least == most else f"{least} to {most}"
+    return SegzeroError(
+        Status.BACKEND_ERROR,
+        f"the server counted {found} tokens for a prompt of {wanted}: {why}, so its coordinates cannot be trusted; was"
+        " it started anew with other settings?",
+    )
 
 
 def find_counter(profile: Profile) -> tuple[Count | None, int | None]:

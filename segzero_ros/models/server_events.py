@@ -111,7 +111,8 @@ class AnswerText:
     def __init__(self, *, opened: bool = False) -> None:
         self.text = ""
         self._opened = opened
-        self._state = "nothing"  # nothing, thought (of a field), repeated (a thought in the content again), content
+        # nothing, thought (of a field), repeated (a thought in the content again), content, continued (any field)
+        self._state = "nothing"
         self._held = ""  # content that waits for what follows
         self._tag = ""  # the beginning of a thought that may be its own tag
         self._content_halves, self._thought_halves = _Halves(), _Halves()
@@ -119,6 +120,9 @@ class AnswerText:
     def add(self, piece: Piece) -> str:
         """What the piece adds to the text."""
         before = len(self.text)
+        if self._state == "continued":
+            self.text += self._content_halves.join(piece.content or piece.thought)
+            return self.text[before:]
         self._add_thought(self._thought_halves.join(piece.thought))
         self._add_content(self._content_halves.join(piece.content))
         return self.text[before:]
@@ -135,6 +139,12 @@ class AnswerText:
         elif self._state == "nothing":
             self.text += self._held
         return self.text[before:]
+
+    def go_on(self, text: str) -> None:
+        """The text so far ends in this one, and what comes now is the rest of it, in whichever field."""
+        self.text += text
+        self._state = "continued"
+        self._content_halves = _Halves()
 
     def _add_thought(self, text: str) -> None:
         if not text or self._state in ("content", "repeated"):

@@ -1,0 +1,166 @@
+"""One prompt's way to a text over a server: one request, or two where its thought has to be ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx2
+
+from segzero_ros.core.contract import Cancel, Stopped
+from segzero_ros.core.text import one_line
+from segzero_ros.models.prompt_tokens import PromptTokens
+from segzero_ros.models.server_client import ServerClient
+from segzero_ros.models.server_constraint import AnswerForm
+from segzero_ros.models.server_events import OPEN, AnswerText, Piece, broken
+from segzero_ros.models.server_requests import Body, constrained, continued_turn
+from segzero_ros.models.server_thoughts import BegunTurn, ThoughtLimit
+
+# Reasons to end that are no answers.
+_ENDS = {
+    "content_filter": "its filter ended the answer",
+    "tool_calls": "it wanted to call a tool; start it without a tool parser",
+    "function_call": "it wanted to call a function; start it without a tool parser",
+}
+
+
+@dataclass
+class _Response:
+    """What one stream told of itself."""
+
+    tokens: int = 0
+    prompt_tokens: int = 0
+    finish: str = ""
+
+    def take(self, piece: Piece) -> None:
+        self.finish = piece.finish or self.finish
+        self.prompt_tokens = piece.prompt_tokens or self.prompt_tokens
+        self.tokens = piece.completion_tokens or self.tokens + bool(piece.content or piece.thought)
+
+
+class _ThoughtEnds(Exception):
+    """The stream is to be left."""
+
+
+class ServerAnswer:
+    """expected, form: None where nothing is to be checked. thought: None where it may go on for ever.
+
+    When it has run: text, prompt_tokens, tokens; first: when the first token came, on the clock, 0 for never; done: it
+    was not cancelled; cut: by the token limit.
+    """
+
+    def __init__(
+        self,
+        words: str,
+        body: Body,
+        *,
+        opened: bool = False,
+        expected: PromptTokens | None = None,
+        form: AnswerForm | None = None,
+        thought: ThoughtLimit | None = None,
+        begun: BegunTurn | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        cancel: Cancel | None = None,
+    ) -> None:
+        """body: of a new turn. begun: how the server takes one that it is to go on with. say: is told the text."""
+        self.tokens = self.prompt_tokens = 0
+        self.first = 0.0
+        self.done = self.cut = False
+        self._words, self._limit = words, int(body["max_tokens"])
+        self._body = constrained(body, form.turn if form else None)
+        self._text = AnswerText(opened=opened)
+        self._expected, self._form, self._thought = expected, form, thought
+        self._begun = begun
+        self._tell, self._cancel = say, cancel
+
+    @property
+    def text(self) -> str:
+        return self._text.text
+
+    async def ask(self, client: ServerClient, connections: httpx2.AsyncClient) -> None:
+        """Raises SegzeroError; the text so far was told by then."""
+        try:
+            response = _Response()
+            if not self._ends_thought(0):
+                try:
+                    await client.ask(connections, self._body, self._limit, lambda piece: self._take(piece, response))
+                except _ThoughtEnds:
+                    pass
+                else:
+                    self._refuse_other_ends(response, client.address.base)
+                    if self._expected is not None:
+                        self._expected.check(self._words, response.prompt_tokens)
+                    return self._finish(response)
+            await self._go_on(client, connections, response.tokens)
+        except Stopped:
+            return
+
+    async def _go_on(self, client: ServerClient, connections: httpx2.AsyncClient, tokens: int) -> None:
+        """The second request. tokens: that the first one brought."""
+        assert self._thought is not None and self._begun is not None
+        self._say(self._text.end(finished=False))
+        left = self._thought.left(self.text, tokens)
+        end = self._thought.end(self.text)
+        self._text.go_on(end)
+        self._say(end)
+        before = self.text
+        message = self._begun.message(before)
+        body = continued_turn(self._body, message, left)
+        response = _Response()
+
+        def take(piece: Piece) -> None:
+            self._take(piece, response)
+            self.tokens = tokens + response.tokens
+            if self.text[len(before) :].lstrip().startswith(OPEN):
+                raise broken("the server began the answer anew where it was to go on with the one that was sent")
+
+        tag = self._form.answer if self._form else None
+        await client.ask(connections, constrained(body, tag), left, take)
+        self._refuse_other_ends(response, client.address.base)
+        if self._expected is not None:
+            found = response.prompt_tokens
+            self._expected.check_continued(self._words, found, message, self._begun.begin, tokens)
+            least, most = self._expected.bounds(self._words)
+            tokens = found - least if least == most else tokens  # with those that closed the thought
+        self._finish(response, tokens)
+
+    def _take(self, piece: Piece, response: _Response) -> None:
+        response.take(piece)
+        self.tokens, self.prompt_tokens = response.tokens, response.prompt_tokens
+        if piece.content or piece.thought:
+            self.first = self.first or time.perf_counter()
+            self._say(self._text.add(piece))
+        if self._cancel is not None and self._cancel.is_set():
+            raise Stopped
+        if not response.finish and self._ends_thought(response.tokens):
+            raise _ThoughtEnds
+
+    def _ends_thought(self, tokens: int) -> bool:
+        return self._thought is not None and self._thought.ends(self.text, tokens, self.first)
+
+    def _finish(self, response: _Response, tokens: int = 0) -> None:
+        """tokens: of the text that were a part of the prompt."""
+        self.tokens, self.prompt_tokens = response.tokens + tokens, response.prompt_tokens - tokens
+        self.cut = response.finish == "length"
+        self._say(self._text.end(finished=not self.cut))
+        if self._form is not None:
+            self._form.check(self.text, finished=not self.cut)
+            if self.cut and (rest := self._form.rest(self.text)):
+                self._text.go_on(rest)
+                self._say(rest)
+        self.done = True
+
+    def _refuse_other_ends(self, response: _Response, base: str) -> None:
+        if response.finish not in ("stop", "length"):
+            why = _ENDS.get(response.finish, f"it ended with {one_line(response.finish, 40)}")
+            raise broken(f"{base} gave no answer: {why}")
+        if not response.prompt_tokens:
+            raise broken(
+                f"{base} does not count prompt tokens in its streams (stream_options.include_usage), so that a resized"
+                " picture would go unnoticed"
+            )
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._tell(text)

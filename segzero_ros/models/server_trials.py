@@ -1,0 +1,62 @@
+"""What a server is tried for before its answers are relied on: that it goes on with a turn, and keeps a constraint.
+
+One that does not know these settings ignores them, with HTTP 200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from segzero_ros.core.answer_schema import continuation
+from segzero_ros.core.contract import SegzeroError, Status
+from segzero_ros.core.profile import Profile
+from segzero_ros.models.prompt_tokens import MORE, Count
+from segzero_ros.models.server_events import broken
+from segzero_ros.models.server_thoughts import BEGINS, BegunTurn
+
+WORD = "zebra42"  # that no model answers by itself
+ONE_WORD = {"type": "structural_tag", "format": {"type": "regex", "pattern": WORD}}
+ROOM = 16  # tokens for it
+
+
+def find_begun_turn(profile: Profile, count: Count | None, ask: Callable[[str | None], int]) -> BegunTurn:
+    """How the server goes on with a turn. ask: the tokens of a prompt with the model's turn begun, or with none.
+
+    A message of one word is a token more. A server that ends the turn and opens a new one counts at least five more.
+    Raises SegzeroError(BACKEND_ERROR), and what `ask` raises.
+    """
+    plain = ask(None)
+    why = ""
+    for begin in dict.fromkeys((BEGINS[profile.thinking], "")):
+        turn = BegunTurn(profile, begin)
+        message = turn.message("x</think>\n\n" if profile.thinking == "opened" else "x")
+        most = count(message) - count(begin) + MORE if count else (4 if profile.thinking == "opened" else 1 + MORE)
+        try:
+            more = ask(message) - plain
+        except SegzeroError as error:
+            if error.status is not Status.BACKEND_ERROR:
+                raise
+            why = why or error.message
+            continue
+        if 1 <= more <= most:
+            return turn
+        why = why or f"it counts {more} tokens for what was begun, where {most} are the most"
+    raise broken(
+        f"the server does not go on with a turn that was begun (continue_final_message), as an end of the thought needs"
+        f" it: {why}"
+    )
+
+
+def try_constraint(turn: BegunTurn, ask: Callable[[str], str]) -> None:
+    """ask: the text behind a turn that was begun, constrained to ONE_WORD.
+
+    Behind the thought, since a server with a reasoning parser constrains nothing before. Raises SegzeroError.
+    """
+    profile = turn.profile
+    begun = turn.message(continuation("x" if profile.thinking != "written" else "<think>x", profile))
+    found = ask(begun)
+    if found != WORD:
+        raise broken(
+            "the server ignores constraints (response_format of type structural_tag): leave constrain off, or start it"
+            " with a backend of structured outputs (vLLM and SGLang: xgrammar)"
+        )
