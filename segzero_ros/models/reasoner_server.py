@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
-
-import httpx2
+from collections.abc import Callable
 
 from segzero_ros.core.answer_schema import check_grammar
 from segzero_ros.core.contract import (
@@ -22,24 +19,17 @@ from segzero_ros.core.contract import (
     ThoughtBudget,
 )
 from segzero_ros.core.profile import Profile
-from segzero_ros.core.prompt import build_prompt
 from segzero_ros.core.text import one_line
 from segzero_ros.models.calibration import calibrate
-from segzero_ros.models.cancellable import all_or_none
 from segzero_ros.models.prompt_tokens import PromptTokens, spell_out
 from segzero_ros.models.server_address import Address, read_address
 from segzero_ros.models.server_answers import ServerAnswer
 from segzero_ros.models.server_client import CONNECT, SILENCE, ServerClient
 from segzero_ros.models.server_constraint import AnswerForm
-from segzero_ros.models.server_events import broken
-from segzero_ros.models.server_failures import ServerError
-from segzero_ros.models.server_requests import Body, constrained, continued_turn, data_url, new_turn
+from segzero_ros.models.server_model import ServedModel
+from segzero_ros.models.server_requests import constrained, continued_turn, data_url
 from segzero_ros.models.server_thoughts import BegunTurn, ThoughtLimit
 from segzero_ros.models.server_trials import ONE_WORD, ROOM, find_begun_turn, try_constraint
-
-log = logging.getLogger(__name__)
-
-NAMES = 5  # models that a sentence names
 
 
 def load_server_reasoner(
@@ -102,14 +92,27 @@ class ServerReasoner:
         """Raises SegzeroError(NOT_READY) for a form of answers that has no grammar."""
         if constrain:
             check_grammar(profile)
-        self.client = ServerClient(address, connect_timeout=connect_timeout, silence=silence)
-        self.profile, self.model, self.constrain = profile, address.model, constrain
-        self.context = 0  # tokens that prompt and answer may have together; 0: the server does not say
+        client = ServerClient(address, connect_timeout=connect_timeout, silence=silence)
+        self.served = ServedModel(client, profile)
+        self.profile, self.constrain = profile, constrain
         self.expected: PromptTokens | None = None  # None: not calibrated
         self.info = self._describe()
-        self._neutral = True  # whether the server takes NEUTRAL
         self._begun: BegunTurn | None = None  # None: not tried
         self._form: AnswerForm | None = None
+
+    @property
+    def client(self) -> ServerClient:
+        return self.served.client
+
+    @property
+    def model(self) -> str:
+        """Its name; "" until it is found."""
+        return self.served.name
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together; 0: the server does not say."""
+        return self.served.context
 
     def _describe(self) -> LoadedModel:
         name = f"{one_line(self.model, 100)} at {self.client.address.base}"
@@ -142,7 +145,7 @@ class ServerReasoner:
         answers = []
         for i, (square, prompt) in enumerate(zip(squares, prompts, strict=True)):
             words = spell_out(prompt)
-            body = self._body(pictures[id(square)], words, limit, sampling, i)
+            body = self.served.body(pictures[id(square)], words, limit, sampling, i)
             answers.append(
                 ServerAnswer(
                     words,
@@ -157,7 +160,7 @@ class ServerReasoner:
                 )
             )
         if cancel is None or not cancel.is_set():
-            self._ask_all(answers, cancel)
+            self.served.ask_all(answers, cancel)
         ended = time.perf_counter()
         return [
             Generation(
@@ -173,25 +176,7 @@ class ServerReasoner:
 
     def connect(self, cancel: Cancel | None = None) -> None:
         """Finds the model that is meant. Raises SegzeroError."""
-        found: dict[str, int] = {}
-
-        async def ask(connections: httpx2.AsyncClient) -> None:
-            try:
-                found.update(await self.client.list_models(connections))
-            except ServerError as error:
-                if error.code != 404 or not self.model:  # a server without a list, and the model was named
-                    raise
-
-        if not self.client.run(ask, cancel):
-            raise SegzeroError(Status.CANCELLED, "the load was cancelled")
-        base, names = self.client.address.base, _listed(found)
-        if self.model and found and self.model not in found:
-            raise broken(f"{base} has no model {one_line(self.model, 80)}; it serves {names}")
-        if not self.model and len(found) != 1:
-            what = f"serves {len(found)} models ({names}); choose" if found else "names no model; give"
-            raise broken(f"{base} {what} one: {base}#NAME")
-        self.model = self.model or next(iter(found))
-        self.context = found.get(self.model, 0)
+        self.served.connect(cancel)
         self.info = self._describe()
 
     def calibrate(self, cancel: Cancel | None = None) -> None:
@@ -199,10 +184,11 @@ class ServerReasoner:
 
         def ask(prompt: str, pictures: list[Image | None]) -> list[int]:
             urls = [None if picture is None else data_url(picture) for picture in pictures]
-            answers = self._ask_neutrally(lambda: [self._body(url, prompt, 1) for url in urls], cancel)
+            answers = self.served.ask_neutrally(lambda: [self.served.body(url, prompt, 1) for url in urls], cancel)
             return [a.prompt_tokens for a in answers]
 
-        self.expected = calibrate(self.profile, self.context, ask)
+        self.expected = calibrate(self.profile, self.served.context, ask)
+        self._form, self._begun = None, None  # whose counts were others
 
     def try_constraint(self, cancel: Cancel | None = None) -> None:
         """Raises SegzeroError where the server ignores or refuses the constraint, or cannot end a thought."""
@@ -212,18 +198,18 @@ class ServerReasoner:
             raise SegzeroError(Status.CANCELLED, "the load was cancelled")
 
         def ask(begun: str) -> str:
-            body = continued_turn(self._question(1), begun, ROOM)
-            return self._ask_bodies([constrained(body, ONE_WORD)], cancel)[0].text
+            body = continued_turn(self.served.question(1), begun, ROOM)
+            return self.served.ask_bodies([constrained(body, ONE_WORD)], cancel)[0].text
 
         try_constraint(turn, ask)
-        self._ask_bodies([constrained(self._question(1), tag) for tag in (form.turn, form.answer)], cancel)
+        self.served.ask_bodies([constrained(self.served.question(1), tag) for tag in (form.turn, form.answer)], cancel)
 
     def _find_begun_turn(self, cancel: Cancel | None) -> BegunTurn | None:
         """Tried once, when it is first needed. None where the flag was set meanwhile."""
 
         def ask(begun: str | None) -> int:
-            body = self._question(1)
-            answers = self._ask_bodies([body if begun is None else continued_turn(body, begun, 1)], cancel)
+            body = self.served.question(1)
+            answers = self.served.ask_bodies([body if begun is None else continued_turn(body, begun, 1)], cancel)
             return answers[0].prompt_tokens
 
         if self._begun is None:
@@ -243,70 +229,15 @@ class ServerReasoner:
         count = self.expected.count if self.expected else None
         return ThoughtLimit(self.profile, limit, form.room if form else None, budget, count)
 
-    def _question(self, limit: int) -> Body:
-        """Words without a picture, to try the server with."""
-        return self._body(None, spell_out(build_prompt(self.profile, "x")), limit)
-
-    def _body(
-        self, picture: str | None, words: str, limit: int, sampling: Sampling | None = None, index: int = 0
-    ) -> Body:
-        more = {"sampling": sampling, "index": index, "neutral": self._neutral}
-        return new_turn(self.profile, self.model, picture, words, limit, **more)
-
     def _data_url(self, square: Image) -> str:
         side = self.profile.square
         if square.shape != (side, side, 3):
             raise ValueError(f"a square of {side} x {side} pixels is asked, not {square.shape}")
         return data_url(square)
 
-    def _ask_neutrally(self, bodies: Callable[[], list[Body]], cancel: Cancel | None) -> list[ServerAnswer]:
-        """Finds out whether the server takes NEUTRAL."""
-        try:
-            return self._ask_bodies(bodies(), cancel)
-        except ServerError as error:
-            if error.code not in (400, 422):
-                raise
-            self._neutral = False
-            try:
-                answers = self._ask_bodies(bodies(), cancel)
-            except SegzeroError:
-                raise error from None
-            log.warning("%s takes no repetition_penalty; its own sampling settings hold", self.client.address.base)
-            return answers
-
-    def _ask_bodies(self, bodies: list[Body], cancel: Cancel | None) -> list[ServerAnswer]:
-        """The texts as they come, of which nothing is checked. Raises SegzeroError, also where the flag is set."""
-        answers = [ServerAnswer("", body, cancel=cancel) for body in bodies]
-        self._ask_all(answers, cancel)
-        if not all(a.done for a in answers):
-            raise SegzeroError(Status.CANCELLED, "the load was cancelled")
-        return answers
-
-    def _ask_all(self, answers: Sequence[ServerAnswer], cancel: Cancel | None) -> None:
-        """All at once, until all are answered, one fails or the flag is set; then no connection stays."""
-
-        async def ask(connections: httpx2.AsyncClient) -> None:
-            await all_or_none(self._ask(connections, answer) for answer in answers)
-
-        self.client.run(ask, cancel)
-
-    async def _ask(self, connections: httpx2.AsyncClient, answer: ServerAnswer) -> None:
-        try:
-            await answer.ask(self.client, connections)
-        except ServerError as error:
-            if error.code != 404:
-                raise
-            names = _listed(await self.client.list_models(connections))
-            raise broken(f"{error.message}; it serves {names}, and {one_line(self.model, 80)} was asked") from None
-
 
 def _saying(on_text: OnText | None, index: int) -> Callable[[str], None]:
     return (lambda text: None) if on_text is None else (lambda text: on_text(index, text))
-
-
-def _listed(models: dict[str, int]) -> str:
-    names = [one_line(name, 80) for name in list(models)[:NAMES]]
-    return ", ".join(names) + (", ..." if len(models) > NAMES else "") if names else "no model"
 
 
 def _refused(sentence: str) -> SegzeroError:

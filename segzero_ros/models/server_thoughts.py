@@ -18,6 +18,8 @@ from segzero_ros.models.server_events import CLOSE
 # How the template of a model that thinks begins its turn: what it does not write where the turn is sent begun.
 BEGINS = {"written": "", "opened": "<think>\n", "closed": "<think>\n\n</think>\n\n"}
 
+BREAKS = 4  # tokens by which a message may be longer than its text
+
 
 @dataclass(frozen=True)
 class BegunTurn:
@@ -75,4 +77,5 @@ class ThoughtLimit:
     def left(self, text: str, tokens: int) -> int:
         """Tokens that the answer may have behind that."""
         end = self.end(text)
-        return self._limit - tokens - (self._count(end) if self._count else len(end.encode()))
+        breaks = BREAKS if self._profile.thinking == "opened" else 0
+        return self._limit - tokens - breaks - (self._count(end) if self._count else len(end.encode()))

@@ -123,14 +123,15 @@ class _Text:
     def _ending(self, ids: list[int], scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         """What is allowed where the token limit is near: what can still be ended, and in the end its shortest end.
 
-        Numbers are never made up: where some are missing the limit cuts the text off.
+        Nothing is made up: where numbers are missing, or a list has no object yet, the limit cuts the text off.
         """
         assert self._grammar is not None and self._automaton is not None
         left = self._limit - len(ids)
         if left > 2 * self._grammar.room:
             return allowed
-        rest = self._automaton.rest(self._answer(self._decode(ids)))
-        if not rest:
+        answer = self._answer(self._decode(ids))
+        rest = self._automaton.rest(answer)
+        if not rest or "{" not in answer:
             return allowed
         closing = self._encode(rest)
         shorter = allowed & ~self._grammar.going_on
