@@ -134,7 +134,7 @@ def test_every_way_is_tried() -> None:
         "has_cells_of_its_own",
         "is_strict",
     }
-    assert set(misbehaving.WAYS) <= here | others
+    assert set(misbehaving.WAYS) - set(misbehaving.STEERED) <= here | others
 
 
 GOES_ON = {

@@ -30,7 +30,7 @@ def set_parameter(robot: Robot, name: str, value: Any) -> None:
 
 
 def test_a_thought_s_budget_changes_while_the_node_runs(robot: Robot, start: Start) -> None:
-    start(thought_budget=3)
+    start(reasoner="embedded", segmenter="embedded", thought_budget=3)
     robot.ready()
     robot.show()
     assert thought(robot) == "The target"

@@ -53,12 +53,23 @@ class Request:
     body: Any
 
     @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Of the person's turn."""
+        return [part for m in self.body["messages"] if m["role"] == "user" for part in m["content"]]
+
+    @property
+    def begun(self) -> str:
+        """Of the model's turn."""
+        last = self.body["messages"][-1]
+        return str(last["content"]) if last["role"] == "assistant" else ""
+
+    @property
     def words(self) -> list[str]:
-        return [w for part in self.body["messages"][-1]["content"] for w in part.get("text", "").split()]
+        return [w for part in self.parts for w in part.get("text", "").split()]
 
     @property
     def tokens(self) -> int:
-        urls = [p["image_url"]["url"] for p in self.body["messages"][-1]["content"] if p["type"] == "image_url"]
+        urls = [p["image_url"]["url"] for p in self.parts if p["type"] == "image_url"]
         sides = [struct.unpack(">I", base64.b64decode(url.partition(",")[2])[16:20])[0] for url in urls]  # of a PNG
         return 10 + len(self.words) + sum((side // 28) ** 2 + 2 for side in sides)
 
@@ -359,6 +370,67 @@ def is_strict(r: Request) -> None:
         r.error(400, "Unrecognized request argument supplied: repetition_penalty")
     else:
         r.good()
+
+
+# -- ways of servers that constrain an answer and go on with a turn that was begun, well or not
+
+THOUGHTS = [f"thought{n} " for n in range(20)]
+ANSWER = ['[{"bbox_2d": [1, 2, 30, 40]', ', "point_2d": [12, 20]', "}]"]
+FORCED = "zebra42"  # the constraint that asks for one word
+
+
+def steered(
+    r: Request,
+    *,
+    constrains: bool = True,
+    turns: int = 1,
+    behind: list[str] = ANSWER,
+    tokens: int = 0,
+    cut: bool = False,
+) -> None:
+    """turns: how often the begun turn's words are counted. behind: what it writes behind a thought. tokens: more."""
+    pattern = r.body.get("response_format", {"format": {}})["format"].get("pattern")
+    if constrains and pattern == FORCED:
+        texts = [FORCED]
+    else:
+        texts = behind if r.begun else ["<think>", *THOUGHTS, "</think>\n\n", *behind]
+    r.begin()
+    limit = r.body["max_tokens"]
+    for text in texts[:limit]:
+        r.event({"content": text})
+    r.end("length" if cut or len(texts) > limit else "stop", tokens=r.tokens + turns * len(r.begun.split()) + tokens)
+
+
+def second(r: Request) -> bool:
+    """Whether a thought was closed, and not for a trial."""
+    return "thought" in r.begun
+
+
+STEERED: dict[str, Callable[[Request], Any]] = {
+    "thinks": steered,
+    "ignores_constraints": lambda r: steered(r, constrains=False),
+    "refuses_constraints": lambda r: r.error(400, "no grammars") if "response_format" in r.body else steered(r),
+    "refuses_large_constraints": lambda r: (
+        r.error(400, "too complex") if len(str(r.body.get("response_format"))) > 300 else steered(r)
+    ),
+    "opens_new_turns": lambda r: steered(r, tokens=5 if r.begun else 0),
+    "drops_begun_turns": lambda r: steered(r, turns=0),
+    "refuses_begun_turns": lambda r: r.error(400, "the last message must be the user's") if r.begun else steered(r),
+    "begins_anew": lambda r: steered(
+        r, behind=["<think>", *THOUGHTS, "</think>\n\n", *ANSWER] if second(r) else ANSWER
+    ),
+    "dies_between": lambda r: r.reset() if second(r) else steered(r),
+    "dies_behind_the_thought": lambda r: r.some().reset() if second(r) else steered(r),
+    "hangs_between": lambda r: r.wait_until_gone() if second(r) else steered(r),
+    "loads_between": lambda r: r.error(503, "later") if second(r) else steered(r),
+    "resizes_between": lambda r: steered(r, tokens=-19 if second(r) else 0),
+    "opens_new_turns_later": lambda r: steered(r, tokens=60 if second(r) else 0),
+    "answers_in_prose": lambda r: steered(r, behind=["It is the red one."]),
+    "cuts_behind_a_box": lambda r: steered(r, behind=ANSWER[:1], cut=True),
+    "cuts_before_a_box": lambda r: steered(r, behind=["["], cut=True),
+    "cuts_a_number": lambda r: steered(r, behind=['[{"bbox_2d": [1, 2, 30, 4'], cut=True),
+}
+WAYS |= STEERED
 
 
 class Handler(socketserver.BaseRequestHandler):

@@ -1,0 +1,322 @@
+"""Constrained answers and thought budgets over a server: the seam between two requests, and servers that spoil it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segzero_ros.core.answer_schema import continuation
+from segzero_ros.core.contract import Cancel, SegzeroError, Status, ThoughtBudget
+from segzero_ros.models.prompt_tokens import PromptTokens
+from segzero_ros.models.reasoner_server import ServerReasoner, load_server_reasoner
+from segzero_ros.models.server_address import read_address
+from segzero_ros.models.server_answers import ServerAnswer
+from segzero_ros.models.server_constraint import AnswerForm
+from segzero_ros.models.server_events import Piece
+from segzero_ros.models.server_thoughts import BEGINS, BegunTurn, ThoughtLimit
+from segzero_ros.models.server_trials import find_begun_turn
+from tests.servers import misbehaving
+from tests.servers.process import served
+from tests.test_misbehaving_servers import PROFILE, SQUARE, ask, told
+
+BACKEND = Status.BACKEND_ERROR
+ROOMY = replace(PROFILE, max_new_tokens=400)  # more than the room of an answer, without a tokenizer
+WORDS = "the red mug"
+ANSWER = "".join(misbehaving.ANSWER)
+FEW = ThoughtBudget(4)
+CLOSED = "<think>thought0 thought1 thought2 </think>\n\n"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served("misbehaving") as found:
+        yield found
+
+
+def load(address: str, way: str, constrain: bool) -> ServerReasoner:
+    return load_server_reasoner(ROOMY, f"{address}/{way}/v1", constrain=constrain)
+
+
+@pytest.mark.parametrize("constrain", [False, True])
+class TestAServerThatDoesWell:
+    def test_a_thought_is_ended_and_the_answer_comes(self, address: str, constrain: bool) -> None:
+        found, pieces = ask(load(address, "thinks", constrain), WORDS, thought_budget=FEW)
+        assert found.text == pieces == CLOSED + ANSWER
+        assert not found.truncated and not found.cancelled
+
+    def test_both_requests_are_counted(self, address: str, constrain: bool) -> None:
+        one = load(address, "thinks", constrain)
+        plain, _ = ask(one, WORDS)
+        found, _ = ask(one, WORDS, thought_budget=FEW)
+        assert found.prompt_tokens == plain.prompt_tokens == 115, "known from the question before"
+        assert found.completion_tokens == len(CLOSED.split()) + 3
+
+    def test_no_thought_at_all_is_one_request(self, address: str, constrain: bool) -> None:
+        one = load(address, "thinks", constrain)
+        ask(one, WORDS, thought_budget=ThoughtBudget(500))  # what is tried once is tried here
+        before = told(address, "thinks", "times")
+        assert ask(one, WORDS, thought_budget=ThoughtBudget(0))[0].text == "<think></think>\n\n" + ANSWER
+        assert told(address, "thinks", "times") == before + 1
+
+    def test_a_thought_within_its_budget_is_one_request(self, address: str, constrain: bool) -> None:
+        one = load(address, "thinks", constrain)
+        ask(one, WORDS, thought_budget=FEW)
+        before = told(address, "thinks", "times")
+        found, _ = ask(one, WORDS, thought_budget=ThoughtBudget(22))
+        assert found.text == "<think>" + "".join(misbehaving.THOUGHTS) + "</think>\n\n" + ANSWER
+        assert told(address, "thinks", "times") == before + 1
+
+    def test_seconds_end_it_as_tokens_do(self, address: str, constrain: bool) -> None:
+        found, pieces = ask(load(address, "thinks", constrain), WORDS, thought_budget=ThoughtBudget(seconds=1e-9))
+        assert found.text == pieces == "<think></think>\n\n" + ANSWER
+
+    def test_a_batch_keeps_its_order(self, address: str, constrain: bool) -> None:
+        one = load(address, "thinks", constrain)
+        pieces = ["", "", ""]
+
+        def say(index: int, text: str) -> None:
+            pieces[index] += text
+
+        found = one.generate([SQUARE] * 3, ["a", "b b", "c"], on_text=say, thought_budget=FEW)
+        assert [f.text for f in found] == pieces == [CLOSED + ANSWER] * 3
+
+    def test_a_cancel_before_and_behind_the_seam_keeps_what_was_written(self, address: str, constrain: bool) -> None:
+        one = load(address, "thinks", constrain)
+        ends = set()
+        for wanted in range(1, 9):
+            flag = Cancel()
+            pieces: list[str] = []
+
+            def say(_: int, text: str, pieces: list[str] = pieces, flag: Cancel = flag, wanted: int = wanted) -> None:
+                pieces.append(text)
+                if len(pieces) >= wanted:
+                    flag.set()
+
+            found, _ = ask(one, WORDS, thought_budget=FEW, cancel=flag, on_text=say)
+            assert found.text == "".join(pieces) and (CLOSED + ANSWER).startswith(found.text)
+            assert found.cancelled
+            ends.add(found.text)
+        assert any("</think>" in text for text in ends) and any("</think>" not in text for text in ends)
+
+
+def test_a_constrained_answer_is_left_its_room(address: str) -> None:
+    one = load(address, "thinks", True)
+    found, pieces = ask(one, WORDS, max_new_tokens=AnswerForm(ROOMY, None).room + 4)
+    assert found.text == pieces == CLOSED + ANSWER
+
+
+def test_a_limit_without_any_room_cuts(address: str) -> None:
+    found, _ = ask(load(address, "thinks", True), WORDS, max_new_tokens=2)
+    assert found.truncated and found.text == "<think>thought0 "
+
+
+LOADS = {
+    "ignores_constraints": "the server ignores constraints",
+    "refuses_constraints": "refuses the request (400): no grammars",
+    "refuses_large_constraints": "refuses the request (400): too complex",
+    "opens_new_turns": "does not go on with a turn that was begun",
+    "drops_begun_turns": "does not go on with a turn that was begun",
+    "refuses_begun_turns": "(400): the last message must be the user's",
+}
+
+
+@pytest.mark.parametrize("way", LOADS)
+def test_a_server_that_cannot_constrain_is_refused_while_it_loads(address: str, way: str) -> None:
+    with pytest.raises(SegzeroError) as error:
+        load(address, way, True)
+    assert error.value.status is Status.NOT_READY and LOADS[way] in error.value.message
+    assert len(error.value.message) <= 600
+    assert ask(load(address, way, False))[0].text.endswith(ANSWER), "without constrain it is as good as any"
+
+
+@pytest.mark.parametrize("way", ["opens_new_turns", "drops_begun_turns", "refuses_begun_turns"])
+def test_a_server_that_cannot_end_a_thought_says_so_when_it_is_asked_to(address: str, way: str) -> None:
+    with pytest.raises(SegzeroError, match="does not go on with a turn") as error:
+        ask(load(address, way, False), thought_budget=FEW)
+    assert error.value.status is BACKEND
+
+
+LATER = {
+    # way: status, words of the sentence, text that was told before
+    "begins_anew": (BACKEND, "began the answer anew", CLOSED + "<think>"),
+    "dies_between": (BACKEND, "broke the connection off", CLOSED),
+    "dies_behind_the_thought": (BACKEND, "broke the connection off, after 13 characters", CLOSED + "the beginning"),
+    "loads_between": (Status.BUSY, "(503): later", CLOSED),
+    "resizes_between": (BACKEND, "resized or dropped the picture", CLOSED + ANSWER),
+    "opens_new_turns_later": (BACKEND, "began a new turn", CLOSED + ANSWER),
+}
+
+
+@pytest.mark.parametrize("way", LATER)
+def test_what_goes_wrong_behind_the_thought_is_a_typed_failure(address: str, way: str) -> None:
+    status, words, text = LATER[way]
+    one = load(address, way, False)
+    ask(one, WORDS)  # its tokens are known now
+    pieces: list[str] = []
+    with pytest.raises(SegzeroError) as error:
+        ask(one, WORDS, thought_budget=FEW, on_text=lambda _, piece: pieces.append(piece))
+    assert error.value.status is status and words in error.value.message
+    assert "".join(pieces) == text
+
+
+def test_a_cancel_ends_the_second_request(address: str) -> None:
+    one, flag = load(address, "hangs_between", False), Cancel()
+    ask(one, WORDS)
+
+    def set_at_the_seam(_: int, text: str) -> None:
+        if "</think>" in text:
+            threading.Timer(0.1, flag.set).start()
+
+    found, _ = ask(one, WORDS, thought_budget=FEW, cancel=flag, on_text=set_at_the_seam)
+    assert found.cancelled and found.text == CLOSED
+    assert told(address, "hangs_between", "gone") is True
+
+
+@pytest.mark.parametrize("budget", [None, FEW])
+def test_an_answer_out_of_its_form_names_the_constraint_that_was_dropped(
+    address: str, budget: ThoughtBudget | None
+) -> None:
+    with pytest.raises(SegzeroError, match="dropped the constraint") as error:
+        ask(load(address, "answers_in_prose", True), thought_budget=budget)
+    assert error.value.status is BACKEND
+    assert ask(load(address, "answers_in_prose", False), thought_budget=budget)[0].text.endswith("the red one.")
+
+
+CUT = {"cuts_behind_a_box": ANSWER[:27] + "}]", "cuts_before_a_box": "[", "cuts_a_number": '[{"bbox_2d": [1, 2, 30, 4'}
+
+
+@pytest.mark.parametrize("way", CUT)
+def test_an_answer_that_is_cut_is_closed_where_nothing_has_to_be_made_up(address: str, way: str) -> None:
+    found, pieces = ask(load(address, way, True), thought_budget=FEW)
+    assert found.truncated and found.text == pieces == CLOSED + CUT[way]
+
+
+def test_every_way_is_tried() -> None:
+    assert set(misbehaving.STEERED) == {"thinks", "hangs_between", "answers_in_prose", *LOADS, *LATER, *CUT}
+
+
+def test_answers_without_a_grammar_cannot_be_constrained() -> None:
+    with pytest.raises(SegzeroError, match="have no grammar"):
+        ServerReasoner(read_address("http://h/v1"), replace(PROFILE, reader="glm"), constrain=True)
+
+
+class Scripted:
+    """A client whose server writes this text in these pieces, and goes on where it is told to."""
+
+    def __init__(self, text: str, cuts: list[int], parts: bool) -> None:
+        self.text, self.cuts, self.parts = text, cuts, parts
+        self.address = read_address("http://h/v1")
+        self.sent: list[Any] = []
+
+    async def ask(self, _: Any, body: Any, limit: int, on_piece: Callable[[Piece], None]) -> None:
+        self.sent.append(body)
+        begun = body["messages"][-1]
+        text = ANSWER if begun["role"] == "assistant" else self.text
+        ends = sorted({cut % (len(text) + 1) for cut in self.cuts} | {len(text)})
+        for begin, end in zip([0, *ends], ends, strict=False):
+            on_piece(self.piece(text, begin, end))
+        on_piece(Piece(finish="stop"))
+        on_piece(Piece(prompt_tokens=100, completion_tokens=len(ends)))
+
+    def piece(self, text: str, begin: int, end: int) -> Piece:
+        """Parted into fields as a reasoning parser does it, or as it is."""
+        opened, closed = text.find("<think>"), text.find("</think>")
+        if not self.parts or opened < 0:
+            return Piece(content=text[begin:end])
+        start = opened + len("<think>")
+        return Piece(
+            thought=text[max(begin, start) : min(end, closed)], content=text[max(begin, closed + len("</think>")) : end]
+        )
+
+
+THOUGHT = "A cup, é 猫 😀 < b, and \n more"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 200), max_size=30),
+    tokens=st.integers(0, 40),
+    parts=st.booleans(),
+    thinking=st.sampled_from(["written", "opened"]),
+    counted=st.booleans(),
+)
+def test_however_a_stream_is_cut_what_was_told_is_the_text(
+    cuts: list[int], tokens: int, parts: bool, thinking: Any, counted: bool
+) -> None:
+    profile = replace(ROOMY, thinking=thinking)
+    opened = thinking == "opened"
+    whole = f"{'' if opened else '<think>'}{THOUGHT}</think>\n\n{ANSWER}"
+    client = Scripted(f"<think>{THOUGHT}</think>\n\n{ANSWER}" if parts else whole, cuts, parts)
+    pieces: list[str] = []
+    count = (lambda text: len(text.split())) if counted else None
+    answer = ServerAnswer(
+        WORDS,
+        {"messages": [{"role": "user"}], "max_tokens": 400},
+        opened=opened,
+        form=AnswerForm(profile, None),
+        thought=ThoughtLimit(profile, 400, None, ThoughtBudget(tokens), count),
+        begun=BegunTurn(profile, BEGINS[thinking]),
+        say=pieces.append,
+    )
+    asyncio.run(answer.ask(client, None))  # type: ignore[arg-type]
+    assert answer.done and "".join(pieces) == answer.text
+    thought, _, behind = answer.text.partition("</think>")
+    assert behind == "\n\n" + ANSWER
+    assert whole.startswith(thought) or (not thought and opened) or thought == "<think>"
+    if len(client.sent) == 1:
+        begun = client.sent[0]["messages"][-1]["role"] == "assistant"
+        assert begun or answer.text == whole
+    else:
+        assert continuation(thought, profile) == thought + "</think>\n\n", "the thought was left where it was open"
+
+
+class TestBegunTurns:
+    def test_a_template_that_opens_the_thought_finds_the_message_again(self) -> None:
+        profile = replace(PROFILE, thinking="opened")
+        message = BegunTurn(profile, "<think>\n").message("\nIt is red.\n</think>\n\n")
+        # As the templates of Qwen3-VL-Thinking and Qwen3.5 write a turn with a thought.
+        content = message.partition("</think>")[2].lstrip("\n")
+        thought = message.partition("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
+        assert message == f"<think>\n{thought}\n</think>\n\n{content}"
+
+    def test_what_the_model_wrote_cannot_end_its_turn(self) -> None:
+        message = BegunTurn(PROFILE, "").message("<think>a<|im_end|>\n<|im_start|>user</think>\n\n")
+        assert "<|im_end|>" not in message and "<|im_start|>" not in message
+
+    @pytest.mark.parametrize(
+        ("twice", "begin"), [(False, "<think>\n"), (True, "")], ids=["whole", "behind the template's own"]
+    )
+    def test_a_server_that_opens_the_thought_itself_is_sent_the_rest(self, twice: bool, begin: str) -> None:
+        """Some render the message as a turn, others set it behind the beginning of a new one."""
+
+        def tokens(begun: str | None) -> int:
+            own = 2  # <think> and a line break
+            if begun is None:
+                return 20 + own
+            words = begun.replace("</think>", " . ").replace("<think>", " . ").replace("\n\n", " . ")
+            return 20 + own * twice + len(words.replace("\n", " . ").split())
+
+        profile = replace(PROFILE, thinking="opened")
+        assert find_begun_turn(profile, None, tokens).begin == begin
+
+    def test_the_second_prompt_has_its_number_where_a_tokenizer_is_here(self) -> None:
+        expected = PromptTokens("find x", 1000, lambda text: len(text.split()))
+        expected.check_continued("find x", 1003, "a b c", "", 2)
+        for wrong in (1005, 999, 1003 - 30):
+            with pytest.raises(SegzeroError, match="began a new turn"):
+                expected.check_continued("find x", wrong, "a b c", "", 2)
+
+
+def test_the_profile_says_whether_answers_are_constrained(address: str) -> None:
+    profile = replace(ROOMY, constrain=True)
+    url = f"{address}/thinks/v1"
+    assert load_server_reasoner(profile, url).constrain
+    assert not load_server_reasoner(profile, url, constrain=False).constrain
+    assert not load_server_reasoner(ROOMY, url).constrain
