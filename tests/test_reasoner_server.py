@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from segzero_ros import cli
-from segzero_ros.core.contract import Cancel, Reasoner, Sampling, SegzeroError, Status
+from segzero_ros.core.contract import Cancel, Reasoner, Sampling, SegzeroError, Status, ThoughtBudget
 from segzero_ros.core.geometry import square_image
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.models.reasoner_server import load_server_reasoner
@@ -98,6 +98,27 @@ class TestBoth:
         assert found.cancelled and not found.truncated
         assert found.text == "".join(pieces) and 4 <= found.completion_tokens < 20
 
+    def test_a_thought_that_is_too_long_is_ended_and_the_text_comes_without_a_seam(self, reasoner: Reasoner) -> None:
+        pieces: list[str] = []
+        (found,) = reasoner.generate(
+            [SQUARE], PROMPTS[:1], on_text=lambda _, piece: pieces.append(piece), thought_budget=ThoughtBudget(3)
+        )
+        assert found.text == "".join(pieces) and found.text.startswith("<think>The target</think><answer>")
+        assert found.prompt_tokens == 208 and not found.cancelled
+
+    def test_a_flag_that_is_set_behind_the_thought_keeps_what_was_written(self, reasoner: Reasoner) -> None:
+        flag = Cancel()
+        pieces: list[str] = []
+
+        def say(_: int, text: str) -> None:
+            pieces.append(text)
+            if "[" in text:
+                flag.set()
+
+        (found,) = reasoner.generate([SQUARE], PROMPTS[:1], cancel=flag, on_text=say, thought_budget=ThoughtBudget(3))
+        assert found.cancelled and not found.truncated
+        assert found.text == "".join(pieces) and found.text.startswith("<think>The target</think><answer>[")
+
     def test_equal_seeds_give_equal_texts(self, reasoner: Reasoner) -> None:
         def draw(seed: int) -> str:
             return reasoner.generate([SQUARE], PROMPTS[3:4], sampling=Sampling(2.0, 0.95, seed), max_new_tokens=16)[
@@ -116,6 +137,75 @@ def test_the_server_answers_as_the_model_in_this_process(here: Reasoner, there: 
     for sampling in (None, Sampling(1.0, 0.9, 7)):
         (a,), (b,) = (r.generate([SQUARE], [prompt], sampling=sampling) for r in (here, there))
         assert (a.text, a.prompt_tokens, a.completion_tokens) == (b.text, b.prompt_tokens, b.completion_tokens)
+
+
+BUDGETS = [None, *map(ThoughtBudget, (0, 1, 4, 8, 500)), ThoughtBudget(seconds=0.0), ThoughtBudget(4, 100.0)]
+
+
+@pytest.fixture(scope="module")
+def held_here(one_thread: None) -> Reasoner:
+    return load_reasoner(DEMO, constrain=True)
+
+
+@pytest.fixture(scope="module")
+def held_there(url: str) -> Reasoner:
+    return load_server_reasoner(DEMO, url, constrain=True)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("held", [False, True], ids=["free", "constrained"])
+def test_two_requests_write_what_one_generation_in_this_process_writes(
+    request: pytest.FixtureRequest, held: bool, budget: ThoughtBudget | None
+) -> None:
+    here, there = (request.getfixturevalue("held_" * held + name) for name in ("here", "there"))
+    pieces: list[str] = []
+    (a,) = here.generate([SQUARE], PROMPTS[:1], thought_budget=budget)
+    (b,) = there.generate([SQUARE], PROMPTS[:1], thought_budget=budget, on_text=lambda _, text: pieces.append(text))
+    assert "".join(pieces) == b.text
+    assert (a.text, a.prompt_tokens, a.completion_tokens, a.truncated) == (
+        b.text,
+        b.prompt_tokens,
+        b.completion_tokens,
+        b.truncated,
+    )
+    assert not held or b.text.endswith("]</answer>")
+
+
+@pytest.mark.parametrize("constrain", [False, True], ids=["free", "constrained"])
+@pytest.mark.parametrize(
+    ("way", "thinking"),
+    [("", "opened"), ("behind/", "opened"), ("parted/", "opened"), ("parted/", "written"), ("", "closed")],
+)
+def test_templates_that_begin_the_turn_and_servers_that_part_it_have_a_whole_text_too(
+    url: str, way: str, thinking: Any, constrain: bool
+) -> None:
+    profile = replace(DEMO, thinking=thinking)
+    one = load_server_reasoner(profile, url.replace("/v1", f"/{way}v1"), constrain=constrain)
+    for budget in (None, ThoughtBudget(0), ThoughtBudget(4)):
+        pieces: list[str] = []
+        (found,) = one.generate(
+            [SQUARE], PROMPTS[:1], thought_budget=budget, on_text=lambda _, text, all=pieces: all.append(text)
+        )
+        assert "".join(pieces) == found.text and not found.cancelled
+        assert found.prompt_tokens == 208 + {"written": 0, "opened": 2, "closed": 6}[thinking]
+        if budget == ThoughtBudget(0) and thinking == "opened":
+            assert found.text.startswith("</think><answer>"), "the template has written <think>"
+        if constrain:
+            assert found.truncated or found.text.endswith("</answer>")
+
+
+@pytest.mark.parametrize("thinking", ["written", "opened", "closed"])
+def test_servers_that_ignore_what_they_are_asked_are_refused(url: str, thinking: Any) -> None:
+    profile = replace(DEMO, thinking=thinking)
+    for way, sentence in (("deaf", "ignores constraints"), ("forgetful", "does not go on with a turn that was begun")):
+        with pytest.raises(SegzeroError, match=sentence) as error:
+            load_server_reasoner(profile, url.replace("/v1", f"/{way}/v1"), constrain=True)
+        assert error.value.status is Status.NOT_READY
+    one = load_server_reasoner(profile, url.replace("/v1", "/forgetful/v1"))
+    assert one.generate([SQUARE], PROMPTS[:1])[0].text, "there is nothing to go on with"
+    with pytest.raises(SegzeroError, match="does not go on") as error:
+        one.generate([SQUARE], PROMPTS[:1], thought_budget=ThoughtBudget(4))
+    assert error.value.status is Status.BACKEND_ERROR
 
 
 def test_an_instruction_cannot_speak_the_chat_format(there: Reasoner) -> None:
@@ -153,6 +243,15 @@ class TestThePipeline:
         result = pipeline.segment(first_frame(), "the duck")
         assert result.status is Status.OK and result.instances[0].area > 0
         assert result.model.startswith(f"embedded at {url} + ")
+
+    def test_it_asks_for_constrained_answers_by_profile_and_by_wish(self, url: str) -> None:
+        for profile, wish, held in (
+            (DEMO, True, True),
+            (replace(DEMO, constrain=True), None, True),
+            (DEMO, None, False),
+        ):
+            one = Pipeline.load(profile, reasoner=url, constrain=wish).reasoning.reasoner
+            assert one.constrain is held  # type: ignore[attr-defined]
 
     def test_a_timeout_is_one(self, pipeline: Pipeline) -> None:
         assert pipeline.segment(first_frame(), "the duck", timeout=0.01).status is Status.TIMEOUT

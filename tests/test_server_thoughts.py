@@ -236,6 +236,7 @@ class Scripted:
         )
 
 
+FORMS = {thinking: AnswerForm(replace(ROOMY, thinking=thinking), None) for thinking in ("written", "opened")}
 THOUGHT = "A cup, é 猫 😀 < b, and \n more"
 
 
@@ -260,7 +261,7 @@ def test_however_a_stream_is_cut_what_was_told_is_the_text(
         WORDS,
         {"messages": [{"role": "user"}], "max_tokens": 400},
         opened=opened,
-        form=AnswerForm(profile, None),
+        form=FORMS[thinking],
         thought=ThoughtLimit(profile, 400, None, ThoughtBudget(tokens), count),
         begun=BegunTurn(profile, BEGINS[thinking]),
         say=pieces.append,

@@ -1,7 +1,11 @@
 """A server of OpenAI's chat completions in front of the embedded reasoner: a process, with http.server alone.
 
 It holds answers to a structural tag, by llguidance, and goes on with a turn that was begun. What it does not know it
-ignores, as servers do. On the path /deaf/v1 it ignores constraints, too, and on /forgetful/v1 it opens a new turn.
+ignores, as servers do. Others behave otherwise, each on a path of its own:
+    /deaf/v1       ignores constraints
+    /forgetful/v1  ends the turn that was begun and opens a new one
+    /behind/v1     sets the turn that was begun behind what its template begins a turn with
+    /parted/v1     sends the thought as `reasoning`
 
 python -m tests.servers.embedded    # prints its port, ends when its standard input does
 """
@@ -34,17 +38,27 @@ from segzero_ros.profiles import load_profile
 NAME = "embedded"
 
 
-NEW_TURN = "<|im_end|>\n<|im_start|>assistant\n"
+TURN = "<|im_start|>assistant\n"
+OPEN, CLOSE = "<think>", "</think>"
 
 
 class Served(TransformersReasoner):
-    """begun: of the model's turn, by this request. tag: that it is held to."""
+    """begun: of the model's turn, by this request; None: nothing. tag: that it is held to."""
 
-    begun: list[int] = []  # noqa: RUF012
+    begun: list[int] | None = None
     tag: dict[str, Any] | None = None
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        return [*super().prompt_ids(prompt), *self.begun]
+        return super().prompt_ids(prompt) if self.begun is None else [*super().prompt_ids(prompt), *self.begun]
+
+    def go_on(self, way: str, begun: str | None) -> None:
+        self.begun = None if begun is None else self._encode(begun)
+        opened = {"written": "", "opened": "<think>\n", "closed": "<think>\n\n</think>\n\n"}[self.profile.thinking]
+        turn = "<|im_end|>\n" + TURN
+        if begun is not None and way == "forgetful":
+            self.begun = self._encode(begun + turn + opened)
+        whole = begun is not None and way != "behind"
+        self._after = self._encode(turn if whole else turn + opened)
 
     def _steering(self, texts: int, begin: int, *_: Any) -> list[Any]:
         return [Constraint(self, self.tag, begin)] if self.tag else []
@@ -79,15 +93,21 @@ def lark(form: dict[str, Any]) -> str:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    reasoner: Served
+    served: dict[str, Served]  # by how their template begins a turn
     grammar: Grammar
     model = threading.Lock()
     events: list[str] = []  # noqa: RUF012 - what the test asks for afterwards
 
+    @property
+    def way(self) -> str:
+        """The first part of the path, where it is none of the server's own."""
+        first = self.path.split("/")[1]
+        return first if first in ("deaf", "forgetful", "behind", "parted") else ""
+
     def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
-        path = self.path.replace("/deaf", "").replace("/forgetful", "")
+        path = "/" + self.path.partition("/")[2].removeprefix(f"{self.way}/")
         found: Any = {"/v1/models": {"data": [{"id": NAME, "max_model_len": 4096}]}, "/events": self.events}
         self.answer(200 if path in found else 404, found.get(path, {"error": {"message": "no such path"}}))
 
@@ -116,22 +136,35 @@ class Handler(BaseHTTPRequestHandler):
         pictures = [p["image_url"]["url"] for p in parts if p["type"] == "image_url"]
         gone = Cancel()
 
+        thinking = "written"
+
         def say(index: int, text: str) -> None:
+            nonlocal thinking
+            field = "content"
+            if self.way == "parted" and not begun:
+                if text in (OPEN, CLOSE):  # each is one token of this model's
+                    thinking = text
+                    return
+                field = "reasoning" if thinking == OPEN else "content"
             try:
-                self.event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
+                self.event({"choices": [{"index": 0, "delta": {field: text}, "finish_reason": None}]})
             except OSError:
                 gone.set()
 
+        last = body["messages"][-1]
+        begun = last["content"] if last["role"] == "assistant" else None
+        enabled = body.get("chat_template_kwargs", {}).get("enable_thinking")
+        kind = "written" if enabled is None else "opened" if enabled else "closed"
+        if kind == "opened":
+            thinking = OPEN
         with self.model:
-            last = body["messages"][-1]
-            begun = last["content"] if last["role"] == "assistant" else ""
-            if begun and (self.path.startswith("/forgetful") or not body.get("continue_final_message")):
-                begun += NEW_TURN
+            reasoner = self.served[kind]
+            continues = body.get("continue_final_message") and not body.get("add_generation_prompt", True)
+            reasoner.go_on(self.way if continues else "forgetful", begun)
             tag = body.get("response_format", {"type": "text"})
-            ignored = tag["type"] != "structural_tag" or self.path.startswith("/deaf")
-            self.reasoner.begun = self.reasoner._encode(begun)
-            self.reasoner.tag = None if ignored else tag
-            found = generate(self.reasoner, words, pictures, body, say, gone)
+            ignored = tag["type"] != "structural_tag" or self.way == "deaf"
+            reasoner.tag = None if ignored else tag
+            found = generate(reasoner, words, pictures, body, say, gone)
         if gone.is_set():
             self.events.append(f"gone after {found.completion_tokens}")
             return
@@ -170,7 +203,11 @@ def main() -> None:
     torch.set_num_threads(1)
     one = load_reasoner(load_profile("demo"), constrain=True)
     assert one._grammar is not None
-    Handler.reasoner, Handler.grammar = Served(one.model, one.tokenizer, one.profile, one.info), one._grammar
+    Handler.grammar = one._grammar
+    Handler.served = {
+        kind: Served(one.model, one.tokenizer, dataclasses.replace(one.profile, thinking=kind), one.info)
+        for kind in ("written", "opened", "closed")
+    }
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)
