@@ -81,13 +81,16 @@ HUB = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY"
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("doctor", help="check Python, torch, GPU, ROS and checkpoints")
     parser.add_argument("--profile", help="check this profile's checkpoints and its need of memory")
+    parser.add_argument("--server", metavar="URL", help="check a server instead: ask it for what drawn pictures show")
+    parser.add_argument("--timeout", type=_seconds, default=600.0, help="seconds for a server's checks (default: 600)")
     parser.add_argument("--json", action="store_true", help="the checks as one JSON list on standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """One line per check; 1 if something that everybody needs is missing. Raises ProfileError for the named profile."""
     found = []
-    for mark, what, advice in _checks(arguments.profile):
+    checks = _checks_of_server(arguments) if arguments.server is not None else _checks(arguments.profile)
+    for mark, what, advice in checks:
         what, advice = clean(what), clean(advice)
         found.append({"mark": mark, "what": what, "advice": advice})
         if not arguments.json:
@@ -95,6 +98,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found))
     return int(any(line["mark"] == "bad" for line in found))
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError("a number above 0 is wanted")
+    return seconds
+
+
+def _checks_of_server(arguments: argparse.Namespace) -> Iterator[Line]:
+    """Whoever names no profile means the one that `segment` takes."""
+    from segzero_ros.core.profiles import load_profile
+    from segzero_ros.server_doctor import check_server
+
+    return check_server(arguments.server, load_profile(arguments.profile or "demo"), arguments.timeout)
 
 
 def _checks(name: str | None) -> Iterator[Line]:

@@ -20,6 +20,7 @@ STOREYS = (
     {"segzero_ros.pipeline", "segzero_ros.profiles"},  # public facades
     {"segzero_ros.ros", "segzero_ros.client", "segzero_ros.asking", "segzero_ros.answers"},
     {"segzero_ros.rehearse", "segzero_ros.segment_command", "segzero_ros.profiles_command", "segzero_ros.fetch"},
+    {"segzero_ros.serve", "segzero_ros.server_doctor"},
     {"segzero_ros.doctor"},
     {"segzero_ros.cli", "segzero_ros.__main__"},
 )

@@ -474,8 +474,8 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = 256
 
 
-def main() -> None:
-    server = Server(("127.0.0.1", 0), Handler)
+def main(handler: type[Handler] = Handler) -> None:
+    server = Server(("127.0.0.1", 0), handler)
     print(server.server_address[1], flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     server.serve_forever()
