@@ -20,6 +20,7 @@ MODULES = {
     "profiles": "segzero_ros.profiles_command",
     "rehearse": "segzero_ros.rehearse.command",
     "fetch": "segzero_ros.fetch",
+    "serve": "segzero_ros.serve",
 }
 
 
@@ -60,19 +61,27 @@ def _run(argv: Sequence[str] | None) -> int:
         parser = argparse.ArgumentParser(prog="segzero", description="An instruction in, masks out.")
         parser.add_argument("--version", action="version", version=f"segzero_ros {__version__}")
         commands = parser.add_subparsers(dest="command", required=True)
-        words = sys.argv[1:] if argv is None else argv
+        words, passed = _split(sys.argv[1:] if argv is None else argv)
         # Of a known command only its own module: `segzero doctor` is for installations in which others fail.
         wanted = words[:1] if words and words[0] in MODULES else MODULES
         modules = {name: importlib.import_module(MODULES[name]) for name in wanted}
         for module in modules.values():
             module.add_parser(commands)
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse_args(words, argparse.Namespace(passed=passed))
     try:
         return int(modules[arguments.command].run(arguments))
     except (OSError, ImportError):
         raise
     except Exception as error:
         return _explain(error)
+
+
+def _split(words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """`segzero serve` hands what stands behind -- to vLLM, untouched."""
+    if words and words[0] == "serve" and "--" in words:
+        at = list(words).index("--")
+        return words[:at], list(words[at + 1 :])
+    return words, []
 
 
 def _explain(error: Exception) -> int:

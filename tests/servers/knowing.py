@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image as PIL
 from tokenizers import Tokenizer
 
-from segzero_ros.core.contract import Box
 from segzero_ros.core.known_pictures import KnownPicture, draw_known_pictures
 from segzero_ros.models.checkpoints import EMBEDDED
 from segzero_ros.models.server_probes import LONG
@@ -147,7 +146,7 @@ def _recognise(r: Request) -> KnownPicture | None:
     return next((k for k in known(len(square)) if np.array_equal(k.image, square)), None)
 
 
-def _mirrored(box: Box, side: float) -> list[float]:
+def _mirrored(box: np.ndarray, side: float) -> list[float]:
     return [side - box[2], box[1], side - box[0], box[3]]
 
 
