@@ -25,7 +25,7 @@ from segzero_ros.models.server_probes import Constraint, Leaving, ServerProbe, T
 
 Line = tuple[str, str, str]  # "ok", "note" or "bad"; what; advice
 
-GOOD = 0.5  # IoU from which a box counts as right
+GOOD, TIGHT = 0.5, 0.8  # IoU from which a box counts as right, and mean from which all are as shapes so plain allow
 EACH = 120.0  # seconds for a request, at most
 MANY = 8  # tokens from which a text says something about streams and speeds
 WIDE = 4096  # coordinates that are read before a fault of scale is looked for
@@ -166,8 +166,13 @@ def check_boxes(asked: Sequence[Asked], profile: Profile) -> Line:
     pairs = [(_in_units(a.picture.box, profile), box) for a in asked if (box := _raw_box(a.found.text, profile))]
     if fault := find_box_fault([true for true, _ in pairs], [found for _, found in pairs], profile):
         return "bad", f"{what}: they are {fault.what}", fault.advice
-    if min(ious) >= GOOD:
+    if min(ious) >= GOOD and mean >= TIGHT:
         return "ok", what, ""
+    if min(ious) >= GOOD:
+        advice = (
+            "looser than shapes so plain should be: is the model quantised, or computed otherwise than it was trained?"
+        )
+        return "note", what, advice
     worst = asked[ious.index(min(ious))]
     said = f"for {worst.picture.instruction} it wrote: {one_line(worst.found.text, 160) or 'nothing'}"
     if mean >= GOOD:
@@ -249,11 +254,11 @@ def judge_constraint(found: Constraint, profile: Profile) -> Line:
     if found.form:
         whole = "" if found.own else "; the profile's own grammar was not tried to its end"
         return "ok", f"constraint: obeyed, as {found.form}{whole}", ""
-    advice = "`constrain: true` would fail here; it needs vLLM from 0.11 or SGLang, with xgrammar"
+    advice = "`constrain: true` would fail here; vLLM 0.31 with xgrammar obeys it"
     if found.refusal:
         return needed, f"constraint: refused: {found.refusal}", advice
     said = one_line(found.text, 60) or "nothing"
-    advice = "`constrain: true` would have no effect here; it needs vLLM from 0.11 or SGLang, with xgrammar"
+    advice = "`constrain: true` would have no effect here; vLLM 0.31 with xgrammar obeys it"
     return needed, f"constraint: ignored without a word; against it was written: {said}", advice
 
 
@@ -309,8 +314,12 @@ def _advice_for(error: SegzeroError, profile: Profile) -> str:
         return "see the server's own log, and that of a proxy between"
     if code in (429, 503):
         return "wait until it has loaded, and ask again"
+    if code in (400, 422):
+        return f"start it with other limits, such as those of `segzero serve {profile.name}`"
     if code is not None or "list of models" in error.message or "page" in error.message:
         return "the URL is http://HOST:PORT/v1, as `segzero serve` prints it"
+    if "choose one" in error.message:
+        return "put the name behind the URL; an adapter has the profile's own"
     if error.status is Status.TIMEOUT:
         return "see the server's own log; --timeout gives it more time"
     if "resizes" in error.message:

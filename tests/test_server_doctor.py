@@ -16,11 +16,11 @@ from segzero_ros import cli
 from segzero_ros.core.box_faults import find_box_fault
 from segzero_ros.core.contract import Box
 from segzero_ros.core.geometry import box_iou
-from segzero_ros.core.known_pictures import draw_known_pictures
+from segzero_ros.core.known_pictures import KnownPicture, draw_known_pictures
 from segzero_ros.models import server_probes
 from segzero_ros.models.server_probes import Constraint, Leaving
 from segzero_ros.profiles import load_profile
-from segzero_ros.server_doctor import check_server, is_held_back, judge_constraint, judge_leaving
+from segzero_ros.server_doctor import check_boxes, check_server, is_held_back, judge_constraint, judge_leaving
 from tests.servers.process import served
 
 DEMO = load_profile("demo")
@@ -147,7 +147,9 @@ def test_a_wrong_count_with_right_boxes_is_told_apart_from_a_resized_picture(kno
         ("hangs_before_it_answers", "--timeout gives it more time"),
         ("does_not_stream", "not with a stream of events"),
         ("counts_nothing", "include_usage"),
+        ("refuses_the_request", "start it with other limits"),
         ("serves_none", "names no model"),
+        ("serves_two", "put the name behind the URL"),
         ("lists_oddly", "something else than a list of models"),
     ],
 )
@@ -246,3 +248,16 @@ class TestJudgements:
     def test_an_ignored_constraint_is_bad_for_a_profile_that_wants_it(self) -> None:
         assert judge_constraint(Constraint("", text="banana"), replace(DEMO, constrain=True))[0] == "bad"
         assert judge_constraint(Constraint("structured_outputs", own=False), DEMO)[0] == "note"
+
+    @pytest.mark.parametrize(("side", "mark"), [(0, "ok"), (8, "note"), (200, "bad")])
+    def test_loose_boxes_are_a_note_and_wrong_ones_bad(self, side: int, mark: str) -> None:
+        """Each box is larger than its solid, by as much to all sides."""
+
+        def asked(known: KnownPicture) -> Any:
+            x1, y1, x2, y2 = known.box
+            box = [max(0, x1 - side), max(0, y1 - side), min(224, x2 + side), min(224, y2 + side)]
+            return SimpleNamespace(
+                picture=known, found=SimpleNamespace(text=f'<answer>[{{"bbox_2d": {box}}}]</answer>')
+            )
+
+        assert check_boxes([asked(known) for known in draw_known_pictures(224)], DEMO)[0] == mark
