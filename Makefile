@@ -4,6 +4,7 @@
 #   make demo TORCH_INDEX=URL
 # PYTHON: interpreter that .venv is made with (ROS 2 wheels exist for 3.11 here).
 # SCENES: how many scenes `make pick` tries
+# WEIGHTS: another folder of weights that `make test-vllm` serves
 # VENV, DISTRO: another environment, with another ROS 2: VENV=.venv-kilted DISTRO=kilted
 
 .DEFAULT_GOAL := help
@@ -13,6 +14,7 @@ TORCH_INDEX ?=
 HOURS ?= 8
 SCENES ?= 200
 RESULTS ?= training/results
+WEIGHTS ?=
 VENV := .venv
 DISTRO := jazzy
 PY := $(VENV)/bin/python
@@ -48,8 +50,8 @@ WHOLE := tests/test_demo.py tests/test_package.py tests/test_make.py
 ROS_TESTS = $(filter-out $(WHOLE),$(shell grep -lE '^ *(from|import) ($(ROS_IMPORTS))' tests/test_*.py))
 CORE_TESTS = $(filter-out $(WHOLE),$(shell grep -LE '^ *(from|import) ($(ROS_IMPORTS)|$(HEAVY_IMPORTS))' tests/test_*.py))
 
-.PHONY: frames help venv setup interfaces demo pick check test test-long test-ros test-kilted test-pythons lint types build \
-        train-demo train-demo-smoke reproduce reproduce-smoke report evaluate clean
+.PHONY: frames help venv setup interfaces demo pick check test test-long test-ros test-kilted test-pythons test-vllm \
+        vllm-environment lint types build train-demo train-demo-smoke reproduce reproduce-smoke report evaluate clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -107,9 +109,9 @@ pick: $(MESSAGES) $(COMMAND) $(TEST)  ## Picks in simulation by the real node's 
 check: lint types $(COMMAND)  ## Lint, types and the tests that need neither ROS 2 nor a model, in half a minute
 	$(PY) -m pytest -q -m "not long and not gpu" $(CORE_TESTS) --deselect tests/test_command_line.py::$(WITH_MODEL)
 
-test: setup lint types  ## Lint, types and all tests but those that train or need a GPU
+test: setup lint types  ## Lint, types and all tests but those that train, need a GPU or ask a real vLLM
 	@$(PY) -c 'from importlib.metadata import version; print("rclpy", version("ros-rclpy"))'
-	$(PY) -m pytest -m "not long and not gpu"
+	$(PY) -m pytest -m "not long and not gpu and not vllm"
 
 test-long: setup  ## What trains: every configuration in small, resumed runs, TRL's loss beside ours, the experiment's smoke run
 	$(PY) -m pytest -m "long and not gpu"
@@ -123,6 +125,12 @@ test-kilted:  ## The node's tests on ROS 2 Kilted, in .venv-kilted
 
 test-pythons:  ## The core's and the command line's tests on Python 3.10 and 3.12, where they are found; with TORCH_INDEX also a model's
 	$(PYTHON) tools/test_pythons.py $(CORE_TESTS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+test-vllm: setup vllm-environment  ## The embedded reasoner in a real vLLM on the CPU, over HTTP; its environment, .venv-vllm, wants a CPU build of torch
+	SEGZERO_VLLM_WEIGHTS=$(WEIGHTS) $(PY) -m pytest -m vllm tests/test_vllm.py
+
+vllm-environment:
+	$(PYTHON) tools/vllm_environment.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 lint: $(DEV)  ## ruff
 	$(PY) -m ruff check .
@@ -160,4 +168,4 @@ evaluate: $(TRAIN)  ## The embedded models on the tabletop's test split, as JSON
 	$(PY) -m training.evaluate --profile demo --data tabletop:test --n 2400 --json
 
 clean:  ## Everything that make has made, except training results
-	rm -rf $(VENV) .venv-kilted .venv-3.10 .venv-3.12 build/workspace install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-kilted .venv-3.10 .venv-3.12 .venv-vllm build/workspace install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis
