@@ -65,7 +65,7 @@ def open_files() -> int:
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one adapter", "an adapter each"])
 def test_none_is_lost_and_none_is_crossed(address: str, shared: bool) -> None:
-    url = f"{address}/{ROBOTS}/v1"  # the first answers come once all have asked
+    url = f"{address}/{ROBOTS}/0/v1"  # the first answers come once all have asked
     robots = [load_server_reasoner(PROFILE, url)] * ROBOTS if shared else []
     robots = robots or [load_server_reasoner(PROFILE, url) for _ in range(ROBOTS)]
     threads, files = threading.active_count(), open_files()
@@ -77,7 +77,7 @@ def test_none_is_lost_and_none_is_crossed(address: str, shared: bool) -> None:
 
 
 def test_one_batch_of_them_is_in_order(address: str) -> None:
-    one = load_server_reasoner(PROFILE, f"{address}/{ROBOTS}/v1")
+    one = load_server_reasoner(PROFILE, f"{address}/{ROBOTS}/0/v1")
     squares = [picture(robot, 0) for robot in range(ROBOTS)]
     words = [f"the {robot} th mug" for robot in range(ROBOTS)]
     found = one.generate(squares, words)
@@ -87,7 +87,7 @@ def test_one_batch_of_them_is_in_order(address: str) -> None:
 
 def test_one_robot_that_leaves_takes_nobody_with_it(address: str) -> None:
     """Half of them leave at their first piece; the others' answers are whole."""
-    one = load_server_reasoner(PROFILE, f"{address}/{ROBOTS}/v1")
+    one = load_server_reasoner(PROFILE, f"{address}/{ROBOTS}/0/v1")
 
     def leave_or_stay(robot: int) -> bool:
         flag, square, words = Cancel(), picture(robot, 0), f"the {robot} th mug"

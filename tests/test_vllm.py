@@ -49,7 +49,7 @@ class Asked:
 
     square: Image
     prompt: str
-    boxes: tuple[tuple[float, ...], ...]
+    boxes: tuple[tuple[float, float, float, float], ...]
 
 
 @pytest.fixture(scope="module")

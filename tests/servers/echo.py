@@ -4,8 +4,9 @@
 
 Its answer is a name made of the picture and the words that it was asked (`name_of`), streamed in pieces: an answer that
 reaches another client than the one who asked is noticed. It counts as Qwen2.5-VL does: a token for each word and for
-each 28 pixels squared, and more. http://127.0.0.1:PORT/64/v1 answers once 64 clients have asked, /1/v1 at once.
-GET /open tells how many other connections are open, once there is none or after a while; GET /most how many there were.
+each 28 pixels squared, and more. At http://127.0.0.1:PORT/64/0/v1 it answers once 64 clients have asked; at /1/12/v1
+each for itself, with 12 ms behind each piece. GET /open tells how many other connections are open, once there is none
+or after a while; GET /most how many there were at once.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Echo:
         _, path, _ = head.split(" ", 2)
         if path.endswith("/chat/completions"):
             length = int(head.partition("content-length:")[2].split()[0])
-            await self.stream(json.loads(await reader.readexactly(length)), int(path.split("/")[1]), writer)
+            together, pause = map(int, path.split("/")[1:3])
+            await self.stream(json.loads(await reader.readexactly(length)), together, pause / 1000, writer)
         elif path == "/open":
             with suppress(asyncio.TimeoutError):
                 async with self.changed:
@@ -67,7 +69,7 @@ class Echo:
         await writer.drain()
         await reader.read()
 
-    async def stream(self, body: Any, together: int, writer: asyncio.StreamWriter) -> None:
+    async def stream(self, body: Any, together: int, pause: float, writer: asyncio.StreamWriter) -> None:
         parts = body["messages"][-1]["content"]
         words = "".join(p["text"] for p in parts if p["type"] == "text")
         pngs = [base64.b64decode(p["image_url"]["url"].partition(",")[2]) for p in parts if p["type"] == "image_url"]
@@ -83,7 +85,7 @@ class Echo:
         for at in range(0, len(text), size):
             event(writer, {"choices": [{"index": 0, "delta": {"content": text[at : at + size]}}]})
             await writer.drain()
-            await asyncio.sleep(0)  # another one's piece comes in between
+            await asyncio.sleep(pause)  # another one's piece comes in between
         event(writer, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         usage = {"prompt_tokens": 10 + len(words.split()) + cells, "completion_tokens": PIECES}
         event(writer, {"choices": [], "usage": usage})

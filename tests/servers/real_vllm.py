@@ -24,7 +24,7 @@ READY, WAIT = b"Application startup complete", 240.0  # what it says then; secon
 
 
 @contextmanager
-def serving(weights: Path, log: Path) -> Iterator[str]:
+def serving(weights: Path, log: Path, *flags: str) -> Iterator[str]:
     """Its address while it runs on a folder of weights. log: a file for all that it says.
 
     Raises RuntimeError with the log's end where it does not come up.
@@ -37,7 +37,7 @@ def serving(weights: Path, log: Path) -> Iterator[str]:
     command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights), "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES")} | SETTINGS
     with subprocess.Popen(
-        [*command, *FLAGS],
+        [*command, *FLAGS, *flags],
         env=environment,
         cwd=log.parent,
         stdin=subprocess.DEVNULL,
