@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segzero_ros.core import pointing
+from segzero_ros.core.confidence import SAMPLES, WAYS, Verification
 from segzero_ros.core.contract import Image, Prompt, Segmentation, SegzeroError, Status, ThoughtBudget
 from segzero_ros.core.prompt import validate_instruction
 from segzero_ros.core.text import clean, first_line, one_line
@@ -71,6 +72,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--thought-budget", type=_budget, metavar="TOKENS", help="close the thought then; or seconds, such as 1.5s"
     )
+    parser.add_argument("--verify", default="off", choices=WAYS, help="ask again how sure an answer is")
+    parser.add_argument("--verify-samples", type=int, default=SAMPLES, help="random answers of --verify vote")
+    parser.add_argument("--min-confidence", type=float, default=0.0, help="leave out objects whose confidence is below")
     parser.add_argument("--timeout", type=_seconds, help="seconds for each picture")
 
 
@@ -89,6 +93,10 @@ class _Pointing(argparse.Action):
 def run(arguments: argparse.Namespace) -> int:
     """Raises WrongUse, ProfileError and SegzeroError. 0 if every picture was answered, else 1."""
     profile = load_profile(arguments.profile)
+    try:
+        verification = Verification(arguments.verify, arguments.verify_samples, arguments.min_confidence)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
     arguments.prompts = read_prompts(arguments.pointed or ())
     if arguments.prompts:
         _name_pictures(arguments)
@@ -106,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongUse(error.message) from error
     pipeline = load(profile, arguments)
     pipeline.reasoning.thought_budget = arguments.thought_budget
+    pipeline.verifying.settings = verification
     answered = 0
     with _bar(len(jobs)) as bar:
         for job in jobs:
@@ -319,7 +328,8 @@ def _print(result: Segmentation, image: Path | None, as_json: bool) -> None:
         print(f"  thought: {clean(result.reasoning)}")
     for i in result.instances:
         label, box = clean(i.label), [round(v) for v in i.box]
-        print(f"  {i.index}. {label}  box {box}  {i.area} px  score {i.score:.2f}")
+        sure = "" if i.confidence is None else f"  confidence {i.confidence:.2f}"
+        print(f"  {i.index}. {label}  box {box}  {i.area} px  score {i.score:.2f}{sure}")
     sys.stdout.flush()
 
 

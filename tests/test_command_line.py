@@ -65,6 +65,16 @@ def test_doctor_names_what_is_missing() -> None:
             ("segment", "PHOTO", "a mug", "--thought-budget", wrong)
             for wrong in ("0", "-1", "0s", "nans", "many", "1" * 5000)
         ),
+        *(
+            ("segment", "PHOTO", "a mug", *wrong)
+            for wrong in (
+                ("--verify", "guess"),
+                ("--verify", "vote", "--verify-samples", "0"),
+                ("--verify", "crop", "--min-confidence", "2"),
+                ("--verify", "crop", "--min-confidence", "nan"),
+                ("--min-confidence", "0.5"),
+            )
+        ),
     ],
 )
 def test_wrong_use_is_a_sentence_and_exit_2(arguments: tuple[str, ...], photo: str) -> None:

@@ -27,6 +27,9 @@ def test_every_default_is_valid_and_described(p):
         ("profile", 7),
         ("thought_budget", -1),
         ("constrain", "on"),
+        ("verify", "guess"),
+        ("verify_samples", 0),
+        ("min_confidence", 1.5),
     ],
 )
 def test_a_bad_value_is_refused_with_a_sentence(name, value):

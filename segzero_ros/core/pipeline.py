@@ -1,4 +1,4 @@
-"""Image and instruction to masks: both steps in a row, as a call, as a stream of typed events, or as a batch.
+"""Image and instruction to masks: the steps in a row, as a call, as a stream of typed events, or as a batch.
 
 Prompts that are not words take the second step alone.
 """
@@ -6,8 +6,6 @@ Prompts that are not words take the second step alone.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,11 +15,9 @@ import numpy as np
 from segzero_ros.core.contract import (
     Answer,
     Cancel,
-    Done,
     Event,
     Image,
     Prompt,
-    Queued,
     Reasoner,
     Sampling,
     Segmentation,
@@ -35,7 +31,9 @@ from segzero_ros.core.pointing import answer_prompts
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.prompt import validate_instruction
 from segzero_ros.core.steps import Deadline, OnEvent, Progress, ReasoningStep, SegmentingStep, Thought, name_empty_masks
+from segzero_ros.core.streaming import stream_events
 from segzero_ros.core.text import first_line
+from segzero_ros.core.verifying import VerifyingStep
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +49,7 @@ class Pipeline:
         self.reasoner, self.segmenter, self.profile = reasoner, segmenter, profile
         self.reasoning = ReasoningStep(reasoner, profile)
         self.segmenting = SegmentingStep(segmenter, profile)
+        self.verifying = VerifyingStep(self.reasoning, self.segmenting)
         self.lost = ""  # why these models will never answer again; empty while they can
 
     @property
@@ -83,14 +82,15 @@ class Pipeline:
         timeout: float | None = None,
         on_event: OnEvent = _nothing,
     ) -> Segmentation:
-        """image: uint8 (H, W, 3) RGB; timeout in seconds for the whole request.
+        """image: uint8 (H, W, 3) RGB; timeout in seconds for the whole request, asking again by `verifying` included.
 
         on_event is called from this thread with each event but Queued and Done.
         """
 
         def answer(stop: Deadline, progress: Progress) -> Segmentation:
             thought = self.reasoning.run(image, instruction, stop=stop, progress=progress, on_event=on_event)
-            return self._finish(image, instruction, thought, stop, progress, on_event)
+            result = self._finish(image, instruction, thought, stop, progress, on_event)
+            return self._verified(image, instruction, result, stop, progress)
 
         return self._answered(image, instruction, Deadline(cancel, timeout), answer)
 
@@ -124,24 +124,11 @@ class Pipeline:
     ) -> Iterator[Event]:
         """The events of a request as they happen, the last one Done. Closing the iterator cancels the request."""
         flag = cancel or Cancel()
-        events: queue.Queue[Event] = queue.Queue()
-
-        def run() -> None:
-            events.put(Done(self.segment(image, instruction, cancel=flag, timeout=timeout, on_event=events.put)))
-
-        thread = threading.Thread(target=run, daemon=True)
-        yield Queued(instruction)
-        thread.start()
-        try:
-            while True:
-                event = events.get()
-                yield event
-                if isinstance(event, Done):
-                    return
-        finally:
-            if thread.is_alive():
-                flag.set()
-            thread.join()
+        return stream_events(
+            instruction,
+            flag,
+            lambda tell: self.segment(image, instruction, cancel=flag, timeout=timeout, on_event=tell),
+        )
 
     def segment_batch(
         self,
@@ -242,6 +229,19 @@ class Pipeline:
             return replace(result, status=status, message=message)
         message = "; ".join([result.message, *name_empty_masks(instances)])
         return replace(result, message=message, instances=instances)
+
+    def _verified(
+        self, image: Image, instruction: str, result: Segmentation, stop: Deadline, progress: Progress
+    ) -> Segmentation:
+        """What fails here takes nobody the answer, unless it was cancelled."""
+        try:
+            return self.verifying.run(image, instruction, result, stop=stop, progress=progress)
+        except Exception as error:
+            status, message = self._explain(error)
+            if status is Status.CANCELLED:
+                return replace(result, status=status, message=message, instances=())
+            why = "there was no time left to ask again" if status is Status.TIMEOUT else message
+            return replace(result, message=f"{result.message}; the confidence is not known: {why}")
 
 
 def _without_masks(image: Image, instruction: str, thought: Thought, model: str) -> Segmentation:

@@ -59,6 +59,12 @@ class Deadline(Cancel):
         late = self._end is not None and time.perf_counter() > self._end
         return late or super().is_set() or (self._caller is not None and self._caller.is_set())
 
+    def sooner(self, share: float) -> Deadline:
+        """For work that others follow: it ends before this one, by a share of the whole time."""
+        if self._timeout is None or self._end is None:
+            return Deadline(self._caller, None)
+        return Deadline(self._caller, self._end - time.perf_counter() - share * self._timeout)
+
     def error(self) -> SegzeroError:
         """Why it is set: the caller's flag counts more than the time."""
         if super().is_set() or (self._caller is not None and self._caller.is_set()):

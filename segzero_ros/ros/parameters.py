@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from segzero_ros.core.confidence import MAX_SAMPLES, SAMPLES, WAYS, Verification, why_no_threshold
 from segzero_ros.core.contract import ThoughtBudget
 from segzero_ros.core.text import clean
 from segzero_ros.core.tickets import Rules
@@ -71,6 +72,21 @@ TABLE: tuple[Parameter, ...] = (
         0.0,
         "Seconds that a thought may take, from its first token; then it is closed and the answer comes. 0: no limit.",
         bounds=(0.0, 3600.0),
+        when="live",
+    ),
+    Parameter(
+        "verify",
+        "off",
+        "Ask the reasoning model again how sure an answer is. vote: random answers; crop: around each object.",
+        choices=WAYS,
+        when="live",
+    ),
+    Parameter("verify_samples", SAMPLES, "Random answers of verify: vote.", bounds=(1, MAX_SAMPLES), when="live"),
+    Parameter(
+        "min_confidence",
+        0.0,
+        "Objects whose confidence is below are left out; nothing left is NO_OBJECT. 0: all stay.",
+        bounds=(0.0, 1.0),
         when="live",
     ),
     Parameter("image_topic", "image", "Image topic; the compressed topic and camera_info follow from it."),
@@ -193,6 +209,9 @@ def declare(node: Any) -> None:
                 return SetParametersResult(successful=False, reason="a parameter has a name")
             if sentence := validate(p.name, p.value):
                 return SetParametersResult(successful=False, reason=sentence)
+        new = {p.name: p.value for p in parameters}
+        if sentence := why_no_threshold(*(new.get(n, _value(node, n)) for n in ("verify", "min_confidence"))):
+            return SetParametersResult(successful=False, reason=f"{sentence}.")
         return SetParametersResult(successful=True)
 
     # before the declarations: values of a YAML are checked by the same sentences
@@ -208,6 +227,11 @@ def declare(node: Any) -> None:
         elif p.bounds:
             descriptor.integer_range = [IntegerRange(from_value=int(p.bounds[0]), to_value=int(p.bounds[1]))]
         node.declare_parameter(p.name, p.default, descriptor)
+
+
+def _value(node: Any, name: str) -> Any:
+    """As it is now, or its default where it is not declared yet."""
+    return node.get_parameter(name).value if node.has_parameter(name) else BY_NAME[name].default
 
 
 def rules(node: Any) -> Rules:
@@ -229,6 +253,12 @@ def thought_budget(node: Any) -> ThoughtBudget | None:
     """How long a thought may be, now."""
     tokens, seconds = (node.get_parameter(name).value or None for name in ("thought_budget", "thought_seconds"))
     return None if tokens is None and seconds is None else ThoughtBudget(tokens, seconds)
+
+
+def verification(node: Any) -> Verification:
+    """Whether and how answers are asked again, now."""
+    way, samples, least = (node.get_parameter(n).value for n in ("verify", "verify_samples", "min_confidence"))
+    return Verification(way, samples, 0.0 if way == "off" else least)  # one of them may just be changing
 
 
 def warn_unknown(node: Any) -> None:

@@ -15,7 +15,7 @@ from segzero_ros.core.requests import Requests
 from segzero_ros.core.tickets import Asker, Stage, Ticket
 from segzero_ros.ros.convert import compressed_from_msg, image_from_msg
 from segzero_ros.ros.inputs import Inputs, nanoseconds, unfit_info
-from segzero_ros.ros.parameters import thought_budget
+from segzero_ros.ros.parameters import thought_budget, verification
 from segzero_ros.ros.scenes import Gathered, Scenes
 from segzero_ros.ros.status import StatusBoard
 from segzero_ros.worker import OnState, Snapshot, State
@@ -108,6 +108,7 @@ class Responder:
         else:
             ticket.watch.stage = Stage.REASONING
             pipeline.reasoning.thought_budget = thought_budget(self._node)
+            pipeline.verifying.settings = verification(self._node)
             result = pipeline.segment(pixels, ticket.instruction, **limits)
         if result.status is Status.TIMEOUT:  # the pipeline knows only what was left for it
             result = replace(result, message=f"there was no answer within {ticket.timeout:g} s")

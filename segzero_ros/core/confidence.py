@@ -1,0 +1,106 @@
+"""How sure an answer is: what the reasoner says when it is asked again, compared with what it said. NumPy only.
+
+`SegmentingStep` makes the masks, `VerifyingStep` asks; here are the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from segzero_ros.core.contract import Box, Instance, PackedMask, Segmentation, Status
+from segzero_ros.core.geometry import packed_iou
+from segzero_ros.core.text import one_line
+
+AGREES = 0.5  # IoU at which two masks are of one object
+WAYS = ("off", "vote", "crop")
+SAMPLES = 8
+MAX_SAMPLES = 64
+MAX_NAMED = 5  # objects in a message
+ROOM = 2.0  # sides of a crop, in those of the object's box
+MIN_SIDE = 32  # pixels of a crop
+WHOLE = 0.8  # share of the image from which on a crop shows nothing new
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether and how an answer is asked again, and what becomes of one that is not confirmed.
+
+    way: off; vote: `samples` random answers to the same question; crop: the same words over each object's surroundings.
+    min_confidence: objects below it are taken out of the answer; 0: none is.
+    """
+
+    way: str = "off"
+    samples: int = SAMPLES
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.way not in WAYS:
+            raise ValueError(f"verify must be one of {', '.join(WAYS)}; got {self.way!r}")
+        if not 1 <= self.samples <= MAX_SAMPLES:
+            raise ValueError(f"there are 1 to {MAX_SAMPLES} samples, not {self.samples}")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence must be from 0 to 1, got {self.min_confidence}")
+        if sentence := why_no_threshold(self.way, self.min_confidence):
+            raise ValueError(sentence)
+
+
+def why_no_threshold(way: str, min_confidence: float) -> str:
+    """A sentence where a confidence is demanded that nobody finds out, else an empty text."""
+    if way != "off" or not min_confidence:
+        return ""
+    return f"min_confidence {min_confidence:g} needs a confidence: verify must be vote or crop, not off"
+
+
+def best_iou(mask: PackedMask, others: Sequence[PackedMask]) -> float:
+    """IoU with the nearest of the others, 0 where there is none."""
+    return max((packed_iou(mask, other) for other in others), default=0.0)
+
+
+def agreement(mask: PackedMask, samples: Sequence[Sequence[PackedMask]], iou: float = AGREES) -> float | None:
+    """Share of the samples that have this object among their masks; None without a sample.
+
+    samples: of each readable answer its masks, none where it says that nothing matches.
+    """
+    if not samples:
+        return None
+    return sum(best_iou(mask, masks) >= iou for masks in samples) / len(samples)
+
+
+def surroundings(box: Box, height: int, width: int) -> tuple[int, int, int, int] | None:
+    """The square of twice the box, moved into an image of this size and cut where it is too large for it.
+
+    Whole pixels, (x_min, y_min, x_max, y_max). None where it is nearly the whole image, so that nothing new is in it.
+    """
+    x1, y1, x2, y2 = box
+    side = max(MIN_SIDE, round(ROOM * max(x2 - x1, y2 - y1)))
+    w, h = min(side, width), min(side, height)
+    if w * h >= WHOLE * width * height:
+        return None
+    left = min(max(round((x1 + x2 - w) / 2), 0), width - w)
+    top = min(max(round((y1 + y2 - h) / 2), 0), height - h)
+    return left, top, left + w, top + h
+
+
+def drop_unsure(result: Segmentation, least: float) -> Segmentation:
+    """The answer without the objects whose confidence is below `least`, each named in the message.
+
+    Those that stay are numbered anew, without gaps. Nothing left is NO_OBJECT. An object of which no confidence is
+    known stays.
+    """
+    unsure = [i for i in result.instances if i.confidence is not None and i.confidence < least]
+    if not unsure:
+        return result
+    said = [_name(i, least) for i in unsure[:MAX_NAMED]]
+    if len(unsure) > MAX_NAMED:
+        said.append(f"{len(unsure) - MAX_NAMED} more were below it")
+    sure = [i for i in result.instances if i not in unsure]
+    if not sure:
+        return replace(result, status=Status.NO_OBJECT, message="; ".join(said), instances=())
+    kept = tuple(replace(i, index=n) for n, i in enumerate(sure, 1))
+    return replace(result, message="; ".join([result.message, *said]), instances=kept)
+
+
+def _name(instance: Instance, least: float) -> str:
+    what = f"object {instance.index} ({one_line(instance.label, 60)})"
+    return f"{what} was found with confidence {instance.confidence:.2f}, below min_confidence {least:g}"

@@ -1,0 +1,344 @@
+"""Answers that are asked again: numbers by properties, the step with a scripted reasoner and the embedded segmenter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PIL
+
+from segzero_ros import cli
+from segzero_ros.core.confidence import Verification, agreement, drop_unsure, surroundings
+from segzero_ros.core.contract import (
+    Boxes,
+    Cancel,
+    Generation,
+    Instance,
+    LoadedModel,
+    Masks,
+    Sampling,
+    Segmentation,
+    Segmenter,
+    Status,
+)
+from segzero_ros.core.geometry import label_image, pack
+from segzero_ros.core.verifying import BATCH, MAX_CROPS
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.profiles import load_profile
+
+SIDE = 224  # the profile's square: a box in a text is a box in the image
+IMAGE = np.full((SIDE, SIDE, 3), 90, np.uint8)
+IMAGE[30:70, 30:70] = (200, 30, 30)
+IMAGE[140:190, 130:200] = (30, 30, 200)
+RED, BLUE, NONE = (30, 30, 70, 70), (130, 140, 200, 190), ()
+boxes = st.tuples(*[st.integers(0, 20)] * 4).map(
+    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
+
+
+def says(*boxes: Sequence[int]) -> str:
+    objects = ", ".join(f'{{"bbox_2d": {list(b)}}}' for b in boxes if b)
+    return f"<think>so</think><answer>[{objects}]</answer>"
+
+
+class Scripted:
+    """Answers the first question by `first`, samples and later questions by `again`, in turn."""
+
+    info = LoadedModel("scripted", "", 0, "", "", 0)
+
+    def __init__(self, first: str, again: Sequence[str | Exception]) -> None:
+        self.first, self.again, self.calls = first, list(again), list[tuple[int, Sampling | None]]()
+        self.squares: list[Any] = []
+        self.before: Callable[[], None] = lambda: None  # what happens while it is asked again
+
+    def generate(self, squares: Any, prompts: Any, *, sampling: Any = None, cancel: Any = None, **_: Any) -> Any:
+        self.calls.append((len(prompts), sampling))
+        self.squares += squares
+        if len(self.calls) == 1:
+            return [Generation(self.first, 1, 1, False, False, 0.0)]
+        self.before()
+        told = [self.again.pop(0) for _ in prompts]
+        for text in told:
+            if isinstance(text, Exception):
+                raise text
+        return [Generation(str(text), 1, 1, False, cancel.is_set(), 0.0) for text in told]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Iterator[Segmenter]:
+    yield Pipeline.load(load_profile("demo"), words=False, trial=False).segmenter
+
+
+Ask = Callable[..., tuple[Segmentation, Scripted]]
+
+
+@pytest.fixture
+def ask(segmenter: Segmenter) -> Ask:
+    def run(first: str, again: Sequence[str | Exception], way: str = "vote", least: float = 0.0, **more: Any) -> Any:
+        reasoner = Scripted(first, again)
+        pipeline = Pipeline(reasoner, segmenter, load_profile("demo"))
+        pipeline.verifying.settings = Verification(way, max(1, len(again)), least)
+        reasoner.before = more.pop("before", reasoner.before)
+        return pipeline.segment(more.pop("image", IMAGE), "the block", **more), reasoner
+
+    return run
+
+
+def confidences(result: Segmentation) -> list[float | None]:
+    return [None if i.confidence is None else round(i.confidence, 3) for i in result.instances]
+
+
+# -- numbers
+
+
+def mask(box: Sequence[int]) -> Any:
+    whole = np.zeros((20, 20), bool)
+    whole[box[1] : box[3], box[0] : box[2]] = True
+    return pack(whole)
+
+
+@given(boxes, st.lists(st.lists(boxes, max_size=3), max_size=6), st.floats(0.01, 1))
+def test_agreement_is_the_share_of_samples_that_have_the_object(one: Any, samples: Any, iou: float) -> None:
+    found = agreement(mask(one), [[mask(b) for b in sample] for sample in samples], iou)
+    if not samples:
+        assert found is None
+        return
+    assert found is not None and 0 <= found <= 1
+    hits = sum(any(iou_of(one, b) >= iou for b in sample) for sample in samples)
+    assert found == pytest.approx(hits / len(samples))
+
+
+def iou_of(a: Any, b: Any) -> float:
+    """Of boxes of whole pixels, counted pixel by pixel."""
+    pixels = [{(x, y) for x in range(c[0], c[2]) for y in range(c[1], c[3])} for c in (a, b)]
+    union = len(pixels[0] | pixels[1])
+    return len(pixels[0] & pixels[1]) / union if union else 0.0
+
+
+@given(st.tuples(*[st.floats(0, 500)] * 4), st.integers(1, 500), st.integers(1, 500))
+def test_surroundings_are_inside_the_image_and_hold_the_object(corners: Any, height: int, width: int) -> None:
+    x1, x2 = sorted(min(v, width) for v in corners[:2])
+    y1, y2 = sorted(min(v, height) for v in corners[2:])
+    window = surroundings((x1, y1, x2, y2), height, width)
+    if window is None:
+        return
+    left, top, right, bottom = window
+    assert 0 <= left <= x1 + 0.5 and x2 - 0.5 <= right <= width
+    assert 0 <= top <= y1 + 0.5 and y2 - 0.5 <= bottom <= height
+    assert right - left <= max(32, 2 * max(x2 - x1, y2 - y1) + 1)
+    assert (right - left) * (bottom - top) < 0.8 * width * height
+
+
+def test_surroundings_are_the_square_of_twice_the_box_moved_into_the_image() -> None:
+    assert surroundings((100, 100, 150, 140), 480, 640) == (75, 70, 175, 170)
+    assert surroundings((0, 0, 50, 40), 480, 640) == (0, 0, 100, 100)
+    assert surroundings((0, 200, 300, 220), 480, 1280) == (0, 0, 600, 480), "as high as there is room"
+    assert surroundings((0, 0, 400, 400), 480, 640) is None, "nearly the whole image: nothing new is there"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"way": "guess"}, "verify"),
+        ({"way": "vote", "samples": 0}, "samples"),
+        ({"way": "vote", "samples": 65}, "samples"),
+        ({"way": "crop", "min_confidence": 1.5}, "min_confidence"),
+        ({"way": "crop", "min_confidence": float("nan")}, "min_confidence"),
+        ({"min_confidence": 0.5}, "verify must be vote or crop"),
+    ],
+)
+def test_settings_that_cannot_be_are_a_sentence(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Verification(**settings)
+
+
+@given(st.lists(st.none() | st.floats(0, 1), max_size=9), st.floats(0, 1))
+def test_what_is_unsure_goes_and_what_stays_is_numbered_as_in_its_label_image(sure: Any, least: float) -> None:
+    instances = tuple(
+        Instance(n, f"thing {n}", 0.9, mask((n, n, n + 2, n + 2)), (0, 0, 1, 1), None, (), 4, confidence=c)
+        for n, c in enumerate(sure, 1)
+    )
+    whole = Segmentation(Status.OK, f"{len(sure)} objects", "things", 20, 20, instances)
+    left = drop_unsure(whole, least)
+    kept = [i for i in instances if i.confidence is None or i.confidence >= least]
+    assert [replace(i, index=0) for i in left.instances] == [replace(i, index=0) for i in kept]
+    assert [i.index for i in left.instances] == list(range(1, len(kept) + 1))
+    labels = label_image([i.packed for i in left.instances], [i.score for i in left.instances], 20, 20)
+    assert set(np.unique(labels)) <= {0, *(i.index for i in left.instances)}
+    assert (left.status is Status.NO_OBJECT) == (not kept and bool(instances))
+    assert all(f"object {i.index} (" in left.message for i in [i for i in instances if i not in kept][:5])
+    assert len(left.message) < 1000
+
+
+# -- vote
+
+
+def test_a_confidence_is_the_share_of_samples_that_have_the_object_too(ask: Ask) -> None:
+    again = [says(RED), says(RED, BLUE), says(BLUE), says(NONE)]
+    result, reasoner = ask(says(RED, BLUE), again)
+    assert result.status is Status.OK and confidences(result) == [0.5, 0.5]
+    result, reasoner = ask(says(RED), [*again[:1] * 3, *again[2:]])
+    assert confidences(result) == [0.6]
+    assert [(n, s and (s.temperature, s.top_p)) for n, s in reasoner.calls] == [(1, None), (5, (1.0, 0.9))]
+
+
+def test_a_sample_that_cannot_be_read_has_no_vote(ask: Ask) -> None:
+    result, _ = ask(says(RED), ["I do not know", says(RED), says(NONE), "<answer>[{"])
+    assert confidences(result) == [0.5]
+    result, _ = ask(says(RED), ["I do not know"] * 3)
+    assert result.status is Status.OK and confidences(result) == [None]
+    assert "none of 3 samples could be read" in result.message
+
+
+def test_many_samples_are_asked_in_batches_that_do_not_repeat_each_other(ask: Ask) -> None:
+    _, reasoner = ask(says(RED), [says(RED)] * (2 * BATCH + 1))
+    assert [n for n, _ in reasoner.calls[1:]] == [BATCH, BATCH, 1]
+    assert len({s.seed for _, s in reasoner.calls[1:] if s}) == 3
+
+
+def test_asking_again_changes_no_pixel_and_no_word_of_the_answer(ask: Ask) -> None:
+    plain, _ = ask(says(RED, BLUE), [], "off")
+    for way in ("vote", "crop"):
+        result, _ = ask(says(RED, BLUE), [says(RED), says(NONE)], way)
+        assert [i.packed for i in result.instances] == [i.packed for i in plain.instances]
+        assert (result.text, result.answer, result.message) == (plain.text, plain.answer, plain.message)
+        assert result.timing.completion_tokens == plain.timing.completion_tokens
+    assert confidences(plain) == [None, None]
+
+
+def test_nothing_found_is_not_asked_again(ask: Ask) -> None:
+    for way in ("vote", "crop"):
+        result, reasoner = ask(says(NONE), [], way, 0.5)
+        assert result.status is Status.NO_OBJECT and len(reasoner.calls) == 1
+
+
+# -- crop
+
+
+def test_a_closer_look_finds_the_object_again_where_it_is(ask: Ask) -> None:
+    """The red block fills the middle half of its surroundings: of (10, 10, 90, 90)."""
+    middle = (56, 56, 168, 168)
+    result, reasoner = ask(says(RED), [says(middle)], "crop")
+    (sure,) = confidences(result)
+    assert sure is not None and sure > 0.8
+    assert (reasoner.squares[1][SIDE // 2, SIDE // 2] == (200, 30, 30)).all(), "the object is in the middle"
+    assert reasoner.calls[1] == (1, None)
+
+
+def test_a_closer_look_that_finds_nothing_or_something_else_is_unsure(ask: Ask) -> None:
+    for said in (says(NONE), "<answer>[{", says((0, 0, 30, 30))):
+        (sure,) = confidences(ask(says(RED), [said], "crop")[0])
+        assert sure is not None and sure < 0.3
+
+
+def test_what_fills_the_image_cannot_be_looked_at_more_closely(ask: Ask) -> None:
+    small = np.ascontiguousarray(IMAGE[20:52, 20:52])
+    result, reasoner = ask(says((70, 70, 220, 220)), [], "crop", 0.5, image=small)
+    assert result.status is Status.OK and confidences(result) == [None] and len(reasoner.calls) == 1
+    assert "nearly the whole image" in result.message
+
+
+def test_only_so_many_objects_are_looked_at_again(ask: Ask) -> None:
+    many = [(8 * n, 8 * n, 8 * n + 20, 8 * n + 20) for n in range(MAX_CROPS + 2)]
+    result, _ = ask(says(*many), [says(NONE)] * MAX_CROPS, "crop")
+    assert [c is None for c in confidences(result)] == [False] * MAX_CROPS + [True] * 2
+    assert "confidence of 2 objects is not known" in result.message
+
+
+# -- a threshold
+
+
+def test_an_answer_below_the_threshold_is_no_object_with_the_reason(ask: Ask) -> None:
+    result, _ = ask(says(RED), [says(RED), says(NONE), says(NONE), says(BLUE)], "vote", 0.5)
+    assert result.status is Status.NO_OBJECT and not result.instances and result.answer
+    assert result.message == "object 1 (the block) was found with confidence 0.25, below min_confidence 0.5"
+
+
+def test_some_objects_below_the_threshold_are_left_out_and_named(ask: Ask) -> None:
+    result, _ = ask(says(RED, BLUE), [says(BLUE), says(BLUE), says(RED, BLUE)], "vote", 0.5)
+    (kept,) = result.instances
+    assert result.status is Status.OK and kept.index == 1 and kept.prompt_box == BLUE and kept.confidence == 1
+    assert "object 1 (the block) was found with confidence 0.33, below" in result.message
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("the server is gone"), "the server is gone"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "GPU"),
+    ],
+)
+def test_a_failure_takes_nobody_the_answer(ask: Ask, error: Exception, why: str) -> None:
+    for way in ("vote", "crop"):
+        result, _ = ask(says(RED), [error], way, 0.5)
+        assert result.status is Status.OK and confidences(result) == [None]
+        assert "the confidence is not known: " in result.message and why in result.message
+
+
+def test_a_device_that_is_lost_while_asking_again_is_lost(segmenter: Segmenter) -> None:
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
+    pipeline = Pipeline(Scripted(says(RED), [lost]), segmenter, load_profile("demo"))
+    pipeline.verifying.settings = Verification("vote", 1)
+    assert pipeline.segment(IMAGE, "the block").status is Status.OK and pipeline.lost
+
+
+def test_a_request_is_cancelled_while_it_asks_again(ask: Ask) -> None:
+    for way in ("vote", "crop"):
+        flag = Cancel()
+        result, _ = ask(says(RED), [says(RED)], way, cancel=flag, before=flag.set)
+        assert result.status is Status.CANCELLED and not result.instances
+
+
+def test_time_that_is_over_while_asking_again_leaves_the_answer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the time is left for what follows: at 91 of 100 seconds asking again has ended."""
+    now = [0.0]
+    monkeypatch.setattr("segzero_ros.core.steps.time.perf_counter", lambda: now[0])
+    for late, known in ((89.0, True), (91.0, False)):
+        now[0] = 0.0
+        result, _ = ask(says(RED), [says(RED)], timeout=100, before=lambda late=late: now.__setitem__(0, late))
+        assert result.status is Status.OK and (confidences(result) == [1]) == known
+        assert ("there was no time left to ask again" in result.message) != known
+
+
+def test_the_masks_are_told_before_the_answer_is_asked_again(segmenter: Segmenter) -> None:
+    reasoner = Scripted(says(RED), [says(RED)])
+    pipeline = Pipeline(reasoner, segmenter, load_profile("demo"))
+    pipeline.verifying.settings = Verification("vote", 1)
+    told = []
+    result = pipeline.segment(IMAGE, "the block", on_event=lambda event: told.append((event, len(reasoner.calls))))
+    assert [(type(event), calls) for event, calls in told] == [(Boxes, 1), (Masks, 1)]
+    assert len(reasoner.calls) == 2 and confidences(result) == [1]
+
+
+# -- the command
+
+
+def test_the_command_says_how_sure_it_is(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PIL.fromarray(IMAGE).save(tmp_path / "blocks.png")
+    again = [says(RED), says(RED, BLUE), says(RED), says(NONE)]
+
+    def segment(*options: str) -> str:
+        scripted = Pipeline(Scripted(says(RED, BLUE), again), segmenter, load_profile("demo"))
+        monkeypatch.setattr(Pipeline, "load", lambda *_, **__: scripted)
+        words = ["segment", str(tmp_path / "blocks.png"), "the block", "--verify", "vote", "--verify-samples", "4"]
+        assert cli.main([*words, *options]) == 0
+        return capsys.readouterr().out
+
+    assert [line[-15:] for line in segment().splitlines()[-2:]] == ["confidence 0.75", "confidence 0.25"]
+    assert [i["confidence"] for i in json.loads(segment("--json"))["instances"]] == [0.75, 0.25]
+    left = json.loads(segment("--json", "--min-confidence", "0.5"))
+    assert [i["confidence"] for i in left["instances"]] == [0.75] and "below min_confidence 0.5" in left["message"]
+    assert json.loads(segment("--json", "--min-confidence", "0.8"))["status"] == "NO_OBJECT"
