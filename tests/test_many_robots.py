@@ -53,8 +53,13 @@ def ask(one: ServerReasoner, robot: int) -> int:
     """Its own picture and words, several times; how many answers were its own, and came in pieces that are."""
     own = 0
     for time in range(TIMES):
-        square, words, pieces = picture(robot, time), f"the {robot} th mug at {time}", list[str]()
-        (found,) = one.generate([square], [words], on_text=lambda _, piece, to=pieces: to.append(piece))
+        square, words = picture(robot, time), f"the {robot} th mug at {time}"
+        pieces: list[str] = []
+
+        def hear(_: int, piece: str, to: list[str] = pieces) -> None:
+            to.append(piece)
+
+        (found,) = one.generate([square], [words], on_text=hear)
         own += found.text == "".join(pieces) == expected(one, square, words)
     return own
 

@@ -30,6 +30,7 @@ from segzero_ros.models.checkpoints import EMBEDDED
 from segzero_ros.models.reasoner_server import ServerReasoner, load_server_reasoner
 from segzero_ros.models.reasoner_transformers import TransformersReasoner, load_reasoner
 from segzero_ros.models.server_address import read_address
+from segzero_ros.models.server_requests import data_url
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 from tests.servers import real_vllm
@@ -122,8 +123,8 @@ def post(there: ServerReasoner, asked: list[Asked]) -> Callable[..., httpx2.Resp
     """The adapter's own request about the first picture, with more fields, and without a stream."""
 
     def send(**more: Any) -> httpx2.Response:
-        work = there._work(0, there._data_url(asked[0].square), asked[0].prompt, DEMO.max_new_tokens, None)
-        body = {k: v for k, v in work.body.items() if k != "stream_options"} | {"stream": False} | more
+        body = there.served.body(data_url(asked[0].square), asked[0].prompt, DEMO.max_new_tokens)
+        body = {k: v for k, v in body.items() if k != "stream_options"} | {"stream": False} | more
         url = f"{there.client.address.base}/chat/completions"
         return httpx2.post(url, json=body, timeout=60, trust_env=False)
 
@@ -302,7 +303,7 @@ class TestGoingOn:
 
     @staticmethod
     def going_on(there: ServerReasoner, asked: Asked, text: str) -> dict[str, Any]:
-        messages = there._work(0, there._data_url(asked.square), asked.prompt, 1, None).body["messages"]
+        messages = there.served.body(data_url(asked.square), asked.prompt, 1)["messages"]
         turn = [*messages, {"role": "assistant", "content": text}]
         return {"messages": turn, "continue_final_message": True, "add_generation_prompt": False}
 
