@@ -183,9 +183,11 @@ def test_templates_that_begin_the_turn_and_servers_that_part_it_have_a_whole_tex
     one = load_server_reasoner(profile, url.replace("/v1", f"/{way}v1"), constrain=constrain)
     for budget in (None, ThoughtBudget(0), ThoughtBudget(4)):
         pieces: list[str] = []
-        (found,) = one.generate(
-            [SQUARE], PROMPTS[:1], thought_budget=budget, on_text=lambda _, text, all=pieces: all.append(text)
-        )
+
+        def say(_: int, text: str, pieces: list[str] = pieces) -> None:
+            pieces.append(text)
+
+        (found,) = one.generate([SQUARE], PROMPTS[:1], thought_budget=budget, on_text=say)
         assert "".join(pieces) == found.text and not found.cancelled
         assert found.prompt_tokens == 208 + {"written": 0, "opened": 2, "closed": 6}[thinking]
         if budget == ThoughtBudget(0) and thinking == "opened":
