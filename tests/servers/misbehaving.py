@@ -68,14 +68,10 @@ class Request:
         return [w for part in self.parts for w in part.get("text", "").split()]
 
     @property
-    def sides(self) -> list[int]:
-        """Of the pictures, which are square PNGs, in pixels."""
-        urls = [p["image_url"]["url"] for p in self.parts if p["type"] == "image_url"]
-        return [struct.unpack(">I", base64.b64decode(url.partition(",")[2])[16:20])[0] for url in urls]
-
-    @property
     def tokens(self) -> int:
-        return 10 + len(self.words) + sum((side // 28) ** 2 + 2 for side in self.sides)
+        urls = [p["image_url"]["url"] for p in self.parts if p["type"] == "image_url"]
+        sides = [struct.unpack(">I", base64.b64decode(url.partition(",")[2])[16:20])[0] for url in urls]  # of a PNG
+        return 10 + len(self.words) + sum((side // 28) ** 2 + 2 for side in sides)
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)

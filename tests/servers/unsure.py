@@ -2,7 +2,7 @@
 
     python -m tests.servers.unsure    # prints its port, ends when its standard input does
 
-At /hangs/v1 it never answers a sample. It counts as the embedded model does, a token for each 16 pixels squared.
+At /hangs/v1 it never answers a sample. Else as tests/servers/misbehaving.py, whose way of counting it has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from tests.servers import misbehaving
 from tests.servers.misbehaving import Request
 
-BOX = '<think>so</think><answer>[{"bbox_2d": [40, 40, 120, 120]}]</answer>'
+BOX = '<think>so</think><answer>[{"bbox_2d": [40, 40, 80, 80]}]</answer>'
 NONE = "<think>so</think><answer>[]</answer>"
 
 
@@ -21,7 +21,7 @@ def answer(r: Request) -> None:
         return
     r.begin()
     r.event({"content": NONE if sample is not None and sample % 4 == 3 else BOX})
-    r.end(tokens=10 + len(r.words) + sum((side // 16) ** 2 + 2 for side in r.sides))
+    r.end()
 
 
 if __name__ == "__main__":
