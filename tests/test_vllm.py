@@ -160,7 +160,7 @@ class TestAnswers:
             found = [c.box for c in parse_answer(answer.text, DEMO).candidates]
             ious += [max((box_iou(box, f) for f in found if f), default=0.0) for box in one.boxes]
         print(f"{len(ious)} targets, mean IoU {np.mean(ious):.3f}")
-        assert len(ious) >= 10 and np.mean(ious) > 0.6
+        assert len(ious) >= 10 and np.mean(ious) > 0.5
 
     def test_the_text_comes_in_pieces(self, there: ServerReasoner, asked: list[Asked]) -> None:
         pieces: list[str] = []

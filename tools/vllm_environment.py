@@ -94,7 +94,13 @@ def main() -> int:
         )
         return NO_CPU_TORCH
     if not arguments.check:
-        make_environment(python, FOLDER, arguments.torch_index)
+        try:
+            make_environment(python, FOLDER, arguments.torch_index)
+        except subprocess.CalledProcessError as error:
+            print(
+                f"{FOLDER.name} could not be made: {' '.join(error.cmd)} ended with {error.returncode}", file=sys.stderr
+            )
+            return 1
     return 0
 
 
