@@ -214,6 +214,7 @@ class Scripted:
         self.text, self.cuts, self.parts = text, cuts, parts
         self.address = read_address("http://h/v1")
         self.sent: list[Any] = []
+        self.given = ""  # of the first turn
 
     async def ask(self, _: Any, body: Any, limit: int, on_piece: Callable[[Piece], None]) -> None:
         self.sent.append(body)
@@ -221,7 +222,10 @@ class Scripted:
         text = ANSWER if begun["role"] == "assistant" else self.text
         ends = sorted({cut % (len(text) + 1) for cut in self.cuts} | {len(text)})
         for begin, end in zip([0, *ends], ends, strict=False):
-            on_piece(self.piece(text, begin, end))
+            piece = self.piece(text, begin, end)
+            if len(self.sent) == 1:
+                self.given += piece.thought + piece.content
+            on_piece(piece)
         on_piece(Piece(finish="stop"))
         on_piece(Piece(prompt_tokens=100, completion_tokens=len(ends)))
 
@@ -247,14 +251,15 @@ THOUGHT = "A cup, é 猫 😀 < b, and \n more"
     parts=st.booleans(),
     thinking=st.sampled_from(["written", "opened"]),
     counted=st.booleans(),
+    before=st.sampled_from(["", "<", "<thin", "</thin"]),
 )
 def test_however_a_stream_is_cut_what_was_told_is_the_text(
-    cuts: list[int], tokens: int, parts: bool, thinking: Any, counted: bool
+    cuts: list[int], tokens: int, parts: bool, thinking: Any, counted: bool, before: str
 ) -> None:
     profile = replace(ROOMY, thinking=thinking)
     opened = thinking == "opened"
-    whole = f"{'' if opened else '<think>'}{THOUGHT}</think>\n\n{ANSWER}"
-    client = Scripted(f"<think>{THOUGHT}</think>\n\n{ANSWER}" if parts else whole, cuts, parts)
+    whole = f"{'' if opened else '<think>'}{before}{THOUGHT}</think>\n\n{ANSWER}"
+    client = Scripted(f"<think>{before}{THOUGHT}</think>\n\n{ANSWER}" if parts else whole, cuts, parts)
     pieces: list[str] = []
     count = (lambda text: len(text.split())) if counted else None
     answer = ServerAnswer(
@@ -274,8 +279,11 @@ def test_however_a_stream_is_cut_what_was_told_is_the_text(
     if len(client.sent) == 1:
         begun = client.sent[0]["messages"][-1]["role"] == "assistant"
         assert begun or answer.text == whole
-    else:
-        assert continuation(thought, profile) == thought + "</think>\n\n", "the thought was left where it was open"
+        return
+    assert continuation(thought, profile) == thought + "</think>\n\n", "the thought was left where it was open"
+    given = "" if "<think>".startswith(client.given) and not parts else client.given
+    kept, given = thought.removeprefix("<think>"), given.removeprefix("<think>")
+    assert f"{kept}</think>".startswith(given) and len(kept) <= len(given), "all that came, and no more"
 
 
 class TestBegunTurns:

@@ -99,7 +99,6 @@ class ServerAnswer:
     async def _go_on(self, client: ServerClient, connections: httpx2.AsyncClient, tokens: int) -> None:
         """The second request. tokens: that the first one brought."""
         assert self._thought is not None and self._begun is not None
-        self._say(self._text.end(finished=False))
         left = self._thought.left(self.text, tokens)
         end = self._thought.end(self.text)
         self._text.go_on(end)
@@ -137,7 +136,9 @@ class ServerAnswer:
             raise _ThoughtEnds
 
     def _ends_thought(self, tokens: int) -> bool:
-        return self._thought is not None and self._thought.ends(self.text, tokens, self.first)
+        if self._thought is None or self._text.waits:
+            return False
+        return self._thought.ends(self.text, tokens, self.first)
 
     def _finish(self, response: _Response, tokens: int = 0) -> None:
         """tokens: of the text that were a part of the prompt."""

@@ -140,8 +140,13 @@ class AnswerText:
             self.text += self._held
         return self.text[before:]
 
+    @property
+    def waits(self) -> bool:
+        """Whether some of what came is not in the text yet, since what follows says what it is."""
+        return bool(self._held or self._tag)
+
     def go_on(self, text: str) -> None:
-        """The text so far ends in this one, and what comes now is the rest of it, in whichever field."""
+        """Adds this; what comes now is the rest of the text, in whichever field. Nothing waits."""
         self.text += text
         self._state = "continued"
         self._content_halves = _Halves()
