@@ -171,6 +171,15 @@ def test_two_requests_write_what_one_generation_in_this_process_writes(
     assert not held or b.text.endswith("]</answer>")
 
 
+@pytest.mark.parametrize("limit", [10, 20, 30])
+@pytest.mark.parametrize("name", ["held_here", "held_there"])
+def test_that_nothing_matches_is_never_made_up_where_the_token_limit_is_near(
+    request: pytest.FixtureRequest, name: str, limit: int
+) -> None:
+    (found,) = request.getfixturevalue(name).generate([SQUARE], PROMPTS[:1], max_new_tokens=limit)
+    assert found.truncated and "[]" not in found.text
+
+
 @pytest.mark.parametrize("constrain", [False, True], ids=["free", "constrained"])
 @pytest.mark.parametrize(
     ("way", "thinking"),
