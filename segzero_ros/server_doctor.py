@@ -87,6 +87,7 @@ def check_server(url: str, profile: Profile, seconds: float) -> Iterator[Line]:
     yield from _tried("thought", lambda: check_thought(asked, profile, probe.thought_field))
     yield from check_stream(asked)
     yield from _tried("constraint", lambda: judge_constraint(probe.try_constraint(), profile))
+    yield from _tried("thought budget", lambda: check_begun_turn(reasoner, limit))
     yield from _tried("cancel", lambda: judge_leaving(probe.try_leaving()))
     yield from _tried("seeds", lambda: check_seeds(reasoner, asked[0].picture, limit))
 
@@ -248,18 +249,31 @@ def is_held_back(told: Sequence[Asked]) -> bool:
 
 def judge_constraint(found: Constraint, profile: Profile) -> Line:
     needed = "bad" if profile.constrain else "note"
-    if found.form and found.own is False:
+    if found.obeyed and found.own is False:
         advice = "leave `constrain` off; the server's grammar library is too old or another one (vLLM: xgrammar)"
         return needed, f"constraint: obeyed, but not the grammar of profile {profile.name}", advice
-    if found.form:
+    if found.obeyed:
         whole = "" if found.own else "; the profile's own grammar was not tried to its end"
-        return "ok", f"constraint: obeyed, as {found.form}{whole}", ""
+        return "ok", f"constraint: obeyed{whole}", ""
     advice = "`constrain: true` would fail here; vLLM 0.31 with xgrammar obeys it"
     if found.refusal:
         return needed, f"constraint: refused: {found.refusal}", advice
     said = one_line(found.text, 60) or "nothing"
     advice = "`constrain: true` would have no effect here; vLLM 0.31 with xgrammar obeys it"
     return needed, f"constraint: ignored without a word; against it was written: {said}", advice
+
+
+def check_begun_turn(reasoner: ServerReasoner, limit: TimeLimit) -> Line:
+    """Whether it goes on where a turn was begun, with which a thought is ended."""
+    try:
+        with limit.flag() as flag:
+            reasoner.try_begun_turn(flag)
+    except SegzeroError as error:
+        if error.status is Status.TIMEOUT:
+            raise
+        mark = "bad" if reasoner.profile.constrain else "note"
+        return mark, f"thought budget: {error.message}", "`thought_budget` and `constrain: true` would fail here"
+    return "ok", "thought budget: the server goes on with a turn that was begun", ""
 
 
 def judge_leaving(found: Leaving) -> Line:

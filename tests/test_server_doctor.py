@@ -25,7 +25,18 @@ from tests.servers.process import served
 
 DEMO = load_profile("demo")
 TRUE: list[Box] = [k.box for k in draw_known_pictures(DEMO.square)]
-NAMES = ("connection", "boxes", "prompt tokens", "thought", "streaming", "speed", "constraint", "cancel", "seeds")
+NAMES = (
+    "connection",
+    "boxes",
+    "prompt tokens",
+    "thought",
+    "streaming",
+    "speed",
+    "constraint",
+    "thought budget",
+    "cancel",
+    "seeds",
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +122,8 @@ def test_a_right_server_has_a_line_for_each_check_and_none_is_bad(knowing: str) 
         ("halves_counts", "prompt tokens", "bad", "where 196 and two around it would be right"),
         ("ignores_the_constraint", "constraint", "note", "ignored without a word; against it was written: banana"),
         ("refuses_the_constraint", "constraint", "note", "structural tags are not supported"),
-        ("takes_response_format", "constraint", "ok", "obeyed, as response_format"),
+        ("opens_new_turns", "thought budget", "note", "does not go on with a turn that was begun"),
+        ("refuses_begun_turns", "thought budget", "note", "the last message must be the user's"),
         ("sends_all_at_the_end", "streaming", "bad", "proxy_buffering off"),
         ("ignores_a_cancel", "cancel", "bad", "/metrics still counts 1 running"),
         ("thinks_in_reasoning", "thought", "ok", "in the field reasoning,"),
@@ -246,8 +258,8 @@ class TestJudgements:
         assert found == mark and words in what
 
     def test_an_ignored_constraint_is_bad_for_a_profile_that_wants_it(self) -> None:
-        assert judge_constraint(Constraint("", text="banana"), replace(DEMO, constrain=True))[0] == "bad"
-        assert judge_constraint(Constraint("structured_outputs", own=False), DEMO)[0] == "note"
+        assert judge_constraint(Constraint(False, text="banana"), replace(DEMO, constrain=True))[0] == "bad"
+        assert judge_constraint(Constraint(True, own=False), DEMO)[0] == "note"
 
     @pytest.mark.parametrize(("side", "mark"), [(0, "ok"), (8, "note"), (200, "bad")])
     def test_loose_boxes_are_a_note_and_wrong_ones_bad(self, side: int, mark: str) -> None:

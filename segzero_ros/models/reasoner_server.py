@@ -193,9 +193,7 @@ class ServerReasoner:
     def try_constraint(self, cancel: Cancel | None = None) -> None:
         """Raises SegzeroError where the server ignores or refuses the constraint, or cannot end a thought."""
         form = self._find_form()
-        turn = self._find_begun_turn(cancel)
-        if turn is None:
-            raise SegzeroError(Status.CANCELLED, "the load was cancelled")
+        turn = self.try_begun_turn(cancel)
 
         def ask(begun: str) -> str:
             body = continued_turn(self.served.question(1), begun, ROOM)
@@ -203,6 +201,13 @@ class ServerReasoner:
 
         try_constraint(turn, ask)
         self.served.ask_bodies([constrained(self.served.question(1), tag) for tag in (form.turn, form.answer)], cancel)
+
+    def try_begun_turn(self, cancel: Cancel | None = None) -> BegunTurn:
+        """Raises SegzeroError where the server does not go on with a turn that was begun: no thought can be ended."""
+        turn = self._find_begun_turn(cancel)
+        if turn is None:
+            raise SegzeroError(Status.CANCELLED, "the load was cancelled")
+        return turn
 
     def _find_begun_turn(self, cancel: Cancel | None) -> BegunTurn | None:
         """Tried once, when it is first needed. None where the flag was set meanwhile."""

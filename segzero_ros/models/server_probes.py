@@ -24,6 +24,7 @@ from segzero_ros.core.regular import expression
 from segzero_ros.models.server_client import MAX_BODY, Call, ServerClient
 from segzero_ros.models.server_events import Piece
 from segzero_ros.models.server_failures import ServerError
+from segzero_ros.models.server_requests import constrained
 
 DISOBEDIENT = "Write the word banana and nothing else: no number, no list, no tag."
 LONG = "Write all numbers from 1 to 300 in words, one to a line."
@@ -67,12 +68,12 @@ class TimeLimit:
 
 @dataclass(frozen=True)
 class Constraint:
-    """form: the request's field that was obeyed; "" for none. refusal: what the server said where it refused all.
+    """As the adapter sends it. refusal: what the server said where it refused. text: what was written instead.
 
-    text: what was written instead. own: whether the profile's grammar was kept; None: not known.
+    own: whether the profile's grammar was kept; None: not known.
     """
 
-    form: str
+    obeyed: bool
     refusal: str = ""
     text: str = ""
     own: bool | None = None
@@ -101,25 +102,22 @@ class ServerProbe:
 
     def try_constraint(self) -> Constraint:
         """Asks for what the grammar forbids. Raises SegzeroError where the server cannot be asked at all."""
-        refusal = text = ""
-        for form in ("structured_outputs", "response_format"):
-            try:
-                text = self._write(DISOBEDIENT, 24, _constrained(form, _NARROW_TAG))
-            except ServerError as error:
-                if not 400 <= error.code < 500:
-                    raise
-                refusal = refusal or error.message
-                continue
-            if re.fullmatch(NARROW, text.strip()):
-                return Constraint(form, own=self._keeps_the_profiles(form))
-        return Constraint("", "" if text else refusal, text)
+        try:
+            text = self._write(DISOBEDIENT, 24, constrained({}, _NARROW_TAG))
+        except ServerError as error:
+            if not 400 <= error.code < 500:
+                raise
+            return Constraint(False, error.message)
+        if re.fullmatch(NARROW, text.strip()):
+            return Constraint(True, own=self._keeps_the_profiles())
+        return Constraint(False, text=text)
 
-    def _keeps_the_profiles(self, form: str) -> bool | None:
+    def _keeps_the_profiles(self) -> bool | None:
         if self._profile.reader != "json":
             return None
         tag = structural_tag(self._profile, self._profile.thinking == "opened")
         try:
-            text = self._write(DISOBEDIENT, min(self._profile.max_new_tokens, 400), _constrained(form, tag), own=True)
+            text = self._write(DISOBEDIENT, min(self._profile.max_new_tokens, 400), constrained({}, tag), own=True)
         except ServerError as error:
             if not 400 <= error.code < 500:
                 raise
@@ -270,12 +268,6 @@ async def _read_body(connections: httpx2.AsyncClient, method: str, url: str, bod
             if len(data) > MAX_BODY:
                 break
     return data[:MAX_BODY].decode("utf-8", "replace")
-
-
-def _constrained(form: str, tag: dict[str, Any]) -> dict[str, Any]:
-    if form == "structured_outputs":
-        return {"structured_outputs": {"structural_tag": json.dumps(tag)}}
-    return {"response_format": tag}
 
 
 def _leave(piece: Piece) -> None:

@@ -42,7 +42,8 @@ class Way:
     move: Callable[[np.ndarray, float], Any] = lambda box, side: box
     side: Callable[[int], int] = lambda side: side  # of the picture that it counts
     count: Callable[[int], int] = lambda tokens: tokens
-    constraint: str = "obeyed"  # or "ignored", "refused", "obeyed late": as response_format alone
+    constraint: str = "obeyed"  # or "ignored", "refused"
+    begun_turns: str = "obeyed"  # or "refused", "left": for a turn of its own
     piece: int = 4  # characters of an event
     field: str = "content"  # of the thought
     stops: bool = True  # when the client leaves
@@ -65,17 +66,19 @@ class Way:
 
     def _answer(self, r: Request) -> bool:
         """Whether the client left."""
-        words = "".join(p.get("text", "") for p in r.body["messages"][-1]["content"])
+        words = "".join(p.get("text", "") for p in r.parts)
         if words == LONG:
             return self._write_long(r)
         beside.set()
-        forms = {"structured_outputs", "response_format"} & r.body.keys()
-        if forms and self.constraint == "refused":
+        tag = r.body.get("response_format")
+        if tag and self.constraint == "refused":
             r.error(400, "structural tags are not supported")
             return False
-        obeys = self.constraint == "obeyed" or (self.constraint == "obeyed late" and "response_format" in forms)
-        if forms and obeys:
-            narrow = "apples" in json.dumps(r.body["response_format" if self.constraint != "obeyed" else forms.pop()])
+        if r.begun and self.begun_turns == "refused":
+            r.error(400, "the last message must be the user's")
+            return False
+        if tag and self.constraint == "obeyed":
+            narrow = "apples" in json.dumps(tag)
             self._send(r, "", OBEYED if narrow else "<answer>[]</answer>", words)
         elif r.body["temperature"]:
             seed = {"obeyed": r.body.get("seed"), "ignored": 0, "forgotten": clock.times[r.way]}[self.seeds]
@@ -131,11 +134,12 @@ class Way:
     def _tokens(self, r: Request, words: str) -> int:
         square = _square(r)
         cells = (self.side(len(square)) // CELL) ** 2 + 2 if square is not None else 0
-        return 10 + len(tokenizer.encode(words, add_special_tokens=False).ids) + cells
+        begun = 6 * (self.begun_turns == "left") + len(tokenizer.encode(r.begun, add_special_tokens=False).ids)
+        return 10 + len(tokenizer.encode(words, add_special_tokens=False).ids) + cells + begun * bool(r.begun)
 
 
 def _square(r: Request) -> np.ndarray | None:
-    url = next((p["image_url"]["url"] for p in r.body["messages"][-1]["content"] if p["type"] == "image_url"), "")
+    url = next((p["image_url"]["url"] for p in r.parts if p["type"] == "image_url"), "")
     return np.asarray(PIL.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) if url else None
 
 
@@ -164,7 +168,8 @@ misbehaving.WAYS.update(
     halves_counts=Way(count=lambda tokens: tokens // 2),
     ignores_the_constraint=Way(constraint="ignored"),
     refuses_the_constraint=Way(constraint="refused"),
-    takes_response_format=Way(constraint="obeyed late"),
+    opens_new_turns=Way(begun_turns="left"),
+    refuses_begun_turns=Way(begun_turns="refused"),
     sends_all_at_the_end=Way(piece=10_000),
     ignores_a_cancel=Way(stops=False),
     thinks_in_reasoning=Way(field="reasoning"),
