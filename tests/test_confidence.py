@@ -192,9 +192,11 @@ def test_a_confidence_is_the_share_of_samples_that_have_the_object_too(ask: Ask)
 def test_a_sample_that_cannot_be_read_has_no_vote(ask: Ask) -> None:
     result, _ = ask(says(RED), ["I do not know", says(RED), says(NONE), "<answer>[{"])
     assert confidences(result) == [0.5]
+    result, _ = ask(says(RED), [says(RED), *["I do not know"] * 2])
+    assert confidences(result) == [None], "one voice of three says nothing"
     result, _ = ask(says(RED), ["I do not know"] * 3)
     assert result.status is Status.OK and confidences(result) == [None]
-    assert "none of 3 samples could be read" in result.message
+    assert "only 0 of 3 samples could be read" in result.message
 
 
 def test_many_samples_are_asked_in_batches_that_do_not_repeat_each_other(ask: Ask) -> None:

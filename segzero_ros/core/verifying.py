@@ -74,10 +74,11 @@ class Again:
         self._image, self._instruction, self._stop, self._progress = image, instruction, stop, progress
 
     def vote(self, instances: Sequence[Instance], samples: int) -> tuple[tuple[Instance, ...], list[str]]:
-        """How many of the seeded samples have the object; a sample that cannot be read has no vote."""
+        """How many of the seeded samples have the object. What cannot be read has no vote; half must be read."""
         thoughts = [t for t in self.sample(samples) if t.answer.status is not Status.PARSE_ERROR]
-        if not thoughts:
-            return tuple(instances), [f"the confidence is not known: none of {samples} samples could be read"]
+        if 2 * len(thoughts) < samples:  # few voices would agree by chance
+            said = f"the confidence is not known: only {len(thoughts)} of {samples} samples could be read"
+            return tuple(instances), [said]
         masks = self.masks(thoughts)
         return tuple(replace(i, confidence=agreement(i.packed, masks)) for i in instances), []
 
