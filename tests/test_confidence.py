@@ -33,6 +33,7 @@ from segzero_ros.core.verifying import BATCH, MAX_CROPS
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 
+DEMO = load_profile("demo")
 SIDE = 224  # the profile's square: a box in a text is a box in the image
 IMAGE = np.full((SIDE, SIDE, 3), 90, np.uint8)
 IMAGE[30:70, 30:70] = (200, 30, 30)
@@ -268,6 +269,20 @@ def test_some_objects_below_the_threshold_are_left_out_and_named(ask: Ask) -> No
     (kept,) = result.instances
     assert result.status is Status.OK and kept.index == 1 and kept.prompt_box == BLUE and kept.confidence == 1
     assert "object 1 (the block) was found with confidence 0.33, below" in result.message
+
+
+def test_a_batch_is_asked_again_too(segmenter: Segmenter) -> None:
+    pipeline = Pipeline(Scripted(says(RED), [says(RED), says(NONE), says(NONE), says(NONE)]), segmenter, DEMO)
+    pipeline.verifying.settings = Verification("vote", 4, 0.5)
+    (result,) = pipeline.segment_batch([IMAGE], ["the block"])
+    assert result.status is Status.NO_OBJECT and "confidence 0.25, below min_confidence 0.5" in result.message
+
+
+@pytest.mark.parametrize(("sure", "least", "said"), [(0.4967, 0.5, "0.49"), (0.9999, 1.0, "0.99"), (0.29, 0.3, "0.29")])
+def test_what_is_below_the_threshold_is_said_to_be_below_it(sure: float, least: float, said: str) -> None:
+    one = Instance(1, "thing", 0.9, mask((0, 0, 2, 2)), (0, 0, 1, 1), None, (), 4, confidence=sure)
+    left = drop_unsure(Segmentation(Status.OK, "1 object", "things", 20, 20, (one,)), least)
+    assert f"confidence {said}, below" in left.message
 
 
 # -- what goes wrong

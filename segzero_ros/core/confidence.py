@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -103,4 +104,6 @@ def drop_unsure(result: Segmentation, least: float) -> Segmentation:
 
 def _name(instance: Instance, least: float) -> str:
     what = f"object {instance.index} ({one_line(instance.label, 60)})"
-    return f"{what} was found with confidence {instance.confidence:.2f}, below min_confidence {least:g}"
+    assert instance.confidence is not None
+    below = math.floor(instance.confidence * 100 + 1e-6) / 100  # rounded up, it could be the least itself
+    return f"{what} was found with confidence {below:.2f}, below min_confidence {least:g}"

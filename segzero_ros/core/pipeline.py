@@ -140,7 +140,7 @@ class Pipeline:
     ) -> list[Segmentation]:
         """Reasons over all at once and segments one after another. Batch size can change texts through padding.
 
-        Greedy unless sampling is given.
+        Each answer is asked again by `verifying`. Greedy unless sampling is given.
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} images and {len(instructions)} instructions")
@@ -175,6 +175,7 @@ class Pipeline:
                             raise SegzeroError(Status.CANCELLED, "the request was cancelled")
                         thought = self.reasoning.read(images[i], generation, progress)
                         result = self._finish(images[i], instructions[i], thought, stop, progress, _nothing)
+                        result = self._verified(images[i], instructions[i], result, stop, progress)
                     except Exception as error:
                         result = replace(self._failed(error, instructions[i], images[i]), text=generation.text)
                     out[i] = replace(result, timing=progress.timing)
