@@ -269,6 +269,7 @@ def test_some_objects_below_the_threshold_are_left_out_and_named(ask: Ask) -> No
     (kept,) = result.instances
     assert result.status is Status.OK and kept.index == 1 and kept.prompt_box == BLUE and kept.confidence == 1
     assert "object 1 (the block) was found with confidence 0.33, below" in result.message
+    assert result.message.endswith("1 of 2 stay, numbered anew from 1")
 
 
 def test_a_batch_is_asked_again_too(segmenter: Segmenter) -> None:

@@ -99,7 +99,8 @@ def drop_unsure(result: Segmentation, least: float) -> Segmentation:
     if not sure:
         return replace(result, status=Status.NO_OBJECT, message="; ".join(said), instances=())
     kept = tuple(replace(i, index=n) for n, i in enumerate(sure, 1))
-    return replace(result, message="; ".join([result.message, *said]), instances=kept)
+    anew = f"{len(kept)} of {len(result.instances)} stay, numbered anew from 1"  # the message has the former numbers
+    return replace(result, message="; ".join([result.message, *said, anew]), instances=kept)
 
 
 def _name(instance: Instance, least: float) -> str:
