@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.profile import Profile
@@ -161,7 +162,7 @@ def build_command(profile: Profile, machine: Machine, python: str, host: str, po
         environment["VLLM_API_KEY"] = key
     place = f"[{host}]" if ":" in host else host
     here = "127.0.0.1" if place in ("0.0.0.0", "[::]") else place
-    url = f"http://{here}:{port}/v1" + (f"#{profile.name}" if profile.adapter else "")
+    url = f"http://{here}:{port}/v1" + (f"#{quote(profile.name)}" if profile.adapter else "")
     return Command([*words, *passed], environment, url)
 
 

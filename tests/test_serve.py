@@ -19,6 +19,7 @@ from segzero_ros import cli, serve
 from segzero_ros.core.contract import SegzeroError
 from segzero_ros.core.profile import Profile
 from segzero_ros.models.checkpoints import EMBEDDED
+from segzero_ros.models.server_address import read_address
 from segzero_ros.profiles import list_profiles, load_profile
 from segzero_ros.serve import Machine, build_command, count_tokens, memory_note, round_up_rank
 
@@ -108,6 +109,13 @@ def test_the_rank_is_rounded_up_to_one_that_vllm_takes(tmp_path: Path, rank: int
 def test_a_rank_of_single_modules_counts_too(tmp_path: Path) -> None:
     folder = save_adapter(tmp_path / "a", 16, rank_pattern={"q_proj": 100})
     assert command_of(replace(DEMO, adapter=str(folder)))["--max-lora-rank"] == "128"
+
+
+def test_the_url_that_is_shown_names_the_adapter_whatever_the_profile_is_called(tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "a", 16)
+    profile = replace(DEMO, name="my arm #2 50%20", adapter=str(folder))
+    command = build_command(profile, GPU, "python", "127.0.0.1", 8000, [])
+    assert read_address(command.url).model == profile.name and f"{profile.name}={folder}" in command.words
 
 
 def test_an_adapter_of_the_vision_tower_is_not_left_out(tmp_path: Path) -> None:
