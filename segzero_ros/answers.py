@@ -67,7 +67,7 @@ class Grasp:
 class Object:
     """One instance of an answer.
 
-    confidence: 0 to 1, how well the reasoning model, asked again, agrees; None: it was not asked.
+    confidence: 0 to 1, how well the reasoning model, asked again, agrees; None: it was not asked, or nobody knows.
     box: x1, y1, x2, y2 of the mask, pixels of the source image, the maximum exclusive. What follows message_3d holds if
     status_3d is OK, in `frame_id` at the image's stamp, metres: centroid (3,), center and orientation (x, y, z, w) and
     size (3,) of the box.

@@ -151,7 +151,7 @@ class Instance:
     area: int  # pixels
     lifted: Lifted | None = field(default=None, repr=False)  # None: nobody asked for 3D
     negative_points: tuple[Point, ...] = ()  # what was said not to be on it
-    confidence: float | None = None  # 0 to 1: how well the reasoner, asked again, agrees; None: it was not asked
+    confidence: float | None = None  # 0 to 1: how well the reasoner, asked again, agrees; None: not known
     logits: Logits | None = field(default=None, repr=False, compare=False)  # None: a correction cannot use them
 
     @property
