@@ -105,6 +105,7 @@ class TestBoth:
         )
         assert found.text == "".join(pieces) and found.text.startswith("<think>The target</think><answer>")
         assert found.prompt_tokens == 208 and not found.cancelled
+        assert found.thought_ended and not reasoner.generate([SQUARE], PROMPTS[:1])[0].thought_ended
 
     def test_a_flag_that_is_set_behind_the_thought_keeps_what_was_written(self, reasoner: Reasoner) -> None:
         flag = Cancel()
@@ -162,12 +163,8 @@ def test_two_requests_write_what_one_generation_in_this_process_writes(
     (a,) = here.generate([SQUARE], PROMPTS[:1], thought_budget=budget)
     (b,) = there.generate([SQUARE], PROMPTS[:1], thought_budget=budget, on_text=lambda _, text: pieces.append(text))
     assert "".join(pieces) == b.text
-    assert (a.text, a.prompt_tokens, a.completion_tokens, a.truncated) == (
-        b.text,
-        b.prompt_tokens,
-        b.completion_tokens,
-        b.truncated,
-    )
+    assert replace(a, first_token=0) == replace(b, first_token=0)
+    assert a.thought_ended == (budget is not None and budget != ThoughtBudget(500))
     assert not held or b.text.endswith("]</answer>")
 
 
@@ -237,6 +234,13 @@ def test_it_can_be_asked_where_a_loop_runs_already(there: Reasoner) -> None:
         return there.generate([SQUARE], PROMPTS[:1], max_new_tokens=3)[0].text
 
     assert asyncio.run(cell()) == "<think>The target"
+
+
+def test_an_instruction_that_does_not_fit_is_refused_before_it_is_sent(there: Reasoner) -> None:
+    with pytest.raises(SegzeroError, match="4096 is what the server takes") as refused:
+        there.generate([SQUARE], ["的" * 4000])
+    assert refused.value.status is Status.BAD_INSTRUCTION
+    assert there.generate([SQUARE], PROMPTS[:1])[0].text, "and the next one is answered"
 
 
 def test_another_square_than_the_profiles_is_a_mistake(there: Reasoner) -> None:

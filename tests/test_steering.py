@@ -224,6 +224,10 @@ class TestThoughtBudget:
         one = pipeline.segment(IMAGE, "the red mug")
         (same,) = pipeline.segment_batch([IMAGE], ["the red mug"])
         assert one.text == same.text and one.text.startswith("<think>The</think><answer>")
+        for told in (one, same):
+            assert told.message.endswith("its thought was ended before the model ended it")
+        pipeline.reasoning.thought_budget = None
+        assert "ended" not in pipeline.segment(IMAGE, "the red mug").message
 
 
 def qwen() -> Any:

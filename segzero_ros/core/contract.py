@@ -273,6 +273,7 @@ class Generation:
     truncated: bool  # the token limit ended it
     cancelled: bool
     first_token: float  # seconds until the first token
+    thought_ended: bool = False  # not by the model: by its budget, or to leave the answer its tokens
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ def _without_masks(image: Image, instruction: str, thought: Thought, model: str)
     height, width = image.shape[:2]
     return Segmentation(
         thought.answer.status,
-        _sentence(thought.answer),
+        _sentence(thought.answer) + "; its thought was ended before the model ended it" * thought.ended,
         instruction,
         height,
         width,

@@ -88,12 +88,13 @@ class Progress:
 class Thought:
     """What the reasoning step found. candidates: in source pixels; empty unless answer.status is OK.
 
-    text: all that the model wrote.
+    text: all that the model wrote. ended: its thought was ended, and not by the model.
     """
 
     answer: Answer
     candidates: tuple[Candidate, ...]
     text: str
+    ended: bool
 
 
 def check_image(image: Image) -> None:
@@ -175,7 +176,8 @@ class ReasoningStep:
         progress.note(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
         answer = parse_answer(generation.text, self.profile, strict=self.strict, truncated=generation.truncated)
         found = answer.candidates if answer.status is Status.OK else ()
-        return Thought(answer, tuple(to_source(c, self.profile, height, width) for c in found), generation.text)
+        candidates = tuple(to_source(c, self.profile, height, width) for c in found)
+        return Thought(answer, candidates, generation.text, generation.thought_ended)
 
 
 class SegmentingStep:

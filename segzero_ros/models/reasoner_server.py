@@ -131,7 +131,8 @@ class ServerReasoner:
     ) -> list[Generation]:
         """Greedy unless sampling is given; the prompts of a batch are asked at once, each with a seed of its own.
 
-        on_text(i, piece) as text comes, from this thread. Raises SegzeroError: BACKEND_ERROR, BUSY, TIMEOUT.
+        on_text(i, piece) as text comes, from this thread. Raises SegzeroError: BACKEND_ERROR, BUSY, TIMEOUT, and
+        BAD_INSTRUCTION for words that do not fit into the server's context with an answer.
         """
         pictures: dict[int, str] = {}  # one image may be asked many times
         for square in squares:
@@ -145,6 +146,7 @@ class ServerReasoner:
         answers = []
         for i, (square, prompt) in enumerate(zip(squares, prompts, strict=True)):
             words = spell_out(prompt)
+            self._refuse_too_long(words, limit)
             body = self.served.body(pictures[id(square)], words, limit, sampling, i)
             answers.append(
                 ServerAnswer(
@@ -170,6 +172,7 @@ class ServerReasoner:
                 truncated=a.done and a.cut,
                 cancelled=not a.done,
                 first_token=(a.first or ended) - began,
+                thought_ended=a.ended,
             )
             for a in answers
         ]
@@ -233,6 +236,18 @@ class ServerReasoner:
     def _thought_limit(self, limit: int, form: AnswerForm | None, budget: ThoughtBudget | None) -> ThoughtLimit:
         count = self.expected.count if self.expected else None
         return ThoughtLimit(self.profile, limit, form.room if form else None, budget, count)
+
+    def _refuse_too_long(self, words: str, limit: int) -> None:
+        """Where a tokenizer is here; else the server says so."""
+        if not self.context or self.expected is None or not self.expected.is_exact:
+            return
+        tokens, _ = self.expected.bounds(words)
+        if tokens + limit > self.context:
+            raise SegzeroError(
+                Status.BAD_INSTRUCTION,
+                f"the instruction is too long for the server: with picture and answer it needs {tokens + limit} tokens,"
+                f" and {self.context} is what the server takes",
+            )
 
     def _data_url(self, square: Image) -> str:
         side = self.profile.square

@@ -234,6 +234,7 @@ class TransformersReasoner:
                     truncated=(cut or not finished) and not cancelled,
                     cancelled=cancelled,
                     first_token=streamer.first or time.perf_counter() - began,
+                    thought_ended=any(s.texts[i].ended for s in steering),
                 )
             )
         return done

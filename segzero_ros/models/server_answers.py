@@ -13,7 +13,7 @@ from segzero_ros.core.text import one_line
 from segzero_ros.models.prompt_tokens import PromptTokens
 from segzero_ros.models.server_client import ServerClient
 from segzero_ros.models.server_constraint import AnswerForm
-from segzero_ros.models.server_events import OPEN, AnswerText, Piece, broken
+from segzero_ros.models.server_events import CLOSE, OPEN, AnswerText, Piece, broken
 from segzero_ros.models.server_requests import Body, constrained, continued_turn
 from segzero_ros.models.server_thoughts import BegunTurn, ThoughtLimit
 
@@ -47,7 +47,7 @@ class ServerAnswer:
     """expected, form: None where nothing is to be checked. thought: None where it may go on for ever.
 
     When it has run: text, prompt_tokens, tokens; first: when the first token came, on the clock, 0 for never; done: it
-    was not cancelled; cut: by the token limit.
+    was not cancelled; cut: by the token limit; ended: its thought was, and not by the model.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ServerAnswer:
         """body: of a new turn. begun: how the server takes one that it is to go on with. say: is told the text."""
         self.tokens = self.prompt_tokens = 0
         self.first = 0.0
-        self.done = self.cut = False
+        self.done = self.cut = self.ended = False
         self._words, self._limit = words, int(body["max_tokens"])
         self._body = constrained(body, form.turn if form else None)
         self._text = AnswerText(opened=opened)
@@ -101,6 +101,7 @@ class ServerAnswer:
         assert self._thought is not None and self._begun is not None
         left = self._thought.left(self.text, tokens)
         end = self._thought.end(self.text)
+        self.ended = CLOSE in end
         self._text.go_on(end)
         self._say(end)
         before = self.text

@@ -66,7 +66,7 @@ class _Clock:
 
 
 class _Text:
-    """cut: the token limit ended the answer, whole as it may look."""
+    """cut: the token limit ended the answer, whole as it may look. ended: its thought was, and not by the model."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class _Text:
         budget: ThoughtBudget | None,
         clock: _Clock,
     ) -> None:
-        self.cut = False
+        self.cut = self.ended = False
         self._profile, self._encode, self._decode = profile, encode, decode
         self._limit, self._grammar, self._budget, self._clock = limit, grammar, budget, clock
         self._reading: Reading | None = grammar.reading() if grammar else None
@@ -118,7 +118,9 @@ class _Text:
             self._waited += 1
             return
         self._thinking = False
-        self._forced.extend(self._encode(continuation(text, self._profile)[len(text) :]))
+        end = continuation(text, self._profile)[len(text) :]
+        self.ended = "</think>" in end
+        self._forced.extend(self._encode(end))
 
     def _ending(self, ids: list[int], scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         """What is allowed where the token limit is near: what can still be ended, and in the end its shortest end.

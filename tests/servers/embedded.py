@@ -65,7 +65,7 @@ class Served(TransformersReasoner):
 
 
 class Constraint(LogitsProcessor):
-    texts: list[Any] = [types.SimpleNamespace(cut=False)]  # noqa: RUF012
+    texts: list[Any] = [types.SimpleNamespace(cut=False, ended=False)]  # noqa: RUF012
 
     def __init__(self, reasoner: Served, tag: dict[str, Any], begin: int) -> None:
         self.grammar = copy.copy(Handler.grammar)
