@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from segzero_ros.core.answer_schema import continuation
 from segzero_ros.core.contract import Cancel, SegzeroError, Status, ThoughtBudget
-from segzero_ros.models.prompt_tokens import PromptTokens
+from segzero_ros.models.checkpoints import EMBEDDED
+from segzero_ros.models.prompt_tokens import PromptTokens, TextTokens
 from segzero_ros.models.reasoner_server import ServerReasoner, load_server_reasoner
 from segzero_ros.models.server_address import read_address
 from segzero_ros.models.server_answers import ServerAnswer
@@ -242,6 +245,48 @@ class Scripted:
 
 FORMS = {thinking: AnswerForm(replace(ROOMY, thinking=thinking), None) for thinking in ("written", "opened")}
 THOUGHT = "A cup, é 猫 😀 < b, and \n more"
+
+
+class Merging(Scripted):
+    """Its events have one token or several, as those of a server that is busy."""
+
+    async def ask(self, _: Any, body: Any, limit: int, on_piece: Callable[[Piece], None]) -> None:
+        self.sent.append(body)
+        text = ANSWER if body["messages"][-1]["role"] == "assistant" else self.text
+        tokens, sizes = TOKENS.split(text), itertools.cycle(self.cuts)
+        while tokens:
+            size = next(sizes)
+            on_piece(Piece(content="".join(tokens[:size])))
+            tokens = tokens[size:]
+        on_piece(Piece(finish="stop", prompt_tokens=100))
+
+
+TOKENS = TextTokens(Tokenizer.from_file(str(EMBEDDED / "reasoner" / "tokenizer.json")))
+
+
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6), tokens=st.integers(0, 12))
+def test_a_thought_ends_where_it_must_however_many_tokens_come_in_an_event(sizes: list[int], tokens: int) -> None:
+    def answer(sizes: list[int]) -> tuple[str, str]:
+        pieces: list[str] = []
+        client = Merging(f"<think>The red mug is at the left, é 猫 😀</think>\n\n{ANSWER}", sizes, False)
+        one = ServerAnswer(
+            WORDS,
+            {"messages": [{"role": "user"}], "max_tokens": 400},
+            thought=ThoughtLimit(ROOMY, 400, None, ThoughtBudget(tokens), TOKENS),
+            begun=BegunTurn(ROOMY, BEGINS["written"]),
+            split=TOKENS.split,
+            say=pieces.append,
+        )
+        asyncio.run(one.ask(client, None))  # type: ignore[arg-type]
+        return one.text, "".join(pieces)
+
+    assert answer(sizes) == answer([1])
+
+
+@given(st.text(st.characters(categories=None)))
+def test_pieces_of_a_token_are_the_text(text: str) -> None:
+    assert "".join(TOKENS.split(text)) == text
 
 
 @settings(max_examples=300, deadline=None)

@@ -43,7 +43,7 @@ def calibrate(profile: Profile, context: int, ask: Ask) -> PromptTokens:
             f"the server takes {context} tokens in all, and a prompt of {total} with an answer of"
             f" {profile.max_new_tokens} needs more; start it with a longer context (vLLM: --max-model-len)"
         )
-    return PromptTokens(prompt, total, count)
+    return PromptTokens(prompt, total, count, count.split if count else None)
 
 
 def _has_own_cells(side: int, cells: int, words: int, ask: Callable[[Image], int]) -> bool:

@@ -32,6 +32,7 @@ FEWER, MORE = 3, 1
 _SPECIAL = re.compile(r"<(\|\w{1,64}\||__\w{1,64}__)>")
 
 Count = Callable[[str], int]
+Split = Callable[[str], list[str]]
 
 
 def spell_out(prompt: str) -> str:
@@ -49,12 +50,12 @@ class PromptTokens:
     """What the server counts for the profile's square and a text, from one prompt whose picture was found right.
 
     count: a text's tokens. Without it, an instruction has at most as many tokens as bytes, and one that was asked
-    before has as many as then. Thread-safe.
+    before has as many as then. split: a text in pieces of a token. Thread-safe.
     """
 
-    def __init__(self, prompt: str, total: int, count: Count | None) -> None:
+    def __init__(self, prompt: str, total: int, count: Count | None, split: Split | None = None) -> None:
         self.is_exact = count is not None
-        self.count = count
+        self.count, self.split = count, split
         self._prompt, self._total = prompt, total
         self._known: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
@@ -106,7 +107,30 @@ def _mistrusted(found: int, least: int, most: int, why: str) -> SegzeroError:
     )
 
 
-def find_counter(profile: Profile) -> tuple[Count | None, int | None]:
+class TextTokens:
+    """A tokenizer, for text without special tokens. Thread-safe."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> int:
+        return len(self._encode(text).ids)
+
+    def split(self, text: str) -> list[str]:
+        """The text in pieces of a token each; a character that takes several tokens is one piece.
+
+        Half a character, which JSON can have, is not taken apart.
+        """
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            return [text]
+        ends = sorted({end for _, end in self._encode(text).offsets} - {0} | {len(text)})
+        return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False) if begin < end]
+
+    def _encode(self, text: str) -> Any:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def find_counter(profile: Profile) -> tuple[TextTokens | None, int | None]:
     """A tokenizer of the served model on this disk, and the side of its cells in pixels; None for what is not here.
 
     By the profile's `tokenizer`, else its reasoner where that is no URL. The network is never asked. Raises
@@ -133,7 +157,7 @@ def _folder(name: str, revision: str | None) -> Path | None:
     return hub.cached(name, revision) if hub.is_name(name) else None
 
 
-def _counter(folder: Path) -> Count:
+def _counter(folder: Path) -> TextTokens:
     from tokenizers import Tokenizer
 
     try:
@@ -144,7 +168,7 @@ def _counter(folder: Path) -> Count:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise _refused(f"the tokenizer in {folder} cannot be read: {one_line(error, 200)}") from error
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    return TextTokens(tokenizer)
 
 
 def _cell(folder: Path) -> int | None:

@@ -157,6 +157,7 @@ class ServerReasoner:
                     form=form,
                     thought=self._thought_limit(limit, form, thought_budget) if begun else None,
                     begun=begun,
+                    split=self.expected.split if self.expected else None,
                     say=_saying(on_text, i),
                     cancel=cancel,
                 )

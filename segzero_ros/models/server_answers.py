@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx2
 
 from segzero_ros.core.contract import Cancel, Stopped
 from segzero_ros.core.text import one_line
-from segzero_ros.models.prompt_tokens import PromptTokens
+from segzero_ros.models.prompt_tokens import PromptTokens, Split
 from segzero_ros.models.server_client import ServerClient
 from segzero_ros.models.server_constraint import AnswerForm
 from segzero_ros.models.server_events import CLOSE, OPEN, AnswerText, Piece, broken
@@ -60,10 +60,15 @@ class ServerAnswer:
         form: AnswerForm | None = None,
         thought: ThoughtLimit | None = None,
         begun: BegunTurn | None = None,
+        split: Split | None = None,
         say: Callable[[str], None] = lambda text: None,
         cancel: Cancel | None = None,
     ) -> None:
-        """body: of a new turn. begun: how the server takes one that it is to go on with. say: is told the text."""
+        """body: of a new turn. begun: how the server takes one that it is to go on with. say: is told the text.
+
+        split: a text in pieces of a token. A busy server sends several in one event, and a thought's end must not hang
+        on that.
+        """
         self.tokens = self.prompt_tokens = 0
         self.first = 0.0
         self.done = self.cut = self.ended = False
@@ -72,6 +77,7 @@ class ServerAnswer:
         self._text = AnswerText(opened=opened)
         self._expected, self._form, self._thought = expected, form, thought
         self._begun = begun
+        self._split = split if thought is not None else None
         self._tell, self._cancel = say, cancel
 
     @property
@@ -126,6 +132,19 @@ class ServerAnswer:
         self._finish(response, tokens)
 
     def _take(self, piece: Piece, response: _Response) -> None:
+        for one in self._single_tokens(piece):
+            self._take_one(one, response)
+
+    def _single_tokens(self, piece: Piece) -> list[Piece]:
+        """What else the piece tells comes with the last."""
+        if self._split is None or bool(piece.content) == bool(piece.thought):
+            return [piece]
+        *before, last = self._split(piece.content or piece.thought)
+        if piece.content:
+            return [*(Piece(content=text) for text in before), replace(piece, content=last)]
+        return [*(Piece(thought=text) for text in before), replace(piece, thought=last)]
+
+    def _take_one(self, piece: Piece, response: _Response) -> None:
         response.take(piece)
         self.tokens, self.prompt_tokens = response.tokens, response.prompt_tokens
         if piece.content or piece.thought:
