@@ -106,7 +106,7 @@ class Robot:
         heard = threading.Event()
         last = self.node.create_subscription(State, f"{self.space}/segzero/state", lambda _: heard.set(), LATCHED)
         assert heard.wait(PATIENCE), "the node is not there"
-        self.node.destroy_subscription(last)
+        self.executor.create_task(self.node.destroy_subscription, last)  # never while the executor waits with it
 
     def close(self) -> None:
         # Told from within: rclpy's shutdown frees what a spinning thread waits with.
