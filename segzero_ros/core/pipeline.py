@@ -89,8 +89,7 @@ class Pipeline:
 
         def answer(stop: Deadline, progress: Progress) -> Segmentation:
             thought = self.reasoning.run(image, instruction, stop=stop, progress=progress, on_event=on_event)
-            result = self._finish(image, instruction, thought, stop, progress, on_event)
-            return self._verified(image, instruction, result, stop, progress)
+            return self._finish(image, instruction, thought, stop, progress, on_event)
 
         return self._answered(image, instruction, Deadline(cancel, timeout), answer)
 
@@ -175,7 +174,6 @@ class Pipeline:
                             raise SegzeroError(Status.CANCELLED, "the request was cancelled")
                         thought = self.reasoning.read(images[i], generation, progress)
                         result = self._finish(images[i], instructions[i], thought, stop, progress, _nothing)
-                        result = self._verified(images[i], instructions[i], result, stop, progress)
                     except Exception as error:
                         result = replace(self._failed(error, instructions[i], images[i]), text=generation.text)
                     out[i] = replace(result, timing=progress.timing)
@@ -229,7 +227,7 @@ class Pipeline:
                 message += "; there are no masks, but the boxes are in the answer"
             return replace(result, status=status, message=message)
         message = "; ".join([result.message, *name_empty_masks(instances)])
-        return replace(result, message=message, instances=instances)
+        return self._verified(image, instruction, replace(result, message=message, instances=instances), stop, progress)
 
     def _verified(
         self, image: Image, instruction: str, result: Segmentation, stop: Deadline, progress: Progress
