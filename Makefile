@@ -44,7 +44,7 @@ COMMAND := $(VENV)/bin/segzero
 # Test modules by what they import: ROS 2; or nothing but the core and the command line, which are quick. Three are
 # neither: they run the demo, colcon and make.
 ROS_IMPORTS := rclpy|[a-z_]+_(msgs|srvs)|segzero_ros\.ros|tests\.robot
-HEAVY_IMPORTS := torch|transformers|safetensors|training|tests import|segzero_ros import|segzero_ros\.(models|pipeline)
+HEAVY_IMPORTS := torch|transformers|safetensors|xgrammar|llguidance|training|tests import|segzero_ros import|segzero_ros\.(models|pipeline)
 WITH_MODEL := test_the_embedded_model_answers
 WHOLE := tests/test_demo.py tests/test_package.py tests/test_make.py
 ROS_TESTS = $(filter-out $(WHOLE),$(shell grep -lE '^ *(from|import) ($(ROS_IMPORTS))' tests/test_*.py))

@@ -222,11 +222,16 @@ class TestEnds:
         pipeline = Pipeline.load(DEMO, reasoner=f"{address}/v1", offline=True)
         assert pipeline.segment(asked[0].square, "the duck", timeout=0.01).status is Status.TIMEOUT
 
-    def test_a_long_instruction_is_refused_with_the_servers_sentence(
-        self, there: ServerReasoner, asked: list[Asked]
+    def test_a_long_instruction_is_refused_before_it_is_sent_and_by_the_server_with_its_sentence(
+        self, there: ServerReasoner, asked: list[Asked], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        long = build_prompt(DEMO, "the red mug beside " * 200)
+        with pytest.raises(SegzeroError, match="512 is what the server takes") as error:
+            there.generate([asked[0].square], [long])
+        assert error.value.status is Status.BAD_INSTRUCTION
+        monkeypatch.setattr(there.served, "context", 0)  # as of a server that does not tell
         with pytest.raises(SegzeroError, match=r"\(400\).*maximum context length is 512 tokens") as error:
-            there.generate([asked[0].square], [build_prompt(DEMO, "the red mug beside " * 200)])
+            there.generate([asked[0].square], [long])
         assert error.value.status is Status.BACKEND_ERROR and len(error.value.message) < 600
 
     def test_an_instruction_cannot_speak_the_chat_format(self, there: ServerReasoner, asked: list[Asked]) -> None:
