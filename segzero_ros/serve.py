@@ -23,7 +23,6 @@ from segzero_ros.core.profile import Profile
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.core.text import one_line
 from segzero_ros.models import checkpoints, hub, weights
-from segzero_ros.models.adapters import MAX_RANK
 from segzero_ros.models.prompt_tokens import AROUND, CELLS, find_counter
 from segzero_ros.models.server_address import is_address, read_key, shown_address
 from segzero_ros.profiles import load_profile
@@ -264,6 +263,8 @@ def memory_note(profile: Profile, machine: Machine) -> str:
 
 
 def _rank_of(folder: Path) -> int:
+    from segzero_ros.models.adapters import MAX_RANK  # with torch
+
     settings = checkpoints.read_json(folder / "adapter_config.json", "a LoRA adapter")
     others = settings.get("rank_pattern") or {}
     ranks = [settings.get("r"), *(others.values() if isinstance(others, Mapping) else [None])]

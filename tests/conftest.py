@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import closed
@@ -20,6 +21,9 @@ FOREIGN = {path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) i
 closed.close(os.environ)
 if "PYTHONPATH" not in os.environ:
     sys.path[:] = [path for path in sys.path if path not in FOREIGN]
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 GPU = pytest.StashKey[bool]()
 LONG = """
