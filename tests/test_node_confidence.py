@@ -5,12 +5,9 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
 from segzero_msgs.msg import Segmentation
 from segzero_msgs.srv import SegmentImage
 from std_msgs.msg import Header
@@ -56,17 +53,6 @@ def confidences(result: Segmentation) -> list[float]:
     return [round(i.confidence, 3) for i in result.instances]
 
 
-def set_parameter(robot: Robot, name: str, value: Any) -> str:
-    """Why it was refused; empty where it was not."""
-    given = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(value))
-    if isinstance(value, float):
-        given = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
-    request = SetParameters.Request(parameters=[Parameter(name=name, value=given)])
-    (done,) = robot.call(SetParameters, "/segzero/set_parameters", request).results
-    assert done.successful == (not done.reason)
-    return str(done.reason)
-
-
 def test_a_node_says_how_sure_it_is_and_what_is_wished_changes_while_it_runs(
     robot: Robot, start: Start, address: str, profile: Path
 ) -> None:
@@ -76,19 +62,21 @@ def test_a_node_says_how_sure_it_is_and_what_is_wished_changes_while_it_runs(
     result = ask(robot)
     assert result.status == Segmentation.STATUS_OK and confidences(result) == [0.75]
 
-    assert set_parameter(robot, "min_confidence", 0.8) == ""
+    assert robot.parameter("min_confidence", 0.8).successful
     result = ask(robot)
     assert result.status == Segmentation.STATUS_NO_OBJECT and not result.instances
     assert result.message == "object 1 (the block) was found with confidence 0.75, below min_confidence 0.8"
 
-    refused = set_parameter(robot, "verify", "off")
-    assert refused == "min_confidence 0.8 needs a confidence: verify must be vote or crop, not off."
-    assert "verify must be one of" in set_parameter(robot, "verify", "guess")
-    assert set_parameter(robot, "min_confidence", 0.0) == set_parameter(robot, "verify", "crop") == ""
+    assert (
+        robot.parameter("verify", "off").reason
+        == "min_confidence 0.8 needs a confidence: verify must be vote or crop, not off."
+    )
+    assert "verify must be one of" in robot.parameter("verify", "guess").reason
+    assert robot.parameter("min_confidence", 0.0).successful and robot.parameter("verify", "crop").successful
     (sure,) = confidences(result := ask(robot))
     assert 0 <= sure <= 1, result.message
 
-    assert set_parameter(robot, "verify", "off") == ""
+    assert robot.parameter("verify", "off").successful
     assert confidences(ask(robot)) == [-1]
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from segzero_ros.core.answer import parse_answer
 from segzero_ros.core.answer_schema import answer_language, answer_tag, continuation, structural_tag
-from segzero_ros.core.contract import Cancel, Generation, Image, Sampling, SegzeroError, Status
+from segzero_ros.core.contract import Cancel, Generation, Image, Sampling, SegzeroError, Status, ThoughtBudget
 from segzero_ros.core.geometry import box_iou
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.core.regular import expression
@@ -301,6 +301,20 @@ class TestConstraints:
     def test_a_tag_that_is_no_text_is_refused(self, post: Callable[..., httpx2.Response]) -> None:
         refused = post(structured_outputs={"structural_tag": structural_tag(DEMO, False)})
         assert refused.status_code == 400 and "structural_tag" in refused.text
+
+
+@pytest.mark.parametrize("constrain", [False, True], ids=["free", "constrained"])
+def test_thoughts_are_ended_and_answers_held_as_in_this_process(
+    weights: Path, address: str, asked: list[Asked], one_thread: None, constrain: bool
+) -> None:
+    here = load_reasoner(DEMO, str(weights), dtype="float32", offline=True, constrain=constrain)
+    there = load_server_reasoner(DEMO, address, constrain=constrain)
+    for budget in (None, *map(ThoughtBudget, (0, 3, 8, 500))):
+        for one in asked[:3]:
+            (own,) = here.generate([one.square], [one.prompt], thought_budget=budget)
+            (found,) = there.generate([one.square], [one.prompt], thought_budget=budget)
+            for name in ("text", "prompt_tokens", "truncated", "thought_ended"):
+                assert getattr(found, name) == getattr(own, name), (budget, name)
 
 
 class TestGoingOn:

@@ -179,6 +179,14 @@ def begin_of_answer(profile: Profile) -> str:
     return "<answer>" if expects_tags(profile) else "\n\n"
 
 
+def behind_thought(text: str, profile: Profile) -> str:
+    """What stands behind the thought of a turn; nothing where it goes on."""
+    _, closed, behind = text.partition("</think>")
+    if closed:
+        return behind
+    return "" if profile.thinking == "opened" or text.startswith("<think>") else text
+
+
 def continuation(text_so_far: str, profile: Profile) -> str:
     """The turn with its thought closed and its answer begun: what was written, and more.
 

@@ -8,10 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 
-from segzero_ros.core.answer_schema import answer_language, answer_tag, check_grammar, sample_answer, structural_tag
+from segzero_ros.core.answer_schema import (
+    answer_language,
+    answer_tag,
+    behind_thought,
+    check_grammar,
+    sample_answer,
+    structural_tag,
+)
 from segzero_ros.core.profile import Profile
 from segzero_ros.core.regular import Automaton
-from segzero_ros.models.server_events import CLOSE, OPEN, broken
+from segzero_ros.models.server_events import OPEN, broken
 
 
 class AnswerForm:
@@ -34,7 +41,7 @@ class AnswerForm:
         """
         if not finished and OPEN.startswith(text):
             return
-        automaton, answer = copy(self._automaton), self._answer(text)
+        automaton, answer = copy(self._automaton), behind_thought(text, self._profile)
         if not (automaton.accepts(answer) if finished else automaton.read(answer)):
             raise broken(
                 f"the server dropped the constraint: its answer has not the form of profile {self._profile.name};"
@@ -43,12 +50,5 @@ class AnswerForm:
 
     def rest(self, text: str) -> str:
         """The end that a text lacks which the token limit cut off; "" where numbers are missing, or every object."""
-        answer = self._answer(text)
+        answer = behind_thought(text, self._profile)
         return (copy(self._automaton).rest(answer) or "") if "{" in answer else ""
-
-    def _answer(self, text: str) -> str:
-        """What stands behind the thought; nothing of an answer where it goes on."""
-        _, closed, behind = text.partition(CLOSE)
-        if closed:
-            return behind
-        return "" if self._profile.thinking == "opened" or text.startswith(OPEN) else text

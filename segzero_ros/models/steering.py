@@ -14,7 +14,7 @@ from copy import copy
 import torch
 from transformers import LogitsProcessor
 
-from segzero_ros.core.answer_schema import continuation
+from segzero_ros.core.answer_schema import behind_thought, continuation
 from segzero_ros.core.contract import ThoughtBudget
 from segzero_ros.core.profile import Profile
 from segzero_ros.models.grammar import Grammar, Reading
@@ -131,7 +131,7 @@ class _Text:
         left = self._limit - len(ids)
         if left > 2 * self._grammar.room:
             return allowed
-        answer = self._answer(self._decode(ids))
+        answer = behind_thought(self._decode(ids), self._profile)
         rest = self._automaton.rest(answer)
         if not rest or "{" not in answer:
             return allowed
@@ -145,10 +145,3 @@ class _Text:
             self.cut |= not bool(shorter[wanted])
             return shorter
         return allowed
-
-    def _answer(self, text: str) -> str:
-        """What stands behind the thought; nothing of an answer where it goes on."""
-        _, closed, behind = text.partition("</think>")
-        if closed:
-            return behind
-        return "" if self._profile.thinking == "opened" or text.startswith("<think>") else text
