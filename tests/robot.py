@@ -82,6 +82,7 @@ class Robot:
         if not self.shown:
             self.matched(self.image)
             self.state()  # a node that has taken a request knows the publishers that were there before its client
+            self._until(self._asked_reliably)
             self.shown = True
         self.send(image_to_msg(pixels, "rgb8", header))
         # Last: in shared memory a large image evicts a small message that has not been read yet.
@@ -148,6 +149,12 @@ class Robot:
         """The publisher once the node has found it."""
         self._until(publisher.get_subscription_count)
         return publisher
+
+    def _asked_reliably(self) -> bool:
+        """Whether the node has seen what is offered: before, it asks for best effort, which loses large frames."""
+        topics = self.image.topic_name, self.info.topic_name
+        readers = [r for topic in topics for r in self.node.get_subscriptions_info_by_topic(topic)]
+        return all(r.qos_profile.reliability == ReliabilityPolicy.RELIABLE for r in readers)
 
     def tell(self, text: str) -> None:
         self.matched(self.instruction).publish(String(data=text))

@@ -67,11 +67,10 @@ class Listener:
         self._put = put
         self._names = names
         self._group = Pulled()
-        self._subscription: Any = None
         self.broken = ""  # why the last message could not be read
         self._override = self._overridden()
         self.reliability, self._latched = self._override or BEST_EFFORT, False
-        self._subscribe(*self._wanted())
+        self._subscription = self._subscribed(*self._wanted())
 
     @property
     def doubled(self) -> bool:
@@ -112,8 +111,10 @@ class Listener:
         wanted = self._wanted()
         if wanted == (self.reliability, self._latched):
             return False
-        self.drain()  # what waits would go with the old subscription
-        self._subscribe(*wanted)
+        old, new = self._subscription, self._subscribed(*wanted)
+        self.drain()  # what waits, and what came meanwhile, would go with the old subscription
+        self._subscription = new
+        self._node.destroy_subscription(old)
         return True
 
     def close(self) -> None:
@@ -176,10 +177,9 @@ class Listener:
             raise ValueError(f"{name} is {value!r}; it is reliable or best_effort")
         return CHOICES.get(value)
 
-    def _subscribe(self, reliability: ReliabilityPolicy, latched: bool) -> None:
-        """The old subscription goes when the new one is there."""
-        old, quality = self._subscription, profile(self.depth, reliability, latched)
-        self._subscription = self._node.create_subscription(
+    def _subscribed(self, reliability: ReliabilityPolicy, latched: bool) -> Subscription:
+        quality = profile(self.depth, reliability, latched)
+        subscription = self._node.create_subscription(
             self.kind,
             self.topic,
             self._put,
@@ -191,8 +191,7 @@ class Listener:
         )
         self.reliability, self._latched = reliability, latched
         self.depth = max(1, quality.depth)  # an override may have changed it
-        if old is not None:
-            self._node.destroy_subscription(old)
+        return subscription
 
 
 def _in_words(publisher: Any) -> str:
