@@ -13,7 +13,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 HOURS ?= 8
 SCENES ?= 200
-RESULTS ?= training/results
+RESULTS ?= training/experiments/results
 WEIGHTS ?=
 VENV := .venv
 DISTRO := jazzy
@@ -145,10 +145,10 @@ build: setup  ## Plain colcon build in a fresh workspace, build/workspace
 	source $(VENV)/setup.bash && export PATH=$(CURDIR)/$(VENV)/bin:$$PATH && cd build/workspace && colcon build
 
 train-demo: $(TRAIN)  ## The embedded models from nothing: data, reasoner, segmenter, evaluation (4 hours)
-	$(PY) -m training.train_demo
+	$(PY) -m training.embedded.train_demo
 
 train-demo-smoke: $(TRAIN)  ## The same in two minutes, for the sake of the code
-	$(PY) -m training.train_demo --smoke
+	$(PY) -m training.embedded.train_demo --smoke
 
 reproduce: $(TRAIN)  ## The experiment in small: every run that has no result yet (8 hours on two cores; HOURS=2 for a sitting, RESULTS=DIR to begin anew)
 	$(PY) -m training.experiments.reproduce --hours $(HOURS) --results $(RESULTS)/tabletop/runs

@@ -13,10 +13,10 @@ setup(
     package_data={
         "segzero_ros": ["profiles/*.yaml", "rehearse/architectures/*/*.json", "weights/**/*"],
         "training": [
-            "trl_defaults.json",
+            "finetune/trl_defaults.json",
             "configs/**/*.yaml",
-            "verl_adapter/*.yaml",
-            "verl_adapter/verl_keys.txt",
+            "engines/verl/*.yaml",
+            "engines/verl/verl_keys.txt",
         ],
     },
     install_requires=[

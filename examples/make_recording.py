@@ -18,7 +18,7 @@ from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from training.tabletop.scene import Camera, Light, World
+from training.data.tabletop.scene import Camera, Light, World
 
 SIZE, FRAMES, RATE = 480, 40, 10  # pixels, frames, hertz
 START = 1_700_000_000  # seconds; the recording's own time

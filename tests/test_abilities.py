@@ -13,10 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segzero_ros.core.contract import Generation
-from training import abilities
-from training.abilities import Question, anls, edit_distance, exact, relaxed_accuracy, textvqa_accuracy, vqa_accuracy
-from training.records import RecordFile, load
-from training.tabletop.store import Scenes
+from training.data.tabletop.store import Scenes
+from training.evaluation import abilities
+from training.evaluation.abilities import (
+    Question,
+    anls,
+    edit_distance,
+    exact,
+    relaxed_accuracy,
+    textvqa_accuracy,
+    vqa_accuracy,
+)
+from training.measures.records import RecordFile, load
 
 TEN = ["red"] * 2 + ["dark red"] * 7 + ["blue"]
 
@@ -203,7 +211,7 @@ def test_what_one_question_raises_is_counted_and_said_as_if_it_were_wrong(odd: E
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from training.tabletop.store import render_shard
+    from training.data.tabletop.store import render_shard
 
     root = tmp_path_factory.mktemp("tabletop")
     (root / "val").mkdir()
@@ -215,7 +223,7 @@ class TestTabletop:
     """The experiment's questions, asked of any checkpoint of the embedded architecture."""
 
     def test_questions_are_the_experiments_own(self, scenes: Path) -> None:
-        from training.experiments import sets
+        from training.data.tabletop import sets
 
         found, digest = abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
         assert digest != abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=4)[1]
@@ -232,7 +240,7 @@ class TestTabletop:
 
     @pytest.mark.parametrize("think", [True, False])
     def test_the_right_completions_are_right(self, scenes: Path, think: bool) -> None:
-        from training.experiments import sets
+        from training.data.tabletop import sets
 
         found, _ = abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
         drawn = sets.build(Scenes(scenes / "val", limit=8), "val", "questions", sets.TESTS["questions"][1], 20, 3)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from training import logs, train, validate
-from training import model as models
-from training.configuration import Configuration, ConfigurationError, load
-from training.shrink import shrunk
+from training.finetune import logs, validate
+from training.finetune import model as models
+from training.finetune import run as train
+from training.finetune.configuration import Configuration, ConfigurationError, load
+from training.finetune.shrink import shrunk
 
 # Two rows per update of four rows: two updates are an epoch, and three are no whole number of epochs.
 UPDATES = 3

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from training import configuration, defaults, dry_run, train
-from training.configuration import ConfigurationError, load
-from training.conversations import prompt_profile
+from training.finetune import configuration, defaults, dry_run
+from training.finetune import run as train
+from training.finetune.configuration import ConfigurationError, load
+from training.finetune.conversations import prompt_profile
+from training.finetune.shrink import make_rows
 from training.rewards import PROFILES
-from training.shrink import make_rows
 
 NAMES = [path.stem for path in configuration.every()]
 ACCELERATE = sorted((configuration.FOLDER / "accelerate").glob("*.yaml"))
@@ -210,7 +211,7 @@ def test_profiles_of_table_2_differ_from_seg_zeros_in_what_sam_is_given(prompts:
 class TestPublishedKnobs:
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_are_what_the_trainer_gets(self, name: str) -> None:
-        from training.grpo import arguments
+        from training.finetune.grpo import arguments
 
         # bf16 needs a GPU to be asked for.
         c = load(name, ["trl.use_cpu=true"])
@@ -228,7 +229,7 @@ class TestPublishedKnobs:
                 assert (c.model.dtype, c.model.freeze) == ("float32", ())
 
     def test_squares_and_image_tokens(self) -> None:
-        from training.model import image_tokens
+        from training.finetune.model import image_tokens
 
         for name, tokens in (("seg_zero_7b", 900), ("qwen3_vl_4b", 676), ("tabletop_grpo", 196)):
             c = load(name)
@@ -242,7 +243,7 @@ class TestDefaultsOfTrl:
     def test_are_the_pinned_ones(self) -> None:
         changed = defaults.changes()
         assert not changed, "\n".join(
-            ["TRL's defaults changed; look at each, then `-m training.defaults --write`:", *changed]
+            ["TRL's defaults changed; look at each, then `-m training.finetune.defaults --write`:", *changed]
         )
 
     def test_a_change_is_shown(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ class TestDefaultsOfTrl:
 
     @pytest.mark.parametrize("name", ["seg_zero_3b", "vision_reasoner_7b", "star_lora_7b", "seg_zero_3b_sft"])
     def test_each_is_kept_stated_overridden_or_worked_out(self, name: str) -> None:
-        from training import grpo, sft
+        from training.finetune import grpo, sft
 
         c = load(name, ["trl.use_cpu=true"])
         rows = defaults.table(c)
@@ -388,7 +389,7 @@ class TestWrongConfigurations:
             load("star_lora_7b", ["trl.learning_rate=1e-6"])
 
     def test_a_name_that_trl_does_not_have(self) -> None:
-        from training.grpo import arguments
+        from training.finetune.grpo import arguments
 
         with pytest.raises(ConfigurationError, match=r"num_generation \(do you mean num_generations\?\)"):
             arguments(load("tabletop_grpo", ["grpo.num_generation=4"]))

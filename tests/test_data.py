@@ -316,7 +316,7 @@ def test_an_image_is_read_upright_and_a_cut_one_is_refused(tmp_path: Path) -> No
 
 
 def test_a_sample_is_kept_if_the_embedded_segmenter_finds_its_mask_again() -> None:
-    from training.tabletop.scene import World, random_camera, random_light
+    from training.data.tabletop.scene import World, random_camera, random_light
 
     rng = np.random.default_rng(3)
     world = World()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from training import configuration, dry_run
-from training.configuration import load
-from training.shrink import shrunk, told
+from training.finetune import configuration, dry_run
+from training.finetune.configuration import load
+from training.finetune.shrink import shrunk, told
 
 
 class TestShrink:

@@ -21,12 +21,13 @@ from PIL import Image as PIL
 from segzero_ros.core.contract import Generation, LoadedModel, Sampling
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
-from training import compare_runs, evaluate, page
 from training.data import prepare
 from training.data.samples import BadRow, Item, LeftOut, Problem, Sample, Source, Target
-from training.evaluate import Voting, sample_cases, summarise
-from training.records import RecordFile, RecordsError, load, write
-from training.tabletop.store import render_shard
+from training.data.tabletop.store import render_shard
+from training.evaluation import compare as compare_runs
+from training.evaluation import evaluate, page
+from training.evaluation.evaluate import Voting, sample_cases, summarise
+from training.measures.records import RecordFile, RecordsError, load, write
 
 SIDE = 224  # the demo profile's square, so that answers are in the image's own pixels
 IMAGE = np.full((SIDE, SIDE, 3), 90, np.uint8)
@@ -441,7 +442,8 @@ class TestShardsAndResuming:
 
 KILLED = """
 import os, signal, sys
-from training import evaluate, records
+from training.evaluation import evaluate
+from training.measures import records
 append = records.RecordFile.append
 def dying(self, some):
     append(self, some)

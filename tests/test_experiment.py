@@ -10,16 +10,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.demo.batch import Writer
-from training.demo.tokenizer import build_tokenizer
-from training.experiments import controls, reproduce, sets
+from training.data.tabletop import sets
+from training.data.tabletop.questions import (
+    NAMING,
+    QUESTIONS,
+    RETAINED,
+    UNTAUGHT,
+    WORDS,
+    Ask,
+    instruct,
+    question,
+)
+from training.data.tabletop.scene import HELD_OUT
+from training.data.tabletop.store import Scenes, render_split
+from training.embedded.batch import Writer
+from training.embedded.pretraining import pieces
+from training.embedded.tokenizer import build_tokenizer
+from training.experiments import controls, reproduce
 from training.experiments.arms import ABLATIONS, ARMS, MAIN, Plan, configuration_of
 from training.experiments.ask import judge
-from training.experiments.questions import NAMING, QUESTIONS, RETAINED, UNTAUGHT, WORDS, Ask, instruct, pieces, question
-from training.logs import read_jsonl
+from training.finetune.logs import read_jsonl
 from training.rewards import PROFILES
-from training.tabletop.scene import HELD_OUT
-from training.tabletop.store import Scenes, render_split
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from training.experiments import boxes, findings, report, sets
+from training.data.tabletop import sets
+from training.data.tabletop.store import describe
+from training.experiments import boxes, findings, report
 from training.experiments.arms import ARMS, MAIN, Plan, write_records
 from training.experiments.ask import judge
 from training.experiments.findings import (
@@ -33,8 +35,7 @@ from training.experiments.findings import (
     over_seeds,
     verdict,
 )
-from training.metrics import matched
-from training.tabletop.store import describe
+from training.measures.metrics import matched
 
 SIZES = {"id": 60, "retained": 60, "novel": 60, "questions": 24, "no_target": 16}
 START = {"id": 0.5, "retained": 0.55, "novel": 0.25, "questions": 0.85, "no_target": 0.8}

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.profiles import load_profile
-from training import export, train
-from training.configuration import Configuration, ConfigurationError, load
-from training.shrink import shrunk
+from training.finetune import export
+from training.finetune import run as train
+from training.finetune.configuration import Configuration, ConfigurationError, load
+from training.finetune.shrink import shrunk
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

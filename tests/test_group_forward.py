@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from segzero_ros.models.checkpoints import EMBEDDED
-from training.group_forward import GroupForward, Prompts
+from training.finetune.group_forward import GroupForward, Prompts
 
 pytestmark = pytest.mark.long
 WEIGHTS = EMBEDDED / "reasoner"

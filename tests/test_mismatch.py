@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from segzero_ros.profiles import load_profile
-from training.mismatch import Completion, Transformers, figures, main, read_prompts, with_processor, write_prompts
+from training.engines.mismatch import (
+    Completion,
+    Transformers,
+    figures,
+    main,
+    read_prompts,
+    with_processor,
+    write_prompts,
+)
 
 WEIGHTS = Path(__file__).parents[1] / "segzero_ros" / "weights" / "reasoner"
 

@@ -21,7 +21,7 @@ from pick.robot import FINGER, OPENING
 from pick.score import Attempt, Record, UprightBox, box_errors, cause_in_space, read_record, summarise, upright_box
 from pick.trial import LIFTED, Cell, Scene
 from segzero_ros.core.space import Box3D, Pose
-from training.tabletop.store import SPLITS
+from training.data.tabletop.store import SPLITS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "pick"
 SMALL = (320, 180)

@@ -17,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from segzero_ros.models.checkpoints import EMBEDDED
 from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.profiles import load_profile
-from training.processor_files import write_processor_files
+from training.finetune.processor_files import write_processor_files
 
 WEIGHTS = EMBEDDED / "reasoner"
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from training import protocols
-from training.metrics import counting, detection_ap, interval, lenient_box_hit, ratio_interval
+from training.measures import protocols
+from training.measures.metrics import counting, detection_ap, interval, lenient_box_hit, ratio_interval
 
 SHAPE = (4, 5)
 NOTHING = np.zeros(SHAPE, bool)

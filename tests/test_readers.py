@@ -600,7 +600,7 @@ def test_other_columns_and_places_say_what_was_needed(tmp_path: Path) -> None:
 
 def test_the_tabletop_gives_every_kind_the_same_again_and_some_without_a_target(tmp_path: Path) -> None:
     from training.data.readers.tabletop import read_tabletop
-    from training.tabletop.store import render_shard
+    from training.data.tabletop.store import render_shard
 
     (tmp_path / "val").mkdir()
     render_shard(tmp_path / "val", "val", 0, 6, depth=False)

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from segzero_ros.profiles import load_profile
-from training import cli, configuration, evaluate, markdown, readme
+from tools import training_readme as readme
+from training import cli
 from training.data import prepare
+from training.evaluation import evaluate
+from training.finetune import configuration
+from training.measures import markdown
 from training.rewards import PROFILES
 
 TEXT = readme.PAGE.read_text(encoding="utf-8")
@@ -26,7 +30,7 @@ def tables() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["article", "recipes", "ablations"])
 def test_the_tables_are_what_the_code_says(name: str, tables: dict[str, str]) -> None:
-    assert markdown.read(readme.PAGE, name) == tables[name], "run python -m training.readme"
+    assert markdown.read(readme.PAGE, name) == tables[name], "run python -m tools.training_readme"
 
 
 def test_every_configuration_is_in_a_line(tables: dict[str, str]) -> None:
@@ -106,7 +110,7 @@ def test_commands_that_evaluate_name_profiles_that_are_there_or_that_export_make
 def test_the_server_is_started_with_what_trl_wants_of_it_and_the_training_with_keys_that_there_are() -> None:
     from trl.scripts.vllm_serve import ScriptArguments, build_command
 
-    from training.grpo import arguments
+    from training.finetune.grpo import arguments
 
     text = (readme.ROOT / "docs/decisions/rollout-engines.md").read_text(encoding="utf-8")
     section = text[text.index("## Starting the server") :]

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from transformers.quantizers.quantizers_utils import should_convert_module
 from trl import GRPOTrainer
 
-from training import configuration, dry_run, grpo, logs, sft, train
-from training import model as models
-from training.configuration import ConfigurationError, Reward, load
-from training.conversations import load as load_rows
+from training.finetune import configuration, dry_run, grpo, logs, sft
+from training.finetune import model as models
+from training.finetune import run as train
+from training.finetune.configuration import ConfigurationError, Reward, load
+from training.finetune.conversations import load as load_rows
+from training.finetune.shrink import make_rows, shrunk
 from training.rewards import PROFILES, Profile
-from training.shrink import make_rows, shrunk
 
 IMAGE = 9
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import markdown
+from training.measures import markdown
 from training.rewards import PROFILES, Profile, plots
 from training.rewards.plots import EXPLOITS, NONE, RIGHT, SHOWN, WRONG, Case, Picture, curve, pays, winnings
 

@@ -27,6 +27,15 @@ STOREYS = (
 FREE = {"segzero_ros"}  # __init__.py: the version
 NOT_IN_CORE = {"torch", "transformers", "safetensors", "huggingface_hub", "rclpy"}
 MESSAGES = ("_msgs", "_srvs", "_interfaces")
+# The rooms of training/, likewise; fine-tuning and evaluation stand side by side and know nothing of each other.
+ROOMS = (
+    {"measures", "data"},
+    {"rewards"},
+    {"finetune", "evaluation"},
+    {"engines", "embedded"},
+    {"experiments"},
+)
+DOORS = {"cli.py", "evaluate.py", "train.py", "__init__.py", "README.md", "configs"}
 
 
 def name_of(path: Path) -> str:
@@ -35,18 +44,20 @@ def name_of(path: Path) -> str:
 
 
 FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TRAINING = {name_of(path): path for path in sorted((ROOT / "training").rglob("*.py"))}
+ALL = FILES | TRAINING
 
 
 def imports_of(name: str) -> set[str]:
     """The modules that a file imports, anywhere in it."""
     out = set()
-    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(ALL[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             out |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: a relative import"
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            out |= {w if w in FILES else str(node.module) for w in whole}
+            out |= {w if w in ALL else str(node.module) for w in whole}
     return out
 
 
@@ -61,12 +72,52 @@ def test_imports_run_one_way(name: str) -> None:
         assert storey(other) <= storey(name), f"{name} imports {other}, which stands above it"
 
 
-def test_no_file_imports_itself_by_way_of_others() -> None:
-    graph = {name: imports_of(name) & FILES.keys() - FREE for name in FILES}
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The names of one, or nothing."""
     try:
         list(TopologicalSorter(graph).static_order())
     except CycleError as error:
-        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+        return list(error.args[1])
+    return []
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    graph = {name: imports_of(name) & ALL.keys() - FREE for name in ALL}
+    assert not circle(graph)
+    graph["training.measures.metrics"] = {"training.evaluation.evaluate"}
+    assert len(circle(graph)) > 2, "a circle is not seen"
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
+
+
+INSIDE = sorted(name for name in TRAINING if any(room(name) in rooms for rooms in ROOMS))
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_the_rooms_of_training_import_one_way(name: str) -> None:
+    level = {one: n for n, rooms in enumerate(ROOMS) for one in rooms}
+    for other in imports_of(name) & TRAINING.keys() - {"training"}:
+        near, far = room(name), room(other)
+        assert far in level, f"{name} imports {other}, a door"
+        assert far == near or level[far] < level[near], f"{name} imports {other}, which stands beside or above it"
+
+
+def test_training_is_a_house_of_few_rooms() -> None:
+    entries = {p.name for p in (ROOT / "training").iterdir() if p.name != "__pycache__"}
+    assert entries == DOORS.union(*ROOMS)
+    assert len(entries) <= 14
+
+
+def test_the_package_that_runs_imports_nothing_of_training() -> None:
+    for name in FILES:
+        assert not {other for other in imports_of(name) if other.partition(".")[0] == "training"}, name
+
+
+@pytest.mark.parametrize("name", sorted(TRAINING))
+def test_no_file_of_training_is_longer_than_500_lines(name: str) -> None:
+    assert len(TRAINING[name].read_text(encoding="utf-8").splitlines()) <= 500
 
 
 @pytest.mark.parametrize("name", sorted(n for n in FILES if n.startswith("segzero_ros.core")))

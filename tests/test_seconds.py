@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from training import logs, train
-from training.configuration import Lora, load
-from training.grpo import PARTS, Timed
-from training.shrink import shrunk
+from training.finetune import logs
+from training.finetune import run as train
+from training.finetune.configuration import Lora, load
+from training.finetune.grpo import PARTS, Timed
+from training.finetune.shrink import shrunk
 
 
 class Engine:

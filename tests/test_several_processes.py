@@ -15,9 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from training import configuration, logs, train
-from training.configuration import Configuration, load
-from training.shrink import shrunk
+from training.finetune import configuration, logs
+from training.finetune import run as train
+from training.finetune.configuration import Configuration, load
+from training.finetune.shrink import shrunk
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from training import configuration, grpo
 from training.experiments.reproduce import START
+from training.finetune import configuration, grpo
 
 pytestmark = pytest.mark.long
 PROMPTS = ("the red mug", "something to drink from", "the small cube left of the duck")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.demo.batch import segments
-from training.tabletop.instructions import KINDS, answer, mirror, thought, write
-from training.tabletop.scene import HELD_OUT, World, random_camera, random_light
-from training.tabletop.store import Scenes, Thing, describe, render_shard
+from training.data.tabletop.instructions import KINDS, answer, mirror, thought, write
+from training.data.tabletop.scene import HELD_OUT, World, random_camera, random_light
+from training.data.tabletop.store import Scenes, Thing, describe, render_shard
+from training.embedded.batch import segments
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,17 @@ from safetensors.torch import load_file
 
 from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.profiles import Profile
-from training import configuration, logs, train
-from training import model as models
-from training.configuration import Configuration, ConfigurationError, load
-from training.conversations import RowError, answer_text, messages, prompt_profile, rescale
-from training.conversations import load as load_rows
-from training.prepared import rows_in
+from training.finetune import configuration, logs
+from training.finetune import model as models
+from training.finetune import run as train
+from training.finetune.configuration import Configuration, ConfigurationError, load
+from training.finetune.conversations import RowError, answer_text, messages, prompt_profile, rescale
+from training.finetune.conversations import load as load_rows
+from training.finetune.prepared import rows_in
+from training.finetune.shrink import make_model, make_rows, shrunk
+from training.finetune.validate import answer, with_image_part
+from training.finetune.watch import Watch, check_inputs
 from training.rewards import PROFILES
-from training.shrink import make_model, make_rows, shrunk
-from training.validate import answer, with_image_part
-from training.watch import Watch, check_inputs
 
 SINGLE = "<box>(100,110),(200,220)</box><points>(130,140),(170,180)</points>"
 LIST = json.dumps([{"bbox_2d": [100, 110, 200, 220], "point_2d": [150, 160]}])
@@ -290,7 +291,7 @@ class TestLogs:
 
 HOLDS = """
 import pathlib, sys
-from training import train
+from training.finetune import run as train
 with train.alone(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     input()
@@ -397,7 +398,7 @@ import os, pathlib, signal, sys
 import torch, yaml
 torch.set_num_threads(1)
 from transformers import Trainer
-from training import configuration, train
+from training.finetune import configuration, run as train
 written = Trainer._save_rng_state
 def save(self, folder):
     if self.state.global_step == 4:

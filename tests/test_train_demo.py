@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.demo import by_reward, segmenter, train_reasoner
+from training.data.tabletop.store import Scenes, render_shard
+from training.embedded import by_reward, segmenter, train_reasoner
 from training.rewards import PROFILES
-from training.tabletop.store import Scenes, render_shard
 
 
 def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "training.train_demo", "--smoke", "--out", str(tmp_path)],
+        [sys.executable, "-m", "training.embedded.train_demo", "--smoke", "--out", str(tmp_path)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=True,
         stdout=subprocess.DEVNULL,

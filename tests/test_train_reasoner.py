@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from training.demo.batch import PREFIX, SUFFIX, Writer, drawn, make_batch, segments
-from training.demo.reasoner import GRID, SMOKE, FastLanguage, FastVision, build, library_inputs
-from training.demo.tokenizer import build_tokenizer
-from training.demo.train_reasoner import Settings, train
-from training.tabletop.instructions import KINDS, answer, write
-from training.tabletop.store import Scenes, render_shard
+from training.data.tabletop.instructions import KINDS, answer, write
+from training.data.tabletop.store import Scenes, render_shard
+from training.embedded.batch import PREFIX, SUFFIX, Writer, drawn, make_batch, segments
+from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, library_inputs
+from training.embedded.tokenizer import build_tokenizer
+from training.embedded.train_reasoner import Settings, train
+from training.finetune.fast_vision import FastVision
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,10 @@ def test_the_fast_forward_gives_the_librarys_logits(data: Path) -> None:
     )
     language = FastLanguage(model, prefix, token("<|vision_end|>"))
     with torch.no_grad():
-        fast = language(FastVision(model)(b.images), b.packed)[0] @ model.model.language_model.embed_tokens.weight.t()
+        fast = (
+            language(FastVision(model, PATCHES)(b.images), b.packed)[0]
+            @ model.model.language_model.embed_tokens.weight.t()
+        )
         pixels, shape = library_inputs(b.images)
         for image in range(2):
             for q in range(int(b.packed.query[image].max()) + 1):

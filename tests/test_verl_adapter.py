@@ -1,4 +1,4 @@
-"""What of the verl adapter needs no verl; training/verl_adapter/test_in_verl.py has the rest."""
+"""What of the verl adapter needs no verl; training/engines/verl/test_in_verl.py has the rest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from training.configuration import load
 from training.data import prepare
+from training.engines.verl.keys import dotted, names, pinned, read, unknown
+from training.engines.verl.reward import compute_score
+from training.engines.verl.rows import check_columns, check_profile, messages, prepared, verl_row
+from training.finetune.configuration import load
 from training.rewards import PROFILES
-from training.verl_adapter.keys import dotted, names, pinned, read, unknown
-from training.verl_adapter.reward import compute_score
-from training.verl_adapter.rows import check_columns, check_profile, messages, prepared, verl_row
 
 SINGLE = "<box>(100,200),(300,400)</box><points>(200,300),(250,350)</points>"
 LIST = '[{"bbox_2d": [100, 200, 300, 400], "point_2d": [200, 300]}]'

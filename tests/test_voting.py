@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segzero_ros.core.contract import PackedMask
 from segzero_ros.core.geometry import pack
-from training.voting import Ballot, clusters, vote
+from training.measures.voting import Ballot, clusters, vote
 
 SIZE = 40
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.demo.batch import prompt_text
-from training.demo.tokenizer import build_tokenizer
-from training.evaluate import read_cases
-from training.tabletop import instructions, wordings
-from training.tabletop.instructions import KINDS, Item, answer, write
-from training.tabletop.store import Scenes, Thing, render_shard
-from training.tabletop.wordings import HELD_OUT, TRAINING, Wordings, reword
+from training.data.tabletop import instructions, wordings
+from training.data.tabletop.instructions import KINDS, Item, answer, prompt_text, write
+from training.data.tabletop.store import Scenes, Thing, render_shard
+from training.data.tabletop.wordings import HELD_OUT, TRAINING, Wordings, reword
+from training.embedded.tokenizer import build_tokenizer
+from training.evaluation.evaluate import read_cases
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from transformers import (
     Sam2Model,
 )
 
-from training.demo.reasoner import SMOKE, build
-from training.demo.tokenizer import build_tokenizer
+from training.embedded.reasoner import SMOKE, build
+from training.embedded.tokenizer import build_tokenizer
 
 
 def save_reasoner(folder: Path) -> Path:

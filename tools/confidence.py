@@ -1,6 +1,6 @@
 """Whether a confidence tells right objects from wrong ones: asked again on rendered tabletop scenes.
 
-    python -m training.tabletop.store build/tabletop --split test      # and test-ood: the scenes
+    python -m training.data.tabletop.store build/tabletop --split test      # and test-ood: the scenes
     python tools/confidence.py ask build/tabletop --split test --split test-ood --n 300
     python tools/confidence.py show --page docs/confidence.md --picture docs/pictures/confidence.png
 
@@ -33,10 +33,10 @@ from segzero_ros.core.steps import Deadline, Progress, Thought
 from segzero_ros.core.verifying import Again
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
-from training import markdown
-from training.evaluate import Asked, questions, tabletop_cases
-from training.records import Record, RecordFile, load
-from training.tabletop.store import Scenes
+from training.data.tabletop.store import Scenes
+from training.evaluation.evaluate import Asked, questions, tabletop_cases
+from training.measures import markdown
+from training.measures.records import Record, RecordFile, load
 
 SAMPLES = 16
 RIGHT = 0.5  # IoU with a true mask
@@ -45,7 +45,7 @@ LEAST = 60  # objects for a row
 RESAMPLES = 1000
 THRESHOLDS = (0.25, 0.5, 0.75)
 SHIPPED = ("vote of 8", "crop")
-RESULTS = Path(__file__).resolve().parent.parent / "training" / "results" / "confidence.json"
+RESULTS = Path(__file__).resolve().parent.parent / "training" / "experiments" / "results" / "confidence.json"
 
 
 def ask(pipeline: Pipeline, asked: Asked, samples: int) -> Record:

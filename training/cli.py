@@ -8,11 +8,14 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "prepare": ("training.data.prepare", "annotated images to rows that a reasoner is trained on"),
-    "train": ("training.train", "run a configuration of training/configs: --dry-run, --shrink, or for real"),
-    "evaluate": ("training.evaluate", "figures with intervals, per-item records, both protocols"),
-    "compare": ("training.compare_runs", "two runs on the same items, paired"),
-    "abilities": ("training.abilities", "what it could do before: questions of standard sets or over the tabletop"),
-    "export": ("training.export", "a trained checkpoint to a folder that the node loads"),
+    "train": ("training.finetune.run", "run a configuration of training/configs: --dry-run, --shrink, or for real"),
+    "evaluate": ("training.evaluation.evaluate", "figures with intervals, per-item records, both protocols"),
+    "compare": ("training.evaluation.compare", "two runs on the same items, paired"),
+    "abilities": (
+        "training.evaluation.abilities",
+        "what it could do before: questions of standard sets or over the tabletop",
+    ),
+    "export": ("training.finetune.export", "a trained checkpoint to a folder that the node loads"),
     "rewards": ("training.rewards.compare", "a reward beside another implementation"),
 }
 

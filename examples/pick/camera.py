@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.core import space
-from training.tabletop.scene import FAR, NEAR, Camera, Light, take_picture
+from training.data.tabletop.scene import FAR, NEAR, Camera, Light, take_picture
 
 # Degrees across the picture: at 1:1 as in training; at 16:9 so that objects fill as much of the square that the model
 # looks at (1.5 % each), and few are cut.

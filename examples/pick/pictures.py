@@ -13,7 +13,7 @@ from pick.camera import View, render
 from pick.score import UprightBox
 from pick.trial import Cell, Outcome, Scene
 from pick.world import STEP
-from training.tabletop.scene import Camera
+from training.data.tabletop.scene import Camera
 
 GREEN, RED, WHITE = (60, 220, 60), (255, 70, 70), (255, 255, 255)
 FRAME = (400, 225)  # of the film's two halves

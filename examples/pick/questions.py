@@ -9,9 +9,9 @@ import numpy as np
 
 from pick.camera import View
 from pick.world import PickWorld
-from training.tabletop.instructions import KINDS, Item, write
-from training.tabletop.scene import SIZE
-from training.tabletop.store import Thing, describe
+from training.data.tabletop.instructions import KINDS, Item, write
+from training.data.tabletop.scene import SIZE
+from training.data.tabletop.store import Thing, describe
 
 ONE = tuple(kind for kind in KINDS if kind != "several")
 

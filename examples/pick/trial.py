@@ -17,8 +17,8 @@ from pick.questions import choose, see_things
 from pick.robot import Arm, Robot, parked, write_urdf
 from pick.score import Attempt, Record, UprightBox, box_errors
 from pick.world import PickWorld, random_scene
-from training.tabletop.instructions import Item
-from training.tabletop.scene import Camera, Light, random_light
+from training.data.tabletop.instructions import Item
+from training.data.tabletop.scene import Camera, Light, random_light
 
 LIFTED = 0.10  # metres between the target's lowest point and the table
 NOISES = ("exact", "noisy")

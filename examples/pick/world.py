@@ -1,7 +1,7 @@
 """The tabletop that the embedded model was trained on, with mass, friction and contacts.
 
-Looks, sizes and places come from `training/tabletop/scene.py` by the same draws of the same distribution; what is new
-is that objects are bodies. Tables on which objects touch, fall over or roll away are laid anew. Metres, kilograms,
+Looks, sizes and places come from `training/data/tabletop/scene.py` by the same draws of the same distribution; what is
+new is that objects are bodies. Tables on which objects touch, fall over or roll away are laid anew. Metres, kilograms,
 seconds; z is up, the table's top is z = 0.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
 from pick.score import UprightBox, upright_box
-from training.tabletop.scene import RGB, SHAPES, Light, Object, World
+from training.data.tabletop.scene import RGB, SHAPES, Light, Object, World
 
 STEP = 1 / 240  # PyBullet's own; with 100 iterations of the solver nothing here jitters
 DENSITY = 250.0  # of the convex hull: toys of 60 g to 400 g
@@ -185,7 +185,7 @@ class PickWorld(World):
 
 
 def random_scene(seed: int, number: int) -> np.random.Generator:
-    """Scene `number` of a seed; 6 is no split of `training/tabletop/store.py`, so no model has seen it."""
+    """Scene `number` of a seed; 6 is no split of `training/data/tabletop/store.py`, so no model has seen it."""
     return np.random.default_rng([6, seed, number])
 
 

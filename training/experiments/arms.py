@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.experiments import sets
+from training.data.tabletop import sets
 from training.experiments.ask import Speaker, ask_all, batches, summary
 from training.rewards import PROFILES
 
@@ -98,7 +98,7 @@ ARMS = {a.name: a for a in (*MAIN, *CONTROLS, *ABLATIONS, *AFTERWARDS)}
 
 def configuration_of(arm: Arm, plan: Plan, seed: int, start: Path, rows: Path, check: Path, out: Path) -> Any:
     """The recipe `tabletop_grpo` or `tabletop_sft` with what this arm changes."""
-    from training import configuration
+    from training.finetune import configuration
 
     prompts = arm.prompts or plan.prompts
     updates = round(plan.updates * arm.updates)
@@ -228,7 +228,7 @@ def trained(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path
     """Trains an arm, or goes on with it, or finds it trained."""
     import datasets
 
-    from training import train
+    from training.finetune import run as train
 
     folder = work / f"{arm.name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def trained(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path
 
 def run(arm: Arm, seed: int, plan: Plan, root: Path, start: Path, work: Path, results: Path) -> Path:
     """Trains and asks; returns the file of the result."""
-    from training.model import load_model
+    from training.finetune.model import load_model
 
     done = results / f"{arm.name}-{seed}.json"
     if done.exists():

@@ -13,12 +13,12 @@ from tqdm import tqdm
 from segzero_ros.core.answer import parse_answer
 from segzero_ros.core.contract import Box, Status
 from segzero_ros.profiles import load_profile
-from training.demo.reasoner import GRID, library_inputs, normalise
-from training.experiments.questions import Ask
-from training.experiments.sets import Item, Set
-from training.group_forward import GroupForward, Prefix, Prompts
-from training.metrics import box_accuracy, matched
-from training.tabletop.store import Scenes
+from training.data.tabletop.questions import Ask
+from training.data.tabletop.sets import Item, Set
+from training.data.tabletop.store import Scenes
+from training.embedded.reasoner import GRID, library_inputs, normalise
+from training.finetune.group_forward import GroupForward, Prefix, Prompts
+from training.measures.metrics import box_accuracy, matched
 
 MAX_NEW_TOKENS = 128
 BATCH = 64  # prompts at once; recorded

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.experiments import sets
+from training.data.tabletop import sets
 from training.experiments.arms import ARMS, Plan, check_rows, configuration_of, digest, trained, write_records
 from training.experiments.ask import Speaker, ask_all, batches, judge, summary
-from training.metrics import matched
+from training.measures.metrics import matched
 
 SAMPLES = 8
 DENIALS = (" There", "[]")  # the tokens by which a thought, and an answer, say that nothing matches
@@ -70,7 +70,7 @@ def of_eight(records: Sequence[dict[str, Any]], asks: dict[str, Any]) -> tuple[l
 
 def validated(name: str, plan: Plan, root: Path, start: Path, results: Path) -> None:
     """The start on the rows by which runs are validated: where their curves begin, update 0."""
-    from training import train
+    from training.finetune import run as train
 
     arm = ARMS["grpo_answer" if name == "start_answer" else "grpo_thought"]
     with tempfile.TemporaryDirectory() as folder:
@@ -126,8 +126,8 @@ CHANGES: dict[str, Callable[[Sequence[str]], list[str]]] = {
 @torch.no_grad()
 def thought_use(seed: int, plan: Plan, root: Path, model: Path, tokenizer: Path, results: Path) -> None:
     """The policy's own thoughts, changed, are put before its answers on the set `id`."""
-    from training.configuration import Model
-    from training.model import load_model
+    from training.finetune.configuration import Model
+    from training.finetune.model import load_model
 
     speaker = Speaker(tokenizer, load_model(Model(str(model), "embedded"), model))
     scenes, chosen = sets.scenes_of(root, "test", plan.share), sets.tests(root, plan.share)["id"]

@@ -25,7 +25,7 @@ from scipy import stats
 
 from training.experiments.arms import ABLATIONS, AFTERWARDS, ARMS, CONTROLS, MAIN, Plan
 from training.experiments.reproduce import jobs
-from training.logs import read_jsonl
+from training.finetune.logs import read_jsonl
 
 SETS = ("id", "retained", "novel", "questions", "no_target")
 BOXED = ("id", "retained", "novel")  # sets with boxes to find

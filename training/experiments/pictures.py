@@ -307,7 +307,7 @@ def running(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def page(samples: Sequence[Mapping[str, Any]], true: Mapping[str, Any], scenes: Mapping[str, Any], path: Path) -> bool:
     """A row per set and outcome. White: the truth, orange: the start's boxes, green: those after training.
 
-    true: id -> boxes; scenes: set -> training.tabletop.store.Scenes.
+    true: id -> boxes; scenes: set -> training.data.tabletop.store.Scenes.
     """
     from PIL import Image, ImageDraw, ImageFont
 

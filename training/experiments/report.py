@@ -1,6 +1,6 @@
 """The experiment's report from what its runs left: tabletop.md, its numbers in report.json, and pictures.
 
-    python -m training.experiments.report --results training/results/tabletop/runs --out training/results
+    python -m training.experiments.report                             # reads results/tabletop/runs, writes results
     python -m training.experiments.report ... --root build/tabletop   # also writes down what was asked, draws items
     python -m training.experiments.report ... --check                 # recomputes every number; 1 if one differs
 
@@ -24,15 +24,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from training.experiments import boxes, pictures, sets
+from training.data.tabletop import sets
+from training.data.tabletop.questions import Ask
+from training.data.tabletop.store import Scenes, Thing
+from training.experiments import boxes, pictures
 from training.experiments import findings as f
 from training.experiments.arms import ABLATIONS, AFTERWARDS, ARMS, MAIN, Plan
 from training.experiments.ask import judge
 from training.experiments.controls import of_eight
 from training.experiments.pictures import NAMES, label
-from training.experiments.questions import Ask
 from training.experiments.reproduce import PLAN, RESULTS, plan_of
-from training.tabletop.store import Scenes, Thing
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
 TOLERANCE = 1.5e-5  # figures are rounded to five digits, and another BLAS may round the last one otherwise
@@ -674,7 +675,7 @@ def check(results: Path, out: Path, plan: Plan) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="what the runs left")
-    parser.add_argument("--out", type=Path, default=Path("training/results"))
+    parser.add_argument("--out", type=Path, default=Path("training/experiments/results"))
     parser.add_argument("--plan", type=Path, default=PLAN, help="JSON; which runs there should be")
     parser.add_argument("--smoke", action="store_true", help="the runs are those of `reproduce --smoke`")
     parser.add_argument("--root", type=Path, help="scenes: for the items that were asked and their pictures")

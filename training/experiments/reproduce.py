@@ -1,8 +1,8 @@
 """`make reproduce`: every run of the plan that has no result yet, two at a time, as long as the sitting lasts.
 
 A run is a process of its own with one thread; killed, it goes on at its last checkpoint. Results lie in
-training/results/tabletop/runs and are what the report is made of, so that a later sitting, on another machine too, does
-only what is missing. `--smoke` does all of it with a few updates and items: it proves the way, not the claims.
+results/tabletop/runs and are what the report is made of, so that a later sitting, on another machine too, does only
+what is missing. `--smoke` does all of it with a few updates and items: it proves the way, not the claims.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from training.demo.processes import MALLOC
-from training.experiments import sets
+from training.data.tabletop import sets
+from training.embedded.processes import MALLOC
 from training.experiments.arms import ABLATIONS, AFTERWARDS, CONTROLS, MAIN, Plan, digest
 
 HERE = Path(__file__).parent
 PLAN = HERE / "tabletop.json"  # committed before the first reported run; tabletop.md says why
 START = HERE / "start"
-RESULTS = Path("training/results/tabletop/runs")
+RESULTS = Path("training/experiments/results/tabletop/runs")
 
 
 def plan_of(file: Path, smoke: bool = False) -> Plan:

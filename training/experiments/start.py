@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from training.experiments import sets
-from training.experiments.questions import NAMING, RETAINED
+from training.data.tabletop import sets
+from training.data.tabletop.questions import NAMING, RETAINED
 
 TOWER = Path("training/experiments/start")  # it was kept: that of the shipped weights at commit e82a59f
 
@@ -35,7 +35,7 @@ def level(root: Path, model: Path, out: Path, steps: int, think: float) -> None:
 
 
 def _train(root: Path, out: Path, steps: int, **more: Any) -> None:
-    from training.demo.train_reasoner import Settings, train
+    from training.embedded.train_reasoner import Settings, train
 
     limit = sets.SCENES["train"]
     train(Settings(str(root), str(out), vision_steps=0, joint_steps=steps, course="experiment", limit=limit, **more))

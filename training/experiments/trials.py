@@ -15,22 +15,23 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from training.experiments import reproduce, sets
+from training.data.tabletop import sets
+from training.experiments import reproduce
 from training.experiments.arms import MAIN, Arm, Plan, configuration_of, prepare
 
 RATES = (3e-5, 1e-4, 3e-4)
 SEED = 99
 UPDATES = 30
 ITEMS = 400
-LOG = Path("training/results/tabletop/trials.jsonl")
+LOG = Path("training/experiments/results/tabletop/trials.jsonl")
 
 
 def trial(arm: Arm, rate: float, plan: Plan, root: Path, start: Path, work: Path) -> dict[str, object]:
     import torch
 
-    from training import train
     from training.experiments.ask import Speaker, ask_all, mean
-    from training.model import load_model
+    from training.finetune import run as train
+    from training.finetune.model import load_model
 
     torch.set_num_threads(1)
     plan = replace(plan, updates=UPDATES, rates={arm.name: rate})

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training import markdown
+from training.measures import markdown
 from training.rewards import PROFILES, Profile
 from training.rewards.texts import SQUARE, scaled
 

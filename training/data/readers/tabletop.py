@@ -1,4 +1,4 @@
-"""The simulated tabletop (training/tabletop): scenes on disk, instructions written over them."""
+"""The simulated tabletop (training/data/tabletop): scenes on disk, instructions written over them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from training.data.samples import Item, LeftOut, Sample, Source
-from training.tabletop.instructions import KINDS, write
-from training.tabletop.store import Scenes
+from training.data.tabletop.instructions import KINDS, write
+from training.data.tabletop.store import Scenes
 
 TRIES = 1000  # scenes that are looked at for one instruction
 
