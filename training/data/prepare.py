@@ -32,26 +32,10 @@ from training.data import quality, store
 from training.data.page import page
 from training.data.rows import FORMS, row
 from training.data.samples import Item, Problem, Sample, Source, read
+from training.data.sources import NEGATIVES, SOURCES, Reading, WrongUse, add_options, check_images, open_source, options
 
-SOURCES = (
-    "coco",
-    "lvis",
-    "refcoco",
-    "refcoco+",
-    "refcocog",
-    "grefcoco",
-    "reasonseg",
-    "lisa++",
-    "rows",
-    "tabletop",
-)
 SPLIT = re.compile(r"\w[\w+-]*")  # a folder of OUT's own, and a name that datasets takes
-NEGATIVES = ("coco", "lvis")  # where it is known what an image has none of
 SHOWN = 10  # problems on the terminal; all are in problems.jsonl
-
-
-class WrongUse(ValueError):
-    """The call cannot be done; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,7 @@ class Recipe:
     min_iou: float = quality.MIN_IOU
     segmenter: quality.Segmenter | None = None
     known: tuple[tuple[str, store.Known], ...] = ()
+    strict: bool = False  # what is mended elsewhere is bad
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--no-target", type=int, default=0, metavar="N", help="N texts per image that nothing matches")
     where.add_argument("--limit", type=int, help="so many, chosen by --seed")
     where.add_argument("--seed", type=int, default=0)
+    add_options(where)
     what = p.add_argument_group("what is written")
     what.add_argument("--out", type=Path, required=True)
     what.add_argument("--form", choices=FORMS, default="list", help="list: any number of objects; single: one; mask")
@@ -128,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     ours = ("workers", "json", "out", "page", "join")  # `root` names what is joined
     settings = {k: str(v) for k, v in sorted(vars(arguments).items()) if k not in ours}
     try:
-        source = open_source(arguments)
+        source = open_source(reading(arguments))
         known = [(other, store.Known(store.hashes_of(other), arguments.near)) for other in arguments.not_in]
     except ValueError as error:
         raise WrongUse(str(error)) from error
@@ -155,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.min_iou,
         quality.load(arguments.filter_segmenter) if arguments.filter_segmenter else None,
         tuple(known),
+        arguments.strict,
     )
     shards = store.Shards(out, arguments.form)
     _grow(shards, source, groups, recipe, arguments)
@@ -179,6 +166,24 @@ def run(arguments: argparse.Namespace) -> int:
         del data
         shards.remove()
     return report(summary, out, arguments.json)
+
+
+def reading(a: argparse.Namespace) -> Reading:
+    """What a call reads."""
+    return Reading(
+        a.source,
+        a.root,
+        images=a.images,
+        split=a.split,
+        by=a.by,
+        sentences=a.sentences,
+        instances=a.instances,
+        count=a.count,
+        no_target=a.no_target,
+        seed=a.seed,
+        join=tuple(a.join or ()),
+        **options(a),
+    )
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -207,46 +212,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise WrongUse("--group image needs --form list")
 
 
-def check_images(source: str, images: Path | None) -> None:
-    """Raises WrongUse where a format does not say where its images are, and nobody else does."""
-    if source in ("coco", "lvis", "lisa++") and images is None:
-        raise WrongUse(f"{source} needs --images DIR")
-    if images is not None and not images.is_dir():
-        raise WrongUse(f"there is no folder {images}")
-
-
-def open_source(a: argparse.Namespace) -> Source:
-    """The reader of a call. Raises ValueError for a source that cannot be read at all."""
-    root = Path(a.root)
-    if a.source == "coco":
-        from training.data.readers.coco import read_coco
-
-        return read_coco(root, a.images, no_target=a.no_target, seed=a.seed)
-    if a.source == "lvis":
-        from training.data.readers.lvis import read_lvis
-
-        return read_lvis(root, a.images, no_target=a.no_target, seed=a.seed)
-    if a.source == "reasonseg":
-        from training.data.readers.reasonseg import read_reasonseg
-
-        return read_reasonseg(root / a.split if (root / a.split).is_dir() else root, sentences=a.sentences)
-    if a.source == "lisa++":
-        from training.data.readers.lisa_plus import read_lisa_plus
-
-        return read_lisa_plus(root, a.images, instances=a.instances)
-    if a.source == "rows":
-        from training.data.readers.published import join_rows, read_rows
-
-        return join_rows(a.join, a.split) if getattr(a, "join", None) else read_rows(a.root, a.split)
-    if a.source == "tabletop":
-        from training.data.readers.tabletop import read_tabletop
-
-        return read_tabletop(root / a.split if (root / a.split).is_dir() else root, count=a.count, seed=a.seed)
-    from training.data.readers.refer import read_refer
-
-    return read_refer(root, a.source, a.split, by=a.by, images=a.images, sentences=a.sentences)
-
-
 def grouped(source: Source, group: str) -> list[tuple[Item, ...]]:
     """Items that are handled together: one by one, or all over the same image."""
     if group == "none":
@@ -269,6 +234,10 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
         done.problems.extend(problems)
         if sample is None:
             continue
+        if sample.mended and recipe.strict:
+            done.problems.extend(Problem(recipe.file, item.id, f"{why} (--strict)") for why in sample.mended)
+            continue
+        done.problems.extend(Problem(recipe.file, item.id, why, "mended") for why in sample.mended)
         try:
             pixels = kept[0][1] if kept and kept[0][0].image is sample.image else sample.pixels()
             if recipe.masks and sample.targets and not sample.masks:
@@ -428,7 +397,7 @@ def summarise(
     problems: Sequence[Problem],
     settings: dict[str, str],
 ) -> dict[str, Any]:
-    """Counts. reasons: how often each, numbers and names taken out. ignored_pixels_left_out: rows that have some, which
+    """Counts. notes: of the file as a whole. reasons: how often each, numbers and names taken out. ignored_pixels_left_out: rows that have some, which
     their form holds with --masks alone."""
     kinds = Counter(p.kind for p in problems)
     counts, ignored = list[int](), 0
@@ -445,6 +414,8 @@ def summarise(
         "no_target": counts.count(0),
         "bad": kinds["bad"],
         "left_out": kinds["left out"],
+        "mended": kinds["mended"],
+        "notes": list(source.notes),
         "with_ignored_pixels": ignored,
         "ignored_pixels_left_out": 0 if written else ignored,
         "reasons": dict(Counter(_kind(p) for p in problems).most_common()),
@@ -474,7 +445,8 @@ def _kind(problem: Problem) -> str:
 def _title(summary: dict[str, Any]) -> str:
     return (
         f"{summary['source']} ({summary['file']}): {summary['rows']} rows, {summary['objects']} objects, "
-        f"{summary['no_target']} without a match; {summary['bad']} bad, {summary['left_out']} left out"
+        f"{summary['no_target']} without a match; {summary['bad']} bad, {summary['left_out']} left out, "
+        f"{summary['mended']} mended"
     )
 
 
@@ -484,9 +456,11 @@ def report(summary: dict[str, Any], out: Path, as_json: bool) -> int:
         print(json.dumps(summary))
     else:
         print(_title(summary))
+        for note in summary["notes"]:
+            print(f"  {note}")
         for reason, count in list(summary["reasons"].items())[:SHOWN]:
             print(f"  {count:6}  {reason}")
-        if summary["bad"] or summary["left_out"]:
+        if summary["reasons"]:
             with (out / "problems.jsonl").open(encoding="utf-8") as file:
                 lines = list(file)
             for line in lines[:SHOWN]:

@@ -47,6 +47,7 @@ class Sample:
     targets: tuple[Target, ...] | None = None
     source_size: tuple[int, int] | None = None
     ann_ids: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
 
     def pixels(self) -> NDArray[np.uint8]:
         """RGB uint8 (H, W, 3). Raises ValueError for a file that is no image."""
@@ -55,12 +56,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why something annotated is no row. kind: "bad", or "left out" for what is right and was not wanted."""
+    """Why something annotated is no row. kind: "bad", or "left out" for what is right and was not wanted; "mended" for
+    what is a row nevertheless."""
 
     file: str
     id: str
     reason: str
-    kind: Literal["bad", "left out"] = "bad"
+    kind: Literal["bad", "left out", "mended"] = "bad"
 
 
 class BadRow(ValueError):
@@ -88,13 +90,15 @@ class Item:
 class Source:
     """A data set in a fixed order, read lazily, so that a run continues where another ended.
 
-    problems: what was wrong with rows that never became an item (no image of that id, an id given twice, ...).
+    problems: what was wrong with rows that never became an item (no image of that id, an id given twice, ...). notes:
+    what is to be said of the file as a whole, in sentences with their counts, such as a key that nothing reads.
     """
 
     name: str
     file: str
     items: Sequence[Item] = field(repr=False)
     problems: Sequence[Problem] = field(default=(), repr=False)
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.items)

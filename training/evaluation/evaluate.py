@@ -61,6 +61,7 @@ from segzero_ros.core.geometry import mask_box, rle_encode, union_mask
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import ProfileError, load_profile
 from training.data.samples import LeftOut, Problem, Sample, Source
+from training.data.sources import SOURCES, Reading, check_images, open_source
 from training.data.tabletop import wordings
 from training.data.tabletop.instructions import KINDS, Item
 from training.data.tabletop.instructions import write as instruct
@@ -588,18 +589,15 @@ def read_cases(settings: dict[str, Any], root: Path) -> list[Case]:
         count, seed = settings["n"] or QUESTIONS, settings["seed"]
         asked = questions(scenes, count, seed, ood=split == "test-ood", words=words)
         return tabletop_cases(scenes, asked, f"{split}-{seed}")  # in other words it is the same item
-    from training.data import prepare
-
-    if family not in prepare.SOURCES or not where:
-        known = ", ".join(f"{name}:PATH" for name in prepare.SOURCES if name != "tabletop")
+    if family not in SOURCES or not where:
+        known = ", ".join(f"{name}:PATH" for name in SOURCES if name != "tabletop")
         raise ValueError(f"--data {settings['data']}: expected tabletop:SPLIT or one of {known}")
     images = Path(settings["images"]) if settings["images"] else None
-    prepare.check_images(family, images)
-    more = {"images": images, "instances": None, "no_target": 0}
+    check_images(family, images)
     if not Path(where).exists() and family != "rows":
         raise ValueError(f"--data {settings['data']}: there is no {where}")
     given = {key: settings[key] for key in ("split", "by", "sentences", "seed")}
-    source = prepare.open_source(argparse.Namespace(source=family, root=where, count=0, **given, **more))
+    source = open_source(Reading(family, where, images=images, **given))
     return sample_cases(source, family)[: settings["n"]]
 
 
