@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 
 from segzero_ros.core.contract import Generation
 from training.data.tabletop.store import Scenes
-from training.evaluation import abilities
-from training.evaluation.abilities import (
-    Question,
+from training.evaluation import abilities, question_sets
+from training.evaluation.answer_scores import (
     anls,
     edit_distance,
     exact,
+    normalise_textvqa,
+    normalise_vqa,
     relaxed_accuracy,
     textvqa_accuracy,
     vqa_accuracy,
 )
+from training.evaluation.question_sets import Question
 from training.measures.records import RecordFile, load
 
 TEN = ["red"] * 2 + ["dark red"] * 7 + ["blue"]
@@ -53,7 +55,7 @@ class TestVqaAccuracy:
         ],
     )
     def test_normalisation(self, written: str, meant: str) -> None:
-        assert abilities.normalise_vqa(written) == meant
+        assert normalise_vqa(written) == meant
 
     def test_raw_text_counts_where_all_annotators_agree(self) -> None:
         assert vqa_accuracy("Yes", ["yes"] * 10) == 0
@@ -61,7 +63,7 @@ class TestVqaAccuracy:
         assert textvqa_accuracy("Yes", ["yes"] * 10) == 1
 
     def test_textvqa_parts_the_genitive(self) -> None:
-        assert abilities.normalise_textvqa("Levi's") == "levi 's"
+        assert normalise_textvqa("Levi's") == "levi 's"
 
     @settings(deadline=None)
     @given(st.lists(st.text(max_size=6), min_size=1, max_size=10), st.text(max_size=6))
@@ -128,32 +130,32 @@ class TestReaders:
         given_ = {"question_id": 420001, "image_id": 42, "answers": answers, "answer_type": "other"}
         q = self.write(tmp_path / "q.json", {"data_subtype": "val2014", "questions": asked})
         a = self.write(tmp_path / "a.json", {"annotations": [given_]})
-        (found,) = abilities.read_vqav2(q, a, tmp_path)
+        (found,) = question_sets.read_vqav2(q, a, tmp_path)
         assert found.answers == tuple(TEN) and found.kind == "other" and found.id == "420001"
         assert found.image == tmp_path / "COCO_val2014_000000000042.jpg"
         self.write(tmp_path / "a.json", {"annotations": []})
         with pytest.raises(ValueError, match=r"q.json, row 0 .*a.json has no answers to question 420001"):
-            abilities.read_vqav2(q, a, tmp_path)
+            question_sets.read_vqav2(q, a, tmp_path)
 
     def test_textvqa_and_docvqa(self, tmp_path: Path) -> None:
         row: dict[str, Any] = {"question_id": 7, "questionId": 7, "question": "brand?", "answers": TEN}
         path = self.write(tmp_path / "q.json", {"data": [row | {"image_id": "abc", "image": "documents/x_1.png"}]})
-        assert abilities.read_textvqa(path, tmp_path)[0].image == tmp_path / "abc.jpg"
-        assert abilities.read_docvqa(path, tmp_path)[0].image == tmp_path / "documents" / "x_1.png"
+        assert question_sets.read_textvqa(path, tmp_path)[0].image == tmp_path / "abc.jpg"
+        assert question_sets.read_docvqa(path, tmp_path)[0].image == tmp_path / "documents" / "x_1.png"
         self.write(tmp_path / "q.json", {"data": [row | {"answers": "red", "image_id": "abc"}]})
         with pytest.raises(ValueError, match=r"row 0 .* answers are no list"):
-            abilities.read_textvqa(path, tmp_path)
+            question_sets.read_textvqa(path, tmp_path)
 
     def test_chartqa(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "human.json", [{"imgname": "1.png", "query": "how many?", "label": "14"}])
-        (found,) = abilities.read_chartqa(path, tmp_path)
+        (found,) = question_sets.read_chartqa(path, tmp_path)
         assert (found.id, found.answers) == ("human-00000", ("14",))
 
     @pytest.mark.parametrize("content", ["", "[]", '{"data": 3}', '{"data": [{"question": "?"}]}'])
     def test_another_format_is_named(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "q.json").write_text(content)
         with pytest.raises(ValueError, match=r"q\.json"):
-            abilities.read_textvqa(tmp_path / "q.json", tmp_path)
+            question_sets.read_textvqa(tmp_path / "q.json", tmp_path)
 
     @staticmethod
     def write(path: Path, data: Any) -> Path:
@@ -225,8 +227,8 @@ class TestTabletop:
     def test_questions_are_the_experiments_own(self, scenes: Path) -> None:
         from training.data.tabletop import sets
 
-        found, digest = abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
-        assert digest != abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=4)[1]
+        found, digest = question_sets.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
+        assert digest != question_sets.read_tabletop(scenes, "val", scenes=8, count=20, seed=4)[1]
         drawn = sets.build(Scenes(scenes / "val", limit=8), "val", "questions", sets.TESTS["questions"][1], 20, 3)
         assert [(q.question, q.answers, q.kind) for q in found] == [
             (i.ask.text, (i.ask.answer,), i.ask.kind) for i in drawn.items
@@ -242,7 +244,7 @@ class TestTabletop:
     def test_the_right_completions_are_right(self, scenes: Path, think: bool) -> None:
         from training.data.tabletop import sets
 
-        found, _ = abilities.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
+        found, _ = question_sets.read_tabletop(scenes, "val", scenes=8, count=20, seed=3)
         drawn = sets.build(Scenes(scenes / "val", limit=8), "val", "questions", sets.TESTS["questions"][1], 20, 3)
 
         class Knowing:
@@ -267,7 +269,7 @@ class TestTabletop:
         first = json.loads(capsys.readouterr().out)
         assert (first["profile"], first["data"], first["suffix"]) == ("demo", "tabletop:val", "answer")
         assert first["n"] == first["items"] == 6 and sum(k["n"] for k in first["kinds"].values()) == 6
-        assert first["sha256"] == abilities.read_tabletop(scenes, "val", scenes=8, count=6, seed=0)[1]
+        assert first["sha256"] == question_sets.read_tabletop(scenes, "val", scenes=8, count=6, seed=0)[1]
         assert all(r["text"] for r in load([tmp_path / "r.jsonl"])[1])
         assert abilities.main(call) == 0 and json.loads(capsys.readouterr().out) == first
         assert abilities.main([*call, "--suffix", "think"]) == 2

@@ -26,7 +26,10 @@ from training.data.samples import BadRow, Item, LeftOut, Problem, Sample, Source
 from training.data.tabletop.store import render_shard
 from training.evaluation import compare as compare_runs
 from training.evaluation import evaluate, page
-from training.evaluation.evaluate import Voting, sample_cases, summarise
+from training.evaluation.asking import Voting
+from training.evaluation.figures import summarise
+from training.evaluation.item_records import unread
+from training.evaluation.items import Case, sample_cases
 from training.measures.records import RecordFile, RecordsError, load, write
 
 SIDE = 224  # the demo profile's square, so that answers are in the image's own pixels
@@ -651,8 +654,8 @@ def test_data_that_is_not_there_is_said_before_a_model_is_loaded(
 
 
 def test_the_commonest_reasons_of_unread_items_are_shown() -> None:
-    cases = [evaluate.Case(str(n), "coco", lambda: pytest.fail("it is read")) for n in range(3)]
-    records = [evaluate.unread(n, case, ValueError(f"reason {n % 2}")) for n, case in enumerate(cases)]
+    cases = [Case(str(n), "coco", lambda: pytest.fail("it is read")) for n in range(3)]
+    records = [unread(n, case, ValueError(f"reason {n % 2}")) for n, case in enumerate(cases)]
     summary = evaluate.summarise({"data": "coco:x", "profile": "demo", "n": 3, "seed": 0, "batch": 1}, records)
     assert list(summary["unread_reasons"].values()) == [2, 1]
     assert "2 unread: " in evaluate.table(summary) and "reason 0" in evaluate.table(summary)

@@ -34,8 +34,8 @@ from segzero_ros.models.server_requests import data_url
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 from tests.servers import real_vllm
+from training.data.tabletop.evaluation import questions
 from training.data.tabletop.store import Scenes, render_split
-from training.evaluation.evaluate import questions
 
 pytestmark = pytest.mark.vllm
 

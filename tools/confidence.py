@@ -33,8 +33,9 @@ from segzero_ros.core.steps import Deadline, Progress, Thought
 from segzero_ros.core.verifying import Again
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
+from training.data.tabletop.evaluation import questions
 from training.data.tabletop.store import Scenes
-from training.evaluation.evaluate import Asked, questions, tabletop_cases
+from training.evaluation.items import Asked, tabletop_cases
 from training.measures import markdown
 from training.measures.records import Record, RecordFile, load
 

@@ -147,8 +147,8 @@ def curve(
 
 def tabletop(count: int, folder: Path) -> list[tuple[Image, str]]:
     """Rendered pictures and instructions of the test split."""
+    from training.data.tabletop.evaluation import questions
     from training.data.tabletop.store import Scenes, render_split
-    from training.evaluation.evaluate import questions
 
     scenes = Scenes(render_split(folder, "test", count, workers=1))
     return [(np.asarray(scenes.rgb(q.scene)), q.item.text) for q in questions(scenes, count, 0, ood=False)]

@@ -122,8 +122,8 @@ def read_prompts(folder: Path) -> Prompts:
 
 def tabletop(folder: Path, count: int) -> list[tuple[NDArray[np.uint8], str]]:
     """Every kind of instruction equally often, a fifth without a match."""
+    from training.data.tabletop.evaluation import questions
     from training.data.tabletop.store import Scenes
-    from training.evaluation.evaluate import questions
 
     scenes = Scenes(folder)
     return [(scenes.rgb(q.scene), q.item.text) for q in questions(scenes, count, 0, ood=False)]

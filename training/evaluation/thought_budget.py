@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluation.evaluate import figures
+from training.evaluation.figures import figures
 from training.measures import markdown
 from training.measures.records import load
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 NOT_ASKED = ("UNREAD", "LEFT_OUT")  # statuses of items that no model saw
 Record = dict[str, Any]
@@ -66,6 +68,34 @@ class RecordFile:
             file.write("".join(json.dumps(r) + "\n" for r in records))
             file.flush()
             os.fsync(file.fileno())
+
+
+def in_batches(
+    count: int,
+    batch: int,
+    ask: Callable[[Sequence[int], Sequence[int]], dict[int, Record]],
+    *,
+    file: RecordFile | None = None,
+    shard: tuple[int, int] = (0, 1),
+    desc: str = "items",
+) -> list[Record]:
+    """The records of `count` items, in order; batches whose records `file` holds are not asked again.
+
+    ask(indices, todo): records of a whole batch, of which those of `todo` are kept: a batch that a kill cut in two is
+    asked whole. shard: (I, N), every N-th batch from the I-th.
+    """
+    done = dict(file.done) if file else {}
+    starts = [s for n, s in enumerate(range(0, count, batch)) if n % shard[1] == shard[0]]
+    for start in tqdm(starts, desc=desc, unit="batch"):
+        indices = range(start, min(start + batch, count))
+        todo = [i for i in indices if i not in done]
+        if not todo:
+            continue
+        new = ask(indices, todo)
+        if file:
+            file.append([new[i] for i in todo])
+        done |= {i: new[i] for i in todo}
+    return [done[i] for i in sorted(done)]
 
 
 def set_aside(path: Path) -> Path:
