@@ -6,7 +6,6 @@ It shows the command and becomes it, so that signals and the exit code are vLLM'
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
 import os
 import shlex
@@ -24,7 +23,7 @@ from segzero_ros.core.prompt import build_prompt
 from segzero_ros.core.text import one_line
 from segzero_ros.models import checkpoints, hub, weights
 from segzero_ros.models.prompt_tokens import AROUND, CELLS, find_counter
-from segzero_ros.models.server_address import is_address, read_key, shown_address
+from segzero_ros.models.server_address import is_address, is_loopback, read_key, shown_address
 from segzero_ros.profiles import load_profile
 
 INSTRUCTION = 512  # tokens that an instruction may have: some two thousand characters of English
@@ -120,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(command.shown(), flush=True)
     adapter_word = ", with adapter none" if profile.adapter else ""
     print(f"segzero: the reasoner is then {command.url}{adapter_word}", file=sys.stderr, flush=True)
-    if not _is_loopback(arguments.host) and "VLLM_API_KEY" not in {*command.environment, *os.environ}:
+    if not is_loopback(arguments.host) and "VLLM_API_KEY" not in {*command.environment, *os.environ}:
         print("segzero: anybody in this network may ask it; SEGZERO_API_KEY sets a key", file=sys.stderr, flush=True)
     if note := memory_note(profile, machine):
         print(f"segzero: {note}", file=sys.stderr, flush=True)
@@ -135,6 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
 def build_command(profile: Profile, machine: Machine, python: str, host: str, port: int, passed: list[str]) -> Command:
     """passed: further arguments of vLLM's; a later one overrules an earlier one. Raises SegzeroError(NOT_READY)."""
     _refuse_address(profile)
+    if known := {word.partition("=")[0] for word in passed} & {"--host", "--port"}:
+        raise _refused(f"{min(known)} belongs before the --, so that the URL that is shown is the server's")
     model = _model_of(profile)
     name = f"{profile.name}-base" if profile.adapter else profile.name
     pixels = profile.square**2
@@ -286,13 +287,6 @@ def _has_template(folder: Path) -> bool:
         return True
     path = folder / "tokenizer_config.json"
     return path.is_file() and bool(checkpoints.read_json(path, "a tokenizer's settings").get("chat_template"))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _port(text: str) -> int:

@@ -25,6 +25,7 @@ from segzero_ros.core.answer_schema import (
     lark_grammar,
     sample_answer,
     structural_tag,
+    warn_of_room,
 )
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.profile import Profile
@@ -289,3 +290,10 @@ def test_a_number_that_may_have_more_digits_is_not_ended() -> None:
     assert own.rest('<answer>[{"bbox_2d": [1, 2, 3, 4]') == "}]</answer>"
     assert own.rest('<answer>[{"bbox_2d": [1, 2, 3, 4], "label": "a m') == '"}]</answer>'
     assert own.rest('<answer>[{"bbox_2d": [1, 2, 3, 4]}, ') is None
+
+
+def test_a_limit_that_leaves_a_thought_nothing_is_told_of() -> None:
+    assert warn_of_room(60, 120) == ""
+    said = warn_of_room(60, 100)
+    assert "40" in said and "120 or more" in said
+    assert "a thought has 0" in warn_of_room(60, 40)

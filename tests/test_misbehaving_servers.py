@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import threading
 import traceback
@@ -17,6 +18,7 @@ import pytest
 
 from segzero_ros.core.contract import Cancel, Generation, Sampling, SegzeroError, Status
 from segzero_ros.core.steps import Deadline
+from segzero_ros.models.checkpoints import resolve
 from segzero_ros.models.prompt_tokens import PromptTokens
 from segzero_ros.models.reasoner_server import ServerReasoner, load_server_reasoner
 from segzero_ros.models.server_address import is_address, read_address
@@ -472,6 +474,19 @@ class TestAddresses:
         with pytest.raises(SegzeroError) as error:
             read_address(url)
         assert error.value.status is Status.NOT_READY
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1", "127.8.8.8", "[::1]", "[::ffff:127.0.0.1]"])
+    def test_this_machine_is_known_in_every_spelling_so_that_no_proxy_is_asked(self, host: str) -> None:
+        assert read_address(f"http://{host}:8000/v1").is_loopback
+
+    @pytest.mark.parametrize("host", ["jetson", "10.0.0.1", "[::ffff:10.0.0.1]", "127.evil.org", "localhost.evil.org"])
+    def test_another_machine_is_none_of_them(self, host: str) -> None:
+        assert not read_address(f"http://{host}:8000/v1").is_loopback
+
+    @pytest.mark.parametrize("name", ["jetson:8000/v1", "127.0.0.1:8000", "[::1]:8000/v1"])
+    def test_one_without_its_scheme_is_refused_with_the_right_one(self, name: str) -> None:
+        with pytest.raises(SegzeroError, match=re.escape(f"http://{name}")):
+            resolve(name, "reasoner")
 
     def test_a_password_in_it_is_refused_and_not_shown(self) -> None:
         with pytest.raises(SegzeroError) as error:

@@ -178,6 +178,12 @@ def test_a_revision_goes_with_the_name() -> None:
     assert command_of(replace(load_profile("seg-zero"), reasoner_revision="v1"))["--revision"] == "v1"
 
 
+@pytest.mark.parametrize("passed", [["--port", "9000"], ["--port=9000"], ["--dtype", "half", "--host", "0.0.0.0"]])
+def test_what_the_url_shows_is_not_passed_behind_its_back(passed: list[str]) -> None:
+    with pytest.raises(SegzeroError, match="before the --"):
+        build_command(DEMO, GPU, "python", "127.0.0.1", 8000, passed)
+
+
 def test_what_is_passed_stands_last_so_that_it_overrules() -> None:
     words = build_command(DEMO, CPU, "python", "127.0.0.1", 8000, ["--max-model-len", "512"]).words
     assert words[-2:] == ["--max-model-len", "512"]

@@ -209,6 +209,20 @@ def _missing(text: str, tag: str) -> str:
     return next(tag[n:] for n in range(len(tag) - 1, -1, -1) if text.endswith(tag[:n]))
 
 
+def warn_of_room(room: int, limit: int) -> str:
+    """A sentence where so little is left beside a constrained answer that thoughts are cut short; "" elsewhere.
+
+    room: tokens that the answer is left. limit: tokens of thought and answer, max_new_tokens.
+    """
+    if 2 * room <= limit:
+        return ""
+    left = max(0, limit - room)
+    return (
+        f"constrain keeps {room} tokens for the answer, so that of max_new_tokens {limit} a thought has {left}: "
+        f"it wants {2 * room} or more"
+    )
+
+
 def sample_answer(profile: Profile) -> str:
     """An answer of one object, as long as most are; from where `continuation` ends."""
     number = {"percent": "100.00", "unit": "0.1234"}.get(profile.coordinates, str(profile.extent))

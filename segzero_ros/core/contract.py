@@ -57,6 +57,11 @@ class SegzeroError(Exception):
         self.message = message
 
 
+def timed_out(seconds: float) -> SegzeroError:
+    """A request's time is over."""
+    return SegzeroError(Status.TIMEOUT, f"there was no answer within {seconds:g} s")
+
+
 class Stopped(Exception):
     """A model saw its cancel flag in the middle of its work."""
 

@@ -37,6 +37,7 @@ from segzero_ros.core.contract import (
     ThoughtBudget,
     Timing,
     WithLogits,
+    timed_out,
 )
 from segzero_ros.core.geometry import clip_point, pack, square_image, to_source
 from segzero_ros.core.partial import PartialAnswer
@@ -69,7 +70,7 @@ class Deadline(Cancel):
         """Why it is set: the caller's flag counts more than the time."""
         if super().is_set() or (self._caller is not None and self._caller.is_set()):
             return SegzeroError(Status.CANCELLED, "the request was cancelled")
-        return SegzeroError(Status.TIMEOUT, f"there was no answer within {self._timeout:g} s")
+        return timed_out(self._timeout or 0.0)
 
 
 @dataclass

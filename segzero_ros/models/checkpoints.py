@@ -7,6 +7,7 @@ file is a sentence and not a stack trace.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from segzero_ros.models import hub, weights
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 MAX_CONFIG = 1_000_000  # bytes
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}(/|$)")
 
 # Forms of weights that are not loaded, by the ending of a file's name, and what to do.
 _FORMS = {
@@ -53,7 +55,8 @@ def resolve(
         check(folder, role)
         return folder
     if not hub.is_name(name):
-        raise _refused(f"there is no folder {name[:200]} with a {role}'s weights")
+        server = f"; a server is given as http://{name[:200]}" if _HOST_AND_PORT.match(name) else ""
+        raise _refused(f"there is no folder {name[:200]} with a {role}'s weights{server}")
     why = ""
     if (snapshot := hub.cached(name, revision)) is not None:
         try:

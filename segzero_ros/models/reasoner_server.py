@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
-from segzero_ros.core.answer_schema import check_grammar
+from segzero_ros.core.answer_schema import check_grammar, warn_of_room
 from segzero_ros.core.contract import (
     Cancel,
     Generation,
@@ -30,6 +31,8 @@ from segzero_ros.models.server_model import ServedModel
 from segzero_ros.models.server_requests import constrained, continued_turn, data_url
 from segzero_ros.models.server_thoughts import BegunTurn, ThoughtLimit
 from segzero_ros.models.server_trials import ONE_WORD, ROOM, find_begun_turn, try_constraint
+
+log = logging.getLogger(__name__)
 
 
 def load_server_reasoner(
@@ -197,6 +200,8 @@ class ServerReasoner:
     def try_constraint(self, cancel: Cancel | None = None) -> None:
         """Raises SegzeroError where the server ignores or refuses the constraint, or cannot end a thought."""
         form = self._find_form()
+        if why := warn_of_room(form.room, self.profile.max_new_tokens):
+            log.warning(why)
         turn = self.try_begun_turn(cancel)
 
         def ask(begun: str) -> str:

@@ -5,6 +5,7 @@ Inputs are built by hand, since the library's processors need torchvision: one p
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from segzero_ros.core.answer_schema import check_grammar
+from segzero_ros.core.answer_schema import check_grammar, warn_of_room
 from segzero_ros.core.contract import (
     Cancel,
     Generation,
@@ -36,6 +37,8 @@ from segzero_ros.models.loading import Checkpoint, Placement, load_model, wanted
 from segzero_ros.models.steering import Steering
 from segzero_ros.models.stopping import stoppable
 from segzero_ros.models.vocabulary import load_tokenizer
+
+log = logging.getLogger(__name__)
 
 # preprocessor_config.json of the published checkpoints.
 _NORMS = {
@@ -138,6 +141,8 @@ class TransformersReasoner:
         self._ends = {*ends, tokenizer.convert_tokens_to_ids("<|im_end|>")} - {None}
         rows = model.get_output_embeddings().weight.shape[0]
         self._grammar = Grammar(tokenizer, profile, self._ends, rows) if constrain else None
+        if self._grammar and (why := warn_of_room(self._grammar.room, profile.max_new_tokens)):
+            log.warning(why)
 
     def _chat(self) -> tuple[str, str]:
         """Qwen's chat format around image and prompt, written by hand: no checkpoint's template is run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -26,15 +27,27 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        try:
-            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def is_address(name: str) -> bool:
     """Whether a reasoner's name is the URL of a server."""
     return name.strip().lower().startswith(("http://", "https://"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, in any spelling that the system takes: 127.1 and ::ffff:127.0.0.1 are."""
+    if host == "localhost":
+        return True
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            found = ipaddress.ip_address(socket.inet_aton(host))
+        except (OSError, UnicodeEncodeError):
+            return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def read_address(url: str) -> Address:

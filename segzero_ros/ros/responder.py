@@ -8,7 +8,7 @@ from typing import Any
 
 from sensor_msgs.msg import CompressedImage
 
-from segzero_ros.core.contract import Event, Image, Prompt, Segmentation, SegzeroError, Status
+from segzero_ros.core.contract import Event, Image, Prompt, Segmentation, SegzeroError, Status, timed_out
 from segzero_ros.core.frames import Frame, too_early
 from segzero_ros.core.pipeline import Pipeline
 from segzero_ros.core.requests import Requests
@@ -88,7 +88,7 @@ class Responder:
             self._inputs.unreadable = ""
         left = ticket.deadline - time.monotonic()
         if left <= 0:
-            raise SegzeroError(Status.TIMEOUT, f"there was no answer within {ticket.timeout:g} s")
+            raise timed_out(ticket.timeout)
 
         def on_event(event: Event) -> None:
             nonlocal gathered
@@ -110,8 +110,8 @@ class Responder:
             pipeline.reasoning.thought_budget = thought_budget(self._node)
             pipeline.verifying.settings = verification(self._node)
             result = pipeline.segment(pixels, ticket.instruction, **limits)
-        if result.status is Status.TIMEOUT:  # the pipeline knows only what was left for it
-            result = replace(result, message=f"there was no answer within {ticket.timeout:g} s")
+        if result.status is Status.TIMEOUT and result.message == timed_out(left).message:  # all that it knows
+            result = replace(result, message=timed_out(ticket.timeout).message)
         if in_3d and gathered is not None:
             ticket.watch.stage = Stage.LIFTING_3D
             result = self._scenes.lift(gathered, pixels, result, ticket.cancel, ticket.deadline)
