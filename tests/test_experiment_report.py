@@ -28,7 +28,7 @@ from training.experiments.findings.estimates import over_items, over_seeds
 from training.experiments.findings.figures import findings
 from training.experiments.findings.groups import KNOWN
 from training.experiments.findings.runs import load
-from training.experiments.plan import ARMS, MAIN, Plan
+from training.experiments.plan import ARMS, MAIN, RESULTS, Plan
 from training.experiments.report import sentences
 from training.experiments.report.__main__ import main
 from training.experiments.report.compute import compute
@@ -470,6 +470,59 @@ def test_runs_that_do_not_go_together_are_refused(folder: Path, spoil: Callable[
     spoil(folder)
     with pytest.raises(ResultsError, match=message):
         load(folder)
+
+
+# Logs
+
+
+def test_a_packed_log_has_the_same_bytes_each_time_and_neither_a_time_nor_a_file_name(tmp_path: Path) -> None:
+    data = b'{"step": 1, "loss": 0.5}\n'
+    for name in ("grpo_thought-1", "sft_own-2"):
+        write_packed(log_file(tmp_path / f"{name}.json"), data)
+    one, other = ((tmp_path / f"{n}.log.jsonl.gz").read_bytes() for n in ("grpo_thought-1", "sft_own-2"))
+    assert one == other and one[3:8] == bytes(5), "no flag, no time"
+    assert gzip.decompress(one) == data
+
+
+def test_a_runs_log_is_read_from_its_packed_file_and_one_that_was_never_trained_has_none(runs_folder: Path) -> None:
+    runs, _ = load(runs_folder)
+    steps = [r["step"] for r in runs["sft_own"][2].log() if "loss" in r]
+    assert steps == list(range(1, 31))
+    assert runs["start_majority_of_8"][0].log() == []
+
+
+def cut_log(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def spoil_log(file: Path) -> None:
+    write_packed(file, gzip.decompress(file.read_bytes()) + b'{"step": 31, "lo')
+
+
+def unpack_log(file: Path) -> None:
+    file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut_log, r"sft_own-2\.log\.jsonl\.gz is not whole"),
+        (spoil_log, r"sft_own-2\.log\.jsonl\.gz, line 32: no JSON object"),
+        (unpack_log, r"sft_own-2\.log\.jsonl is not packed"),
+    ],
+)
+def test_a_log_that_cannot_be_read_is_refused_and_not_left_out(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(folder / "sft_own-2.log.jsonl.gz")
+    with pytest.raises(ResultsError, match=message):
+        told_of(folder, tmp_path)
+
+
+def test_the_committed_logs_are_packed() -> None:
+    logs = list(RESULTS.parent.rglob("*.log.jsonl*"))
+    assert len(logs) > 70 and all(p.suffix == ".gz" for p in logs)
 
 
 # The report
