@@ -26,10 +26,13 @@ from training.data.tabletop.store import Scenes, render_split
 from training.embedded.batch import Writer
 from training.embedded.pretraining import pieces
 from training.embedded.tokenizer import build_tokenizer
-from training.experiments import controls, reproduce
-from training.experiments.arms import ABLATIONS, ARMS, MAIN, Plan, configuration_of
-from training.experiments.ask import judge
-from training.finetune.logs import read_jsonl
+from training.experiments import reproduce
+from training.experiments.plan import ABLATIONS, ARMS, MAIN, PLAN, Plan, jobs, plan_of
+from training.experiments.run_files import log_file, read_log
+from training.experiments.running import controls
+from training.experiments.running.arms import configuration_of
+from training.experiments.running.judge import judge
+from training.experiments.running.votes import of_eight
 from training.rewards import PROFILES
 
 
@@ -124,10 +127,10 @@ class TestControls:
         wrong = f'<think>a</think><answer>[{{"bbox_2d": {x}, "point_2d": [4, 4], "label": "b"}}]</answer>'
         record = {"id": "a", "set": "id", "kind": ask.kind, "scene": 0}
         few = {**record, "texts": [wrong, wrong, wrong, right, "nonsense"]}
-        best, most = controls.of_eight([few], {"a": ask})
+        best, most = of_eight([few], {"a": ask})
         assert (best[0]["right"], most[0]["right"]) == (1.0, 0.0)
         many = {**record, "texts": [wrong, right, right, "nonsense"]}
-        _, most = controls.of_eight([many], {"a": ask})
+        _, most = of_eight([many], {"a": ask})
         assert most[0]["right"] == 1.0
 
     def test_no_thought_stays_with_its_item(self) -> None:
@@ -141,7 +144,7 @@ class TestControls:
 
 class TestPlan:
     def test_every_arm_is_a_configuration_that_differs_as_it_says(self, tmp_path: Path) -> None:
-        plan = reproduce.plan_of(reproduce.PLAN)
+        plan = plan_of(PLAN)
         for arm in ARMS.values():
             c = configuration_of(arm, plan, 1, reproduce.START, tmp_path, tmp_path, tmp_path)
             assert c.method == arm.method
@@ -154,7 +157,7 @@ class TestPlan:
         assert set(plan.rates) == set(ARMS)
 
     def test_main_arms_come_first_and_seed_by_seed(self) -> None:
-        order = reproduce.jobs(Plan())
+        order = jobs(Plan())
         main = {a.name for a in MAIN}
         assert [s for n, s in order if n in main] == sorted(s for n, s in order if n in main)
         last = max(n for n, (name, _) in enumerate(order) if name in main)
@@ -195,7 +198,7 @@ def test_a_smoke_run_leaves_results_that_a_second_call_takes_over(
             mine = [r["right"] for r in records if r["set"] == which]
             assert figures["right"] == pytest.approx(np.mean(mine), abs=1e-5)
             assert figures["n"] == len(mine)
-        log = read_jsonl(tmp_path / "runs" / f"{name}.log.jsonl")
+        log = read_log(log_file(tmp_path / "runs" / f"{name}.json"))
         if name == "start_answer-0":
             assert [(r["step"], "eval_reward" in r) for r in log] == [(0, True)]  # where the others' curves begin
         else:

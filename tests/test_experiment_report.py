@@ -21,20 +21,21 @@ from scipy import stats
 
 from training.data.tabletop import sets
 from training.data.tabletop.store import describe
-from training.experiments import boxes, findings, report
-from training.experiments.arms import ARMS, MAIN, Plan, write_records
-from training.experiments.ask import judge
-from training.experiments.findings import (
-    CLAIMS,
-    Claim,
-    Contrast,
-    ReportError,
-    contrast,
-    load,
-    over_items,
-    over_seeds,
-    verdict,
-)
+from training.experiments.findings import boxes, estimates
+from training.experiments.findings.claims import CLAIMS, Claim, verdict
+from training.experiments.findings.contrasts import Contrast, contrast
+from training.experiments.findings.estimates import over_items, over_seeds
+from training.experiments.findings.figures import findings
+from training.experiments.findings.groups import KNOWN
+from training.experiments.findings.runs import load
+from training.experiments.plan import ARMS, MAIN, RESULTS, Plan
+from training.experiments.report import sentences
+from training.experiments.report.__main__ import main
+from training.experiments.report.compute import compute
+from training.experiments.report.text import render
+from training.experiments.report.write import write
+from training.experiments.run_files import ResultsError, log_file, write_packed, write_records
+from training.experiments.running.judge import judge
 from training.measures.metrics import matched
 
 SIZES = {"id": 60, "retained": 60, "novel": 60, "questions": 24, "no_target": 16}
@@ -178,7 +179,7 @@ def write_runs(
             more["kl_per_answer"] = round(kl * (1 + 0.1 * float(rng.normal())), 5)
             keep(folder, name, seed, answers(tuple(effect)), digests, **more)
             log = grpo_log(30, effect[0], rng) if name.startswith("grpo") else sft_log(30)
-            (folder / f"{name}-{seed}.log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log))
+            write_packed(log_file(folder / f"{name}-{seed}.json"), "".join(json.dumps(r) + "\n" for r in log).encode())
     for name, change in (("kept", 0.3), ("emptied", -0.4), ("swapped", -0.9), ("without_coordinates", 0.1)):
         keep(folder, f"thought_{name}", 1, answers((change,), ("id",)), digests, think=True)
     (folder / "thought_use-1.json").write_text(json.dumps({"arm": "thought_use", "seed": 1}))
@@ -207,7 +208,7 @@ def written(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     )
     trial = {"arm": "grpo_thought", "rate": 0.0001, "updates": 30, "seed": 99, "val_id": 0.5125}
     (out / "tabletop" / "trials.jsonl").write_text(json.dumps(trial) + "\n")
-    report.write(runs_folder, out, PLAN)
+    write(runs_folder, out, PLAN)
     return out
 
 
@@ -222,8 +223,8 @@ def numbers_of(out: Path) -> dict[str, Any]:
 
 def told_of(folder: Path, out: Path) -> tuple[dict[str, Any], str]:
     """Numbers and text, without pictures."""
-    found = {**report.compute(*load(folder), PLAN, out), "pictures": []}
-    return found, report.render(found)
+    found = {**compute(*load(folder), PLAN, out), "pictures": []}
+    return found, render(found)
 
 
 def rewrite(folder: Path, run: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -269,7 +270,7 @@ def test_the_interval_over_items_is_about_two_standard_errors() -> None:
 def test_a_bootstrap_is_the_same_each_time() -> None:
     values = np.arange(7.0)
     first = over_items(values, [0, 0, 1, 1, 2, 3, 4])
-    findings._draws.cache_clear()
+    estimates._draws.cache_clear()
     assert over_items(values, [0, 0, 1, 1, 2, 3, 4]) == first
 
 
@@ -342,7 +343,7 @@ def test_a_verdict_follows_the_rule(rule: str, low: float, high: float, seeds: i
 
 def test_the_first_claim_is_the_outcome_asked_for_and_every_claim_names_known_arms() -> None:
     assert (CLAIMS[0].a, CLAIMS[0].b, CLAIMS[0].on, CLAIMS[0].rule) == ("grpo_thought", "start_think", "id", "above")
-    assert {x for c in CLAIMS for x in (c.a, c.b)} <= set(findings.KNOWN)
+    assert {x for c in CLAIMS for x in (c.a, c.b)} <= set(KNOWN)
     forgets = [c for c in CLAIMS if c.claim == "Reward forgets less than SFT"]
     assert {c.b for c in forgets} >= {a.name for a in MAIN if a.method == "sft"} and all(c.net for c in forgets)
     assert isinstance(CLAIMS[0], Claim)
@@ -379,7 +380,7 @@ def test_what_became_of_the_starts_denials_is_counted_apart(runs_folder: Path, f
     summary["sets"]["id"]["parsed"] = 1.0
     (folder / "start_think-0.json").write_text(json.dumps(summary))
     runs, _ = load(folder)
-    found = findings.findings(runs, PLAN)["denials"]["grpo_thought"]
+    found = findings(runs, PLAN)["denials"]["grpo_thought"]
     start, tuned = runs["start_think"][0], runs["grpo_thought"].values()
     denied = start.denied["id"]
     assert 0 < denied.sum() == (start.values["right"]["id"] == 0).sum()
@@ -467,8 +468,61 @@ def spoil_line(folder: Path) -> None:
 )
 def test_runs_that_do_not_go_together_are_refused(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(folder)
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(ResultsError, match=message):
         load(folder)
+
+
+# Logs
+
+
+def test_a_packed_log_has_the_same_bytes_each_time_and_neither_a_time_nor_a_file_name(tmp_path: Path) -> None:
+    data = b'{"step": 1, "loss": 0.5}\n'
+    for name in ("grpo_thought-1", "sft_own-2"):
+        write_packed(log_file(tmp_path / f"{name}.json"), data)
+    one, other = ((tmp_path / f"{n}.log.jsonl.gz").read_bytes() for n in ("grpo_thought-1", "sft_own-2"))
+    assert one == other and one[3:8] == bytes(5), "no flag, no time"
+    assert gzip.decompress(one) == data
+
+
+def test_a_runs_log_is_read_from_its_packed_file_and_one_that_was_never_trained_has_none(runs_folder: Path) -> None:
+    runs, _ = load(runs_folder)
+    steps = [r["step"] for r in runs["sft_own"][2].log() if "loss" in r]
+    assert steps == list(range(1, 31))
+    assert runs["start_majority_of_8"][0].log() == []
+
+
+def cut_log(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def spoil_log(file: Path) -> None:
+    write_packed(file, gzip.decompress(file.read_bytes()) + b'{"step": 31, "lo')
+
+
+def unpack_log(file: Path) -> None:
+    file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut_log, r"sft_own-2\.log\.jsonl\.gz is not whole"),
+        (spoil_log, r"sft_own-2\.log\.jsonl\.gz, line 32: no JSON object"),
+        (unpack_log, r"sft_own-2\.log\.jsonl is not packed"),
+    ],
+)
+def test_a_log_that_cannot_be_read_is_refused_and_not_left_out(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(folder / "sft_own-2.log.jsonl.gz")
+    with pytest.raises(ResultsError, match=message):
+        told_of(folder, tmp_path)
+
+
+def test_the_committed_logs_are_packed() -> None:
+    logs = list(RESULTS.parent.rglob("*.log.jsonl*"))
+    assert len(logs) > 70 and all(p.suffix == ".gz" for p in logs)
 
 
 # The report
@@ -494,7 +548,7 @@ def test_the_report_has_its_tables_claims_pictures_and_runs(written: Path) -> No
 
 def test_another_rate_is_named_as_a_cause_where_it_was_run(written: Path) -> None:
     found = numbers_of(written)
-    assert report._rate(found) == "", "it was not run"
+    assert sentences.slower_policy(found) == "", "it was not run"
     for part in ("arms", "denials"):
         found[part]["grpo_thought_slow"] = found[part]["grpo_thought"]
     found["runs"].append({"run": "grpo_thought_slow-1", "learning_rate": 3e-5})
@@ -506,14 +560,14 @@ def test_another_rate_is_named_as_a_cause_where_it_was_run(written: Path) -> Non
     said = (
         f"at 3e-05 in place of 0.0001, which short trials had chosen, ID changes by {sign} points {interval} instead of"
     )
-    assert f"{said} {change}, and where the start had answered by " in report._rate(found)
+    assert f"{said} {change}, and where the start had answered by " in sentences.slower_policy(found)
 
 
 def test_a_control_that_fell_apart_is_called_so(written: Path) -> None:
     found = numbers_of(written)
-    assert "the start at" in report._control(found) and "fell apart" not in report._control(found)
+    assert "the start at" in sentences.control(found) and "fell apart" not in sentences.control(found)
     found["arms"]["grpo_random"]["sets"]["id"]["right"]["change"]["estimate"] = -0.4
-    assert "it fell apart" in report._control(found)
+    assert "it fell apart" in sentences.control(found)
 
 
 def test_rates_and_hours_are_those_of_the_runs(written: Path) -> None:
@@ -523,8 +577,8 @@ def test_rates_and_hours_are_those_of_the_runs(written: Path) -> None:
         {"run": "sft_answer-1", "learning_rate": 3e-5, "ask_seconds": 1800},
         {"run": "kl_x10-1", "learning_rate": 1e-4, "train_seconds": 3600},
     ]
-    assert report._rates(found) == "3e-05: SFT, answers; 0.0001: GRPO, with thought"
-    hours = report._hours(found["runs"])
+    assert sentences.rates(found) == "3e-05: SFT, answers; 0.0001: GRPO, with thought"
+    hours = sentences.hours(found["runs"])
     assert "2.0 of training (2 runs; 1 others" in hours and "1.0 of asking (2 runs)" in hours
 
 
@@ -562,7 +616,7 @@ def test_with_two_seeds_a_claim_stays_undecided(written: Path) -> None:
 
 def test_a_verdict_with_fewer_seeds_than_planned_is_provisional(runs_folder: Path, tmp_path: Path) -> None:
     def text(plan: Plan) -> str:
-        return report.render({**report.compute(*load(runs_folder), plan, tmp_path), "pictures": []})
+        return render({**compute(*load(runs_folder), plan, tmp_path), "pictures": []})
 
     said = r"Reward raises ID over the start.*\*\*held\*\*"
     assert re.search(said + r" \|", text(PLAN))
@@ -578,7 +632,7 @@ def test_another_verdict_net_of_the_starts_is_said(runs_folder: Path, tmp_path: 
     )
     assert claims["Reward generalises better than SFT", "sft_thought", "novel"]["other_verdict"] is None, "one start"
     helps["verdict"], helps["other_verdict"] = "held", "undecided"
-    assert "**held**; net of the starts: undecided" in report.render(found)
+    assert "**held**; net of the starts: undecided" in render(found)
 
 
 def test_one_seed_is_said_plainly_and_has_the_interval_over_items_alone(folder: Path, tmp_path: Path) -> None:
@@ -598,7 +652,7 @@ def test_one_seed_is_said_plainly_and_has_the_interval_over_items_alone(folder: 
 def test_runs_beside_the_plan_and_unknown_files_are_named_and_in_no_figure(
     folder: Path, tmp_path: Path, out: Path
 ) -> None:
-    for end in (".json", ".jsonl.gz", ".log.jsonl"):
+    for end in (".json", ".jsonl.gz", ".log.jsonl.gz"):
         shutil.copy(folder / f"grpo_thought-1{end}", folder / f"grpo_thought-99{end}")
     (folder / "another_arm-1.json").write_text("{}")
     found, text = told_of(folder, tmp_path)
@@ -631,7 +685,7 @@ def test_without_the_start_levels_remain(folder: Path, tmp_path: Path) -> None:
 
 
 def command(folder: Path, out: Path, *more: str, plan: Path) -> int:
-    return report.main(["--results", str(folder), "--out", str(out), "--plan", str(plan), *more])
+    return main(["--results", str(folder), "--out", str(out), "--plan", str(plan), *more])
 
 
 @pytest.fixture
@@ -787,5 +841,5 @@ def test_with_scenes_the_report_shows_items_and_judges_every_text_anew(
 def test_scenes_that_are_not_those_of_the_runs_are_refused(with_scenes: tuple[Path, Path], tmp_path: Path) -> None:
     write_scenes(tmp_path / "other" / "test", 9, PAIRS)
     write_scenes(tmp_path / "other" / "test-ood", 9, UNSEEN)
-    with pytest.raises(ReportError, match=r"gives another set \w+ than .*runs"):
-        report.write(with_scenes[1], tmp_path / "out", FEW, tmp_path / "other")
+    with pytest.raises(ResultsError, match=r"gives another set \w+ than .*runs"):
+        write(with_scenes[1], tmp_path / "out", FEW, tmp_path / "other")

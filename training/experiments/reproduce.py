@@ -14,48 +14,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from training.data.tabletop import sets
 from training.embedded.processes import MALLOC
-from training.experiments.arms import ABLATIONS, AFTERWARDS, CONTROLS, MAIN, Plan, digest
+from training.experiments.plan import PLAN, RESULTS, Plan, jobs, plan_of
+from training.experiments.running.arms import digest
 
-HERE = Path(__file__).parent
-PLAN = HERE / "tabletop.json"  # committed before the first reported run; tabletop.md says why
-START = HERE / "start"
-RESULTS = Path("training/experiments/results/tabletop/runs")
-
-
-def plan_of(file: Path, smoke: bool = False) -> Plan:
-    given = json.loads(file.read_text())
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["plan"].items()}
-    plan = Plan(**settings)
-    if smoke:
-        plan = replace(plan, updates=2, prompts=2, generations=2, seeds=(1,), ablation_seeds=(1,), share=0.02)
-    return plan
-
-
-def jobs(plan: Plan) -> list[tuple[str, int]]:
-    """In the order of their weight: the start, main arms seed by seed, the control, ablations, what came afterwards."""
-    found = [(name, 0) for name in ("start_think", "start_answer")]
-    found += [(a.name, seed) for seed in plan.seeds for a in reversed(MAIN)]
-    found += [("start_best_of_8", 0)]
-    found += [(a.name, seed) for seed in plan.ablation_seeds for a in CONTROLS]
-    found += [("thought_use", seed) for seed in plan.ablation_seeds]
-    found += [(a.name, seed) for seed in plan.ablation_seeds for a in ABLATIONS]
-    found += [("start_undenied", 0)]
-    found += [(a.name, seed) for seed in plan.ablation_seeds for a in AFTERWARDS]
-    return found
+START = Path(__file__).with_name("start")
 
 
 def command(name: str, seed: int, plan: Plan, a: argparse.Namespace) -> list[str]:
-    module = "training.experiments.controls" if name.startswith(("start_", "thought_")) else "training.experiments.arms"
+    module = "training.experiments.running." + ("controls" if name.startswith(("start_", "thought_")) else "arms")
     places = ["--root", str(a.root), "--start", str(a.start), "--work", str(a.work), "--results", str(a.results)]
-    return [sys.executable, "-m", module, name, str(seed), "--plan", json.dumps(asdict(plan)), *places]
+    return [
+        sys.executable,
+        "-m",
+        module,
+        name,
+        str(seed),
+        "--plan",
+        json.dumps(asdict(plan)),
+        *places,
+    ]
 
 
 def environment() -> dict[str, str]:

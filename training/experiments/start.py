@@ -43,7 +43,7 @@ def _train(root: Path, out: Path, steps: int, **more: Any) -> None:
 
 def check(root: Path, model: Path, items: int = 600, samples: int = 200) -> dict[str, Any]:
     """Broad box_acc and question answering in both forms on `val`, and pass@1 and pass@8 of samples on naming."""
-    from training.experiments.ask import Speaker, ask_all, mean
+    from training.experiments.running.ask import Speaker, ask_all, mean
 
     speaker, scenes = Speaker(model), sets.scenes_of(root, "val")
     broad = sets.build(scenes, "val", "broad", sets.asked(NAMING + RETAINED), items, 0)

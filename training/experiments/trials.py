@@ -17,7 +17,9 @@ from pathlib import Path
 
 from training.data.tabletop import sets
 from training.experiments import reproduce
-from training.experiments.arms import MAIN, Arm, Plan, configuration_of, prepare
+from training.experiments.plan import MAIN, Arm, Plan
+from training.experiments.running.arms import configuration_of
+from training.experiments.running.rows import prepare
 
 RATES = (3e-5, 1e-4, 3e-4)
 SEED = 99
@@ -29,7 +31,7 @@ LOG = Path("training/experiments/results/tabletop/trials.jsonl")
 def trial(arm: Arm, rate: float, plan: Plan, root: Path, start: Path, work: Path) -> dict[str, object]:
     import torch
 
-    from training.experiments.ask import Speaker, ask_all, mean
+    from training.experiments.running.ask import Speaker, ask_all, mean
     from training.finetune import run as train
     from training.finetune.model import load_model
 

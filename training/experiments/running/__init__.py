@@ -1,0 +1,1 @@
+"""One run: its rows, its training, what it is asked, and the files that it leaves."""
