@@ -46,7 +46,7 @@ def clean_name(text: str) -> str:
 
 def category_text(category: Record) -> str:
     """A category's name as one would say it: LVIS writes `bat_(animal)`."""
-    return " ".join(str(category["name"]).replace("_", " ").split())
+    return str(category["name"]).replace("_", " ").strip()
 
 
 def texts_of(annotation: Record) -> tuple[str, ...]:
