@@ -96,8 +96,10 @@ class Absent:
 
 
 def _none(index: Instances, images: Path, file: str, name: str, text: str) -> Sample:
-    paths = [index.picture(image_id, images) for image_id in index.by_file[file]]
-    return Sample(name, text, paths[0], ())
+    ids = index.by_file[file]
+    paths = [index.picture(image_id, images) for image_id in ids]  # each must be of the annotated size
+    mended = dict.fromkeys(why for i in ids for why in index.mended.get(id(index.images.known[i]), ()))
+    return Sample(name, text, paths[0], (), mended=tuple(mended))
 
 
 def _excluded(key: str, above: set[str], used: set[str], verified: bool) -> str:

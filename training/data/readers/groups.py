@@ -46,11 +46,11 @@ def groups_of(index: Instances, file: str, names: Names) -> Iterator[Group]:
             if key in groups:
                 groups[key].append((annotation, name))
     lost = [(a.get("id"), {clean_name(name) for name in names(a)}) for a in index.lost.get(file, ())]
-    for key, pairs in groups.items():
-        annotations = [a for a, _ in pairs]
-        text = spelling([name for _, name in pairs])
+    for key, members in groups.items():
+        annotations = [a for a, _ in members]
+        text = spelling([name for _, name in members])
         gone = tuple(who for who, keys in lost if key in keys) if key else ()
-        mended = _mended(index, key, pairs)
+        mended = _mended(index, key, members)
         yield Group(key, text, annotations, gone, _others(annotations, groups), mended)
 
 
@@ -66,6 +66,8 @@ def _others(annotations: Sequence[Record], groups: dict[str, Any]) -> tuple[str,
 
 
 def _mended(index: Instances, key: str, pairs: Sequence[tuple[Record, str]]) -> tuple[str, ...]:
+    if len(pairs) == 1:
+        return ()
     found = []
     if len({name for _, name in pairs}) > 1:
         found.append(SPELLED)

@@ -52,7 +52,8 @@ def _sample(record: Record, images: Path, index: Instances | None, name: str, nu
     except ValueError as error:
         raise BadRow((who, str(error))) from error
     masks: list[Mask] = []
-    wrong, mended = [], []
+    mended: list[str] = []
+    wrong = []
     for i in ids:
         try:
             mask, borne = _inline(record, i, height, width) if index is None else _looked_up(index, i, height, width)

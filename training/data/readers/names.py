@@ -54,11 +54,13 @@ def texts_of(annotation: Record) -> tuple[str, ...]:
     given = annotation.get("text") or annotation.get("caption")
     if given is None:
         return ()
-    every = given if isinstance(given, (list, tuple)) else (given,)
-    every = (
-        str(t) if isinstance(t, (int, float)) and not isinstance(t, bool) else t for t in every
-    )  # "7" may be a name
-    return tuple(dict.fromkeys(t.strip() for t in every if isinstance(t, str) and t.strip()))
+    found = []
+    for text in given if isinstance(given, (list, tuple)) else (given,):
+        if isinstance(text, (int, float)) and not isinstance(text, bool):
+            text = str(text)  # "7" may be a name
+        if isinstance(text, str) and text.strip():
+            found.append(text.strip())
+    return tuple(dict.fromkeys(found))
 
 
 def spelling(names: Sequence[str]) -> str:
