@@ -343,8 +343,9 @@ def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def own_data(folder: Path, count: int = 4, first: int = 0) -> tuple[Path, Path]:
-    """A COCO file of one's own: a mug and a duck an image, the duck with a text."""
+def own_data(folder: Path, count: int = 4, first: int = 0, bear: bool = False) -> tuple[Path, Path]:
+    """A COCO file of one's own: a mug and a duck an image, the duck with a text. bear: one more image, with nothing but
+    one, so that it is known that the others have none."""
     photos = folder / "photos"
     photos.mkdir(parents=True)
     data: dict[str, Any] = {"images": [], "annotations": []}
@@ -358,6 +359,10 @@ def own_data(folder: Path, count: int = 4, first: int = 0) -> tuple[Path, Path]:
         runs = masks.encode(np.pad(np.ones((10, 20), bool), ((30, 8), (30, 14))))
         duck = {"id": 10 * n + 2, "image_id": n, "category_id": 2, "segmentation": runs, "text": f"the duck {n}"}
         data["annotations"] += [{**mug, "iscrowd": 0}, duck]
+    if bear:
+        cv2.imwrite(str(photos / "bear.png"), picture(first + count))
+        data["images"].append({"id": count, "file_name": "bear.png", "width": 64, "height": 48})
+        data["annotations"].append({**mug, "id": 10 * count + 1, "image_id": count, "category_id": 3})
     path = folder / "my.json"
     path.write_text(json.dumps(data))
     return path, photos
@@ -372,13 +377,13 @@ def problems(out: Path) -> list[Problem]:
 
 
 def test_own_data_is_prepared_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path, photos = own_data(tmp_path)
+    path, photos = own_data(tmp_path, bear=True)
     assert prepare.main(call(path, photos, tmp_path / "rows", "--no-target", "1", "--json")) == 0
     summary = json.loads(capsys.readouterr().out)
     assert {k: summary[k] for k in ("rows", "objects", "no_target", "bad")} == {
-        "rows": 12,
-        "objects": 8,
-        "no_target": 4,
+        "rows": 14,
+        "objects": 9,
+        "no_target": 5,
         "bad": 0,
     }
     data = load_from_disk(str(tmp_path / "rows"))["train"]  # as the published loader opens it
@@ -411,7 +416,7 @@ def spoil(path: Path, photos: Path) -> dict[str, str]:
     return {
         "annotation 1": "a polygon has 2 points; it needs 3",
         "annotation 11": "the mask is empty",
-        "annotation 21": "the box [50, 4, 60, 20] (x, y, width, height) is outside",
+        "annotation 21": "its bbox [50, 4, 60, 20] and the box of its mask [4, 4, 20, 20]",
         "annotation 31": "there is no category 77",
         "annotation 51": "the compressed run lengths are damaged",
         "annotation 61": "there is no image 999",
@@ -429,14 +434,20 @@ def test_every_broken_row_is_named_and_the_good_ones_are_kept(tmp_path: Path, ca
     path, photos = own_data(tmp_path, 14)
     expected = spoil(path, photos)
     assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
-    said = {p.id: p.reason for p in problems(tmp_path / "rows") if not p.reason.startswith("its id is given twice")}
-    assert all(p.file == "my.json" and p.kind == "bad" for p in problems(tmp_path / "rows"))
+    said = {p.id: p.reason for p in problems(tmp_path / "rows") if p.kind == "bad"}
+    assert all(p.file == "my.json" for p in problems(tmp_path / "rows"))
     for name, reason in expected.items():
         assert reason in said[name], name
-    twice = [p.id for p in problems(tmp_path / "rows") if p.reason.startswith("its id is given twice")]
-    assert twice == ["annotation 1"]
+    mended = {p.id: p.reason for p in problems(tmp_path / "rows") if p.kind == "mended"}
+    assert list(mended) == ["my_1_mug_2"] and "id is given twice, over other images" in mended["my_1_mug_2"]
     texts = [r["problem"] for r in load_from_disk(str(tmp_path / "rows"))["train"]]
-    assert texts == [*(f"the duck {n}" for n in range(8)), "mug", "the duck 13"]
+    assert texts == [
+        *(f"the duck {n}" for n in range(4)),
+        "mug",
+        *(f"the duck {n}" for n in range(4, 8)),
+        "mug",
+        "the duck 13",
+    ]
     shown = capsys.readouterr().out
     assert "bad: a polygon has N points" in shown and "my.json, annotation 31: there is no category 77" in shown
 
@@ -503,7 +514,8 @@ def test_an_annotation_that_is_there_twice_costs_no_row(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     assert prepare.main(call(path, photos, tmp_path / "rows")) == 0
     assert len(load_from_disk(str(tmp_path / "rows"))["train"]) == 2
-    assert [p.reason for p in problems(tmp_path / "rows")] == ["its id is given twice; the first one is kept"]
+    (said,) = problems(tmp_path / "rows")
+    assert said.kind == "mended" and "is there twice, word for word" in said.reason
 
 
 def test_what_a_broken_disk_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -656,27 +668,27 @@ def test_a_hash_tells_pixels_and_shape(height: int, width: int) -> None:
 
 
 def test_the_segmenter_leaves_out_what_it_does_not_find(tmp_path: Path) -> None:
-    path, photos = own_data(tmp_path, 2)
+    path, photos = own_data(tmp_path, 2, bear=True)
     out = tmp_path / "rows"
     code = prepare.main(call(path, photos, out, "--filter-segmenter", "demo", "--min-iou", "0.97", "--no-target", "1"))
     assert code == 0  # what nothing matches is not asked of a segmenter
     left = [p for p in problems(out) if p.kind == "left out"]
     assert left and all("finds it again with IoU" in p.reason for p in left)
-    assert len(load_from_disk(str(out))["train"]) == 6 - len(left)
+    assert len(load_from_disk(str(out))["train"]) == 8 - len(left)
 
 
 def test_an_image_s_texts_are_joined_as_published_for_many_objects(tmp_path: Path) -> None:
-    path, photos = own_data(tmp_path, 1)
+    path, photos = own_data(tmp_path, 1, bear=True)
     assert prepare.main(call(path, photos, tmp_path / "rows", "--group", "image", "--no-target", "1")) == 0
     data = load_from_disk(str(tmp_path / "rows"))["train"]
-    assert [r["problem"] for r in data] == ["'mug' and 'the duck 0'", "bear"]
-    assert [len(json.loads(r["solution"])) for r in data] == [2, 0]
+    assert [r["problem"] for r in data][:3] == ["'mug' and 'the duck 0'", "bear", "'bear'"]
+    assert [len(json.loads(r["solution"])) for r in data] == [2, 0, 1, 0]
 
 
 def test_sets_are_joined_with_what_they_hold_whatever_form_they_had(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    first, second = own_data(tmp_path / "a", 2), own_data(tmp_path / "b", 2, first=2)
+    first, second = own_data(tmp_path / "a", 2), own_data(tmp_path / "b", 2, first=2, bear=True)
     a, b, out = tmp_path / "single", tmp_path / "list", tmp_path / "joined"
     assert prepare.main(call(*first, a, "--form", "single", "--masks")) == 0
     assert prepare.main(call(*second, b, "--masks", "--no-target", "1")) == 0

@@ -54,12 +54,15 @@ def problems(source: Source) -> dict[str, str]:
 # COCO
 
 
-def coco_file(folder: Path, annotations: list[dict[str, Any]], **image: Any) -> Path:
+def coco_file(folder: Path, annotations: list[dict[str, Any]], second: bool = False) -> Path:
     save_image(folder / "img" / "1.jpg")
-    one = {"id": 1, "file_name": "1.jpg", "width": WIDTH, "height": HEIGHT, **image}
+    images = [{"id": 1, "file_name": "1.jpg", "width": WIDTH, "height": HEIGHT}]
+    if second:
+        save_image(folder / "img" / "2.jpg", 2)
+        images.append({**images[0], "id": 2, "file_name": "2.jpg"})
     names = [{"id": n, "name": name} for n, name in enumerate(("dog", "wine_glass", "bus"), 1)]
     path = folder / "coco.json"
-    path.write_text(json.dumps({"images": [one], "annotations": annotations, "categories": names}))
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": names}))
     return path
 
 
@@ -121,10 +124,11 @@ def test_coco_a_broken_object_takes_its_instruction_with_it_and_no_other(tmp_pat
 
 
 def test_coco_nothing_is_said_to_be_absent_where_an_annotation_was_lost(tmp_path: Path) -> None:
-    good = coco_file(tmp_path / "a", [ann(1, 1, (2, 2, 10, 10))])
+    elsewhere = [ann(8, 2, (2, 2, 10, 10), image_id=2), ann(9, 3, (20, 2, 10, 10), image_id=2)]
+    good = coco_file(tmp_path / "a", [ann(1, 1, (2, 2, 10, 10)), *elsewhere], second=True)
     absent = [s.text for s in samples(read_coco(good, tmp_path / "a" / "img", no_target=5)) if not s.masks]
-    assert absent == ["wine glass", "bus"]
-    lost = coco_file(tmp_path / "b", [ann(1, 1, (2, 2, 10, 10)), ann(2, 99, (2, 2, 10, 10))])
+    assert absent == ["wine glass", "bus", "dog"]
+    lost = coco_file(tmp_path / "b", [ann(1, 1, (2, 2, 10, 10)), ann(2, 99, (2, 2, 10, 10)), ann(3, 2, (20, 2, 9, 9))])
     assert all(s.masks for s in samples(read_coco(lost, tmp_path / "b" / "img", no_target=5)))
 
 
@@ -492,7 +496,7 @@ def test_lisa_plus_takes_cocos_masks_where_they_are_given(tmp_path: Path) -> Non
     instances.write_text(json.dumps({"images": [image], "annotations": annotations, "categories": categories}))
     source = read_lisa_plus(lisa_rows(tmp_path), tmp_path / "train2017", instances=instances)
     assert [[int(m.sum()) for m in s.masks] for s in samples(source)] == [[81, 81], [81]]
-    assert problems(source)["row 1, annotation 5"] == "it is not in instances_train2017.json"
+    assert problems(source)["row 1, annotation 5"] == "there is no annotation '5' in instances_train2017.json"
 
 
 # Published rows

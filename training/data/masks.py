@@ -5,8 +5,8 @@ given too few pixels it hands back whatever the memory holds, and takes a polygo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,45 +15,108 @@ from pycocotools import mask as coco
 from training.data.objects import Mask
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
+Extent = tuple[float, float, float, float]  # x1, y1, x2, y2
 SLACK = 2.0  # pixels that a polygon may lie outside of the image: annotators' tools round
+OUTSIDE = 0.02  # of a side that it may lie outside beyond that, and is cut off
+DEEPEST = 6  # lists in lists of one polygon
+SPECK = "a polygon part of one or two points is dropped"
+UNNESTED = "its polygon is written in another nesting of lists than COCO's"
+CUT = "a polygon reaches outside of the image by up to 2 % of its side, and is cut off there"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a segmentation shows. mask: bool (H, W). extent: of all its points, in pixels; None for run lengths.
+
+    mended: what was amiss with it and harmless, in sentences.
+    """
+
+    mask: Mask
+    extent: Extent | None = None
+    mended: tuple[str, ...] = ()
 
 
 def decode(segmentation: Any, height: int, width: int) -> Mask:
-    """bool (height, width), the union of the parts. Raises ValueError that says what is wrong.
+    """The mask alone that `read_shape` gives."""
+    return read_shape(segmentation, height, width).mask
+
+
+def read_shape(segmentation: Any, height: int, width: int) -> Shape:
+    """The union of the parts. Raises ValueError that says what is wrong.
 
     segmentation: polygons [[x1, y1, x2, y2, ...], ...] in pixels; {"size": [H, W], "counts": [...] or text}; or a list
-    of such run lengths (RefCLEF).
+    of such run lengths (RefCLEF). Polygons that are nested otherwise, or as pairs of coordinates, are taken too.
     """
     if isinstance(segmentation, dict):
-        return _from_runs(segmentation, height, width)
+        return Shape(_from_runs(segmentation, height, width))
     if not isinstance(segmentation, list):
         raise ValueError(f"the segmentation is {type(segmentation).__name__}, neither polygons nor run lengths")
     if not segmentation:
         raise ValueError("the segmentation is empty")
     if all(isinstance(part, dict) for part in segmentation):
-        return np.asarray(np.logical_or.reduce([_from_runs(part, height, width) for part in segmentation]))
-    for part in segmentation:
-        check_polygon(part, height, width)
-    runs = coco.merge(coco.frPyObjects([[float(v) for v in part] for part in segmentation], height, width))
-    return _from_runs(runs, height, width)
+        return Shape(np.asarray(np.logical_or.reduce([_from_runs(part, height, width) for part in segmentation])))
+    mended = []
+    parts = segmentation
+    if not all(isinstance(part, list) and not any(isinstance(v, list) for v in part) for part in parts) or (
+        len(parts) > 2 and all(len(part) == 2 for part in parts)
+    ):
+        parts = _polygons(segmentation)
+        mended.append(UNNESTED)
+    for part in parts:
+        check_numbers(part)
+    whole = [part for part in parts if len(part) >= 6]
+    if not whole:
+        raise ValueError(f"a polygon has {len(max(parts, key=len)) // 2} points; it needs 3")
+    if len(whole) < len(parts):
+        mended.append(SPECK)
+    outside = [reaches_out(part, height, width) for part in whole]  # of each, since it may be too far
+    if any(outside):
+        mended.append(CUT)
+    runs = coco.merge(coco.frPyObjects([[float(v) for v in part] for part in whole], height, width))
+    xs, ys = [v for part in parts for v in part[0::2]], [v for part in parts for v in part[1::2]]
+    painted = _from_runs(runs, height, width)
+    return Shape(painted, (min(xs), min(ys), max(xs), max(ys)), tuple(mended))
 
 
-def check_polygon(polygon: Any, height: int, width: int) -> None:
+def _polygons(nested: Any, depth: int = 0) -> list[list[Any]]:
+    """Flat polygons out of whatever nesting: [x, y, ...] itself, pairs [[x, y], ...], or one or more lists too many."""
+    if depth > DEEPEST:
+        raise ValueError("the segmentation is nested too deep")
+    if not isinstance(nested, list):
+        raise ValueError(f"a polygon is {type(nested).__name__}, not a list of numbers")
+    if not any(isinstance(v, list) for v in nested):
+        return [nested]
+    parts = [part for inner in nested for part in _polygons(inner, depth + 1)]
+    if len(parts) > 2 and all(len(part) == 2 for part in parts):
+        return [[v for pair in parts for v in pair]]
+    return parts
+
+
+def is_number(value: Any) -> bool:
+    """A finite one that can be a place in an image."""
+    return type(value) in (int, float) and -1e9 < value < 1e9
+
+
+def check_numbers(polygon: Any) -> None:
     """polygon: [x1, y1, x2, y2, ...]. Raises ValueError."""
     if not isinstance(polygon, Sequence) or isinstance(polygon, str):
         raise ValueError(f"a polygon is {type(polygon).__name__}, not a list of numbers")
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in polygon):
+    if not all(map(is_number, polygon)):
         raise ValueError("a polygon holds something that is no finite number")
     if len(polygon) % 2:
         raise ValueError(f"a polygon has {len(polygon)} numbers, which are no pairs")
-    if len(polygon) < 6:
-        raise ValueError(f"a polygon has {len(polygon) // 2} points; it needs 3")
+
+
+def reaches_out(polygon: Sequence[float], height: int, width: int) -> bool:
+    """Whether it is to be cut off at the image's border. Raises ValueError where that would take too much."""
     xs, ys = polygon[0::2], polygon[1::2]
-    if min(xs) < -SLACK or max(xs) > width + SLACK or min(ys) < -SLACK or max(ys) > height + SLACK:
+    out = max(-min(xs), max(xs) - width) - SLACK, max(-min(ys), max(ys) - height) - SLACK
+    if out[0] > OUTSIDE * width or out[1] > OUTSIDE * height:
         raise ValueError(
             f"a polygon reaches from ({min(xs):g}, {min(ys):g}) to ({max(xs):g}, {max(ys):g}), "
             f"outside of the image of {width} x {height}"
         )
+    return max(out) > 0
 
 
 def _from_runs(rle: Rle, height: int, width: int) -> Mask:
@@ -62,6 +125,8 @@ def _from_runs(rle: Rle, height: int, width: int) -> Mask:
         raise ValueError(f"the run lengths are of an image of {size}, this one is {[height, width]} (height, width)")
     if isinstance(counts, (str, bytes)):
         counts = runs_of(counts)
+    if isinstance(counts, list):
+        counts = [int(v) if type(v) is float and v.is_integer() else v for v in counts]
     if not isinstance(counts, list) or not all(type(v) is int and v >= 0 for v in counts):
         raise ValueError("the run lengths are no counts")
     if sum(counts) != height * width:

@@ -56,7 +56,9 @@ class Reading:
 def add_options(group: Any) -> None:
     """The options of an argparse group that say how annotations are read; `options` reads them."""
     group.add_argument("--encoding", metavar="NAME", help="of annotation files that are not UTF-8, such as gbk")
-    group.add_argument("--crowds", choices=("ignore", "keep"), default="ignore", help="iscrowd masks: pixels or objects")
+    group.add_argument(
+        "--crowds", choices=("ignore", "keep"), default="ignore", help="iscrowd masks: pixels or objects"
+    )
     group.add_argument("--strict", action="store_true", help="what would be mended and counted is bad")
 
 
@@ -79,11 +81,11 @@ def open_source(r: Reading) -> Source:
     if r.source == "coco":
         from training.data.readers.coco import read_coco
 
-        return read_coco(root, _needed(r.images), no_target=r.no_target, seed=r.seed)
+        return read_coco(root, _needed(r.images), no_target=r.no_target, seed=r.seed, crowds=r.crowds)
     if r.source == "lvis":
         from training.data.readers.lvis import read_lvis
 
-        return read_lvis(root, _needed(r.images), no_target=r.no_target, seed=r.seed)
+        return read_lvis(root, _needed(r.images), no_target=r.no_target, seed=r.seed, crowds=r.crowds)
     if r.source == "reasonseg":
         from training.data.readers.reasonseg import read_reasonseg
 

@@ -1,23 +1,29 @@
 """The index over a COCO-style instances file that COCO, LVIS, RefCOCO and gRefCOCO share.
 
 https://cocodataset.org/#format-data. Structure is checked here once (ids, images, categories); a single annotation's
-geometry when it is read, since a sample with one broken object out of three would teach a wrong answer.
+geometry when it is read, since a sample with one broken object out of three would teach a wrong answer. What is
+ambiguous is refused; what is harmless is put right in the records themselves and kept in `mended`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.data import masks as runs
+import numpy as np
+
+from training.data.masks import read_shape
 from training.data.objects import Mask
+from training.data.readers.boxes import check_box
+from training.data.readers.names import category_text
+from training.data.readers.records import Key, Record, Table, key_of, shown
 from training.data.samples import BadRow, Problem, find_image, image_size
 
-Record = dict[str, Any]
+SAME_MASK = "an object is annotated twice with equal masks; it is taken once"
 
 
 def load_json(path: Path) -> Any:
@@ -37,53 +43,109 @@ def load_json(path: Path) -> Any:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """What some annotations show. annotations: of each mask, without those that repeat one. ignore: the union of those
+    that are no objects, or None. mended: as in a Sample."""
+
+    masks: tuple[Mask, ...]
+    annotations: tuple[Record, ...]
+    ignore: Mask | None
+    mended: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Instances:
     """An instances file by id. by_image: annotations in the file's order. problems: rows that are left away.
 
-    lost: annotations left away that are of a known image, by it: what is said of that image may lack them.
+    Ids are those of `images` and `categories`, also in annotations. by_file: the ids of an image file's records.
+    lost: annotations left away that may be of an image file, by it: what is said of that image may lack them. unnamed:
+    files over which something is of an unknown category. twice: ids that several annotations have, over other images.
+    mended: what was amiss with a record and harmless, by the record's identity.
     """
 
     file: Path
-    images: dict[Any, Record] = field(repr=False)
-    annotations: dict[Any, Record] = field(repr=False)
-    categories: dict[Any, Record] = field(repr=False)
-    by_image: dict[Any, list[Record]] = field(repr=False)
-    problems: list[Problem] = field(repr=False)
-    lost: dict[Any, list[Record]] = field(repr=False)
+    images: Table = field(repr=False)
+    categories: Table = field(repr=False)
+    by_file: dict[str, list[Key]] = field(repr=False)
+    annotations: dict[Key, Record] = field(default_factory=dict, repr=False)
+    by_image: dict[Key, list[Record]] = field(default_factory=dict, repr=False)
+    problems: list[Problem] = field(default_factory=list, repr=False)
+    lost: dict[str, list[Record]] = field(default_factory=dict, repr=False)
+    unnamed: set[str] = field(default_factory=set, repr=False)
+    twice: set[Key] = field(default_factory=set, repr=False)
+    mended: dict[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    file_of: dict[Key, str] = field(default_factory=dict, repr=False)
+    notes: list[str] = field(default_factory=list, repr=False)
+    _names: dict[Any, tuple[str, ...]] = field(default_factory=dict, repr=False)  # by category
 
-    def mask(self, annotation: Record) -> Mask:
-        """bool (H, W). Raises ValueError for a shape, a box or a size that cannot be."""
-        image = self.images[annotation["image_id"]]
-        height, width = image["height"], image["width"]
-        if annotation.get("segmentation") is None:
-            raise ValueError("it has no segmentation")
-        if annotation.get("bbox") is not None:
-            check_box(annotation["bbox"], height, width)
-        mask = runs.decode(annotation["segmentation"], height, width)
-        if not mask.any():
-            raise ValueError("the mask is empty")
-        return mask
+    def over(self, file: str) -> list[Record]:
+        """The annotations over an image file."""
+        return [a for image_id in self.by_file[file] for a in self.by_image.get(image_id, ())]
 
-    def masks(self, annotations: Sequence[Record]) -> tuple[Mask, ...]:
-        """Every one's mask. Raises BadRow that names each annotation at fault, and those that fall with it."""
-        found, wrong = [], []
-        for annotation in annotations:
+    def image(self, file: str) -> Record:
+        """The first record of an image file."""
+        return self.images.known[self.by_file[file][0]]
+
+    def annotation(self, value: Any) -> Record:
+        """By its id, as a number or as text. Raises ValueError where there is none, or more than one."""
+        key = key_of(value)
+        for known in (key, *((int(key),) if isinstance(key, str) and key.isdecimal() else (str(key),))):
+            if known in self.twice:
+                raise ValueError(f"there are several annotations {shown(value)}")
+            if known in self.annotations:
+                return self.annotations[known]  # type: ignore[index]
+        raise ValueError(f"there is no annotation {shown(value)}")
+
+    def category_names(self, annotation: Record) -> tuple[str, ...]:
+        """The name of its category; all that it can be where the category's id is given twice."""
+        value = annotation.get("category_id")
+        if type(value) not in (int, str, float):
+            return ()
+        if value not in self._names:
+            key = self.categories.find(value)
+            records = self.categories.find_spoiled(value) if key is None else [self.categories.known[key]]
+            every = [category_text(r) for r in records if isinstance(r.get("name"), str)]
+            self._names[value] = tuple(dict.fromkeys(filter(None, every)))
+        return self._names[value]
+
+    def amiss(self, annotations: Sequence[Record]) -> Iterator[str]:
+        """What was amiss with annotations and their images' records, and harmless."""
+        if self.mended:
+            for annotation in annotations:
+                yield from self.mended.get(id(annotation), ())
+                yield from self.mended.get(id(self.images.known[annotation["image_id"]]), ())
+
+    def objects(self, annotations: Sequence[Record], size: tuple[int, int], aside: Sequence[Record] = ()) -> Objects:
+        """Masks of (height, width). aside: annotations of the same instruction that are no objects.
+
+        Raises BadRow that names each annotation at fault, and those that fall with it.
+        """
+        every = [*annotations, *aside]
+        masks: list[Mask] = []
+        wrong, mended = [], list(self.amiss(every))
+        for annotation in every:
             try:
-                found.append(self.mask(annotation))
+                mask, borne = read_mask(annotation, size)
+                masks.append(mask)
+                mended += borne
             except ValueError as error:
-                wrong.append((f"annotation {annotation['id']}", str(error)))
-        if wrong and found:
-            bad = {who for who, _ in wrong}
-            rest = [name for a in annotations if (name := f"annotation {a['id']}") not in bad]
-            wrong = [(who, f"{why}; {', '.join(rest)} of the same instruction fall with it") for who, why in wrong]
+                wrong.append((annotation, str(error)))
         if wrong:
-            raise BadRow(*wrong)
-        return tuple(found)
+            raise fallen(wrong, every)
+        count = len(annotations)
+        kept = different(masks[:count])
+        if len(kept) < count:
+            mended.append(SAME_MASK)
+        ignore = np.asarray(np.logical_or.reduce(masks[count:])) if aside else None
+        whose = tuple(annotations[n] for n in kept)
+        return Objects(tuple(masks[n] for n in kept), whose, ignore, tuple(dict.fromkeys(mended)))
 
     def picture(self, image_id: Any, folder: Path) -> Path:
         """The image's file. Raises ValueError if it is missing or not of the annotated size."""
-        record = self.images[image_id]
+        record = self.images.known[image_id]
         path = find_image(folder, name_of(record))
+        if record["height"] is None:
+            return path
         height, width = image_size(path)
         if (height, width) != (record["height"], record["width"]):
             raise ValueError(
@@ -91,82 +153,58 @@ class Instances:
             )
         return path
 
+    def pictures(self, annotations: Sequence[Record], folder: Path) -> tuple[Path, tuple[int, int]]:
+        """The one file that annotations are of, and its (height, width). Raises BadRow as `objects` does."""
+        found: dict[Key, Path | str] = {}
+        for image_id in dict.fromkeys(a["image_id"] for a in annotations):
+            try:
+                found[image_id] = self.picture(image_id, folder)
+            except ValueError as error:
+                found[image_id] = str(error)
+        wrong = [(a, why) for a in annotations if isinstance(why := found[a["image_id"]], str)]
+        if wrong:
+            raise fallen(wrong, annotations)
+        first = annotations[0]["image_id"]
+        path = found[first]
+        assert isinstance(path, Path)
+        record = self.images.known[first]
+        return path, image_size(path) if record["height"] is None else (record["height"], record["width"])
+
+
+def read_mask(annotation: Record, size: tuple[int, int]) -> tuple[Mask, tuple[str, ...]]:
+    """bool (H, W), and what was amiss and harmless. Raises ValueError for a shape or a box that cannot be."""
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
+        raise ValueError("it has no segmentation")
+    shape = read_shape(segmentation, *size)
+    if not shape.mask.any():
+        raise ValueError("the mask is empty")
+    return shape.mask, (*shape.mended, *check_box(annotation.get("bbox"), shape, segmentation))
+
+
+def different(masks: Sequence[Mask]) -> list[int]:
+    """The numbers of those that do not repeat an earlier one."""
+    if len(masks) < 2:
+        return list(range(len(masks)))
+    digests = (hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=16).digest() for mask in masks)
+    first: dict[bytes, int] = {}
+    for n, digest in enumerate(digests):
+        first.setdefault(digest, n)
+    return list(first.values())
+
+
+def fallen(wrong: Sequence[tuple[Record, str]], annotations: Sequence[Record]) -> BadRow:
+    """wrong: annotations of one instruction and why. annotations: all of it; the others fall with these."""
+    bad = {id(a) for a, _ in wrong}
+    rest = [f"annotation {a['id']}" for a in annotations if id(a) not in bad]
+    more = (
+        f"; {', '.join(rest[:20])}{' and others' * (len(rest) > 20)} of the same instruction fall with it"
+        if rest
+        else ""
+    )
+    return BadRow(*((f"annotation {a['id']}", f"{why}{more}") for a, why in wrong))
+
 
 def name_of(image: Record) -> str:
     """The file name; LVIS 1.0 gives only the address that ends in it, folder included (train2017/...)."""
     return str(image.get("file_name") or "/".join(str(image["coco_url"]).split("/")[-2:]))
-
-
-def check_box(box: Any, height: int, width: int) -> None:
-    """box: x, y, width, height in pixels. Raises ValueError for one that is none or lies outside."""
-    if not isinstance(box, list) or len(box) != 4:
-        raise ValueError(f"the box {box!r} has not four numbers")
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box):
-        raise ValueError(f"the box {box!r} holds something that is no finite number")
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        raise ValueError(f"the box {box!r} has no area")
-    if min(x, y) < -runs.SLACK or x + w > width + runs.SLACK or y + h > height + runs.SLACK:
-        raise ValueError(f"the box {box!r} (x, y, width, height) is outside of the image of {width} x {height}")
-
-
-def read_instances(path: Path) -> Instances:
-    """Raises ValueError for a file that is no instances file; single rows go to `problems`."""
-    data = load_json(path)
-    if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
-        raise ValueError(f"{path} is no instances file: it needs the lists images and annotations")
-    found = Instances(path, {}, {}, {}, {}, [], {})
-
-    def bad(what: str, record: Any, reason: str) -> None:
-        who = record.get("id", "without id") if isinstance(record, dict) else "without id"
-        found.problems.append(Problem(path.name, f"{what} {who}", reason))
-
-    for record in data.get("categories") or []:
-        if wrong := _wrong(record, found.categories, {"name": str}):
-            bad("category", record, wrong)
-        else:
-            found.categories[record["id"]] = record
-    for record in data["images"]:
-        if wrong := _wrong(record, found.images, {"width": int, "height": int}):
-            bad("image", record, wrong)
-        elif min(record["width"], record["height"]) < 1:
-            bad("image", record, f"its size is {record['width']} x {record['height']}")
-        elif not isinstance(record.get("file_name") or record.get("coco_url"), str):
-            bad("image", record, "it has no file_name")
-        else:
-            found.images[record["id"]] = record
-    for record in data["annotations"]:
-        wrong = _wrong(record, found.annotations, {})
-        image_id = record.get("image_id") if isinstance(record, dict) else None
-        if not wrong and not _known(image_id, found.images):
-            wrong = f"there is no image {image_id!r}, or it is bad itself"
-        elif (
-            not wrong and record.get("category_id") is not None and not _known(record["category_id"], found.categories)
-        ):
-            wrong = f"there is no category {record['category_id']!r}"
-        if wrong:
-            bad("annotation", record, wrong)
-            # Where it is the same once more nothing is lost.
-            if isinstance(record, dict) and _known(image_id, found.images) and record not in found.by_image.get(image_id, ()):
-                found.lost.setdefault(image_id, []).append(record)
-        else:
-            found.annotations[record["id"]] = record
-            found.by_image.setdefault(record["image_id"], []).append(record)
-    return found
-
-
-def _known(key: Any, records: dict[Any, Record]) -> bool:
-    return isinstance(key, (int, str)) and key in records
-
-
-def _wrong(record: Any, known: dict[Any, Record], keys: dict[str, type]) -> str:
-    if not isinstance(record, dict):
-        return f"it is {type(record).__name__}, no object"
-    if not isinstance(record.get("id"), (int, str)):
-        return "it has no id"
-    if record["id"] in known:
-        return "its id is given twice; the first one is kept"
-    for key, kind in keys.items():
-        if type(record.get(key)) is not kind:
-            return f"{key} is {record.get(key)!r}, no {kind.__name__}"
-    return ""

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.data import masks as runs
+from training.data.masks import read_shape
 from training.data.objects import Mask
-from training.data.readers.instances import Instances, Record, load_json, read_instances
+from training.data.readers.indexing import read_instances
+from training.data.readers.instances import SAME_MASK, Instances, different, load_json, read_mask
 from training.data.readers.reasonseg import flat_points
+from training.data.readers.records import Record
 from training.data.samples import BadRow, Item, Problem, Sample, Source, find_image, image_size
 
 
@@ -49,38 +51,50 @@ def _sample(record: Record, images: Path, index: Instances | None, name: str, nu
         height, width = image_size(image)
     except ValueError as error:
         raise BadRow((who, str(error))) from error
-    found: list[Mask] = []
+    masks: list[Mask] = []
+    mended: list[str] = []
     wrong = []
     for i in ids:
         try:
-            mask = _inline(record, i, height, width) if index is None else _looked_up(index, i, height, width)
-            if not mask.any():
-                raise ValueError("the mask is empty")
-            found.append(mask)
+            mask, borne = _inline(record, i, height, width) if index is None else _looked_up(index, i, height, width)
+            masks.append(mask)
+            mended += borne
         except ValueError as error:
             wrong.append((f"{who}, annotation {i}", str(error)))
     if wrong:
         raise BadRow(*wrong)
-    return Sample(name, text.strip(), image, tuple(found), ann_ids=tuple(ids))
+    kept = different(masks)
+    if len(kept) < len(masks):
+        mended.append(SAME_MASK)
+    found, names = tuple(masks[n] for n in kept), tuple(ids[n] for n in kept)
+    return Sample(name, text.strip(), image, found, ann_ids=names, mended=tuple(dict.fromkeys(mended)))
 
 
-def _looked_up(index: Instances, ann_id: str, height: int, width: int) -> Mask:
-    record = index.annotations.get(int(ann_id) if ann_id.isdecimal() else ann_id)
-    if record is None:
-        raise ValueError(f"it is not in {index.file.name}")
-    image = index.images[record["image_id"]]
-    if (image["height"], image["width"]) != (height, width):
+Read = tuple[Mask, tuple[str, ...]]  # a mask, and what was amiss with it and harmless
+
+
+def _looked_up(index: Instances, ann_id: str, height: int, width: int) -> Read:
+    try:
+        record = index.annotation(ann_id)
+    except ValueError as error:
+        raise ValueError(f"{error} in {index.file.name}") from error
+    image = index.images.known[record["image_id"]]
+    if image["height"] is not None and (image["height"], image["width"]) != (height, width):
         raise ValueError(f"it is of an image of {image['width']} x {image['height']}, not {width} x {height}")
-    return index.mask(record)
+    mask, mended = read_mask(record, (height, width))
+    return mask, (*index.amiss([record]), *mended)
 
 
-def _inline(record: Record, ann_id: str, height: int, width: int) -> Mask:
+def _inline(record: Record, ann_id: str, height: int, width: int) -> Read:
     points = record.get("points")
     entry: Any = points.get(ann_id) if isinstance(points, dict) else None
     shape = entry.get("points") if isinstance(entry, dict) else None
     if not isinstance(shape, list) or not shape:
         raise ValueError("it has no points")
-    return runs.decode(_polygons(shape), height, width)
+    found = read_shape(_polygons(shape), height, width)
+    if not found.mask.any():
+        raise ValueError("the mask is empty")
+    return found.mask, found.mended
 
 
 def _polygons(shape: list[Any]) -> list[list[float]]:

@@ -7,54 +7,61 @@ the latter are left out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.data.readers.coco import absent, category_text, sample_of
-from training.data.readers.instances import Instances, Record, name_of, read_instances
+from training.data.readers.absent import Absent
+from training.data.readers.coco import note_on_crowds
+from training.data.readers.groups import Group, groups_of, item_of, name_group
+from training.data.readers.indexing import read_instances
+from training.data.readers.instances import Instances, name_of
+from training.data.readers.names import category_text, clean_name
 from training.data.samples import Item, LeftOut, Sample, Source
 
 
-def read_lvis(path: Path, images: Path, *, no_target: int = 0, seed: int = 0) -> Source:
+def read_lvis(path: Path, images: Path, *, no_target: int = 0, seed: int = 0, crowds: str = "ignore") -> Source:
     """One sample per image and category, named by the category, synonyms in `others`.
 
     no_target: at most so many of an image's negative categories. images: holds train2017 and val2017, or the files.
-    Raises ValueError for a file that is none.
+    crowds: as for COCO. Raises ValueError for a file that is none.
     """
-    index = read_instances(path)
-    items = []
-    for image_id, image in index.images.items():
-        groups: dict[Any, list[Record]] = {}
-        for annotation in index.by_image.get(image_id, []):
-            groups.setdefault(annotation.get("category_id"), []).append(annotation)
-        partly = set(image.get("not_exhaustive_category_ids") or ())
-        for category_id, group in groups.items():
-            name = f"{path.stem}_{'_'.join(str(a['id']) for a in group[:3])}"
-            lost = [a.get("id") for a in index.lost.get(image_id, ()) if a.get("category_id") == category_id]
-            read = partial(_sample, index, images, image_id, name, category_id, group, lost, category_id in partly)
-            items.append(Item(name, name_of(image), read))
-        items += absent(index, images, image_id, no_target, seed, list(image.get("neg_category_ids") or ()))
-    return Source("lvis", path.name, items, index.problems)
+    index = read_instances(path, images)
+    absent = Absent(index, images, index.category_names, seed=seed, verified=True)
+    items, taken = [], set[str]()
+    for file, ids in index.by_file.items():
+        records = [index.images.known[i] for i in ids]
+        partly = {name for r in records for name in _names(index, r.get("not_exhaustive_category_ids"))}
+        for group in groups_of(index, file, index.category_names):
+            name = name_group(index, group, taken)
+            whole = replace(group, others=_synonyms(index, group))
+            if group.key in partly:
+                items.append(Item(name, name_of(index.image(file)), partial(_leave_out, whole)))
+            else:
+                items.append(item_of(index, images, file, whole, crowds, name))
+        negatives = [c for r in records for c in _list(r.get("neg_category_ids"))]
+        items += absent.items(file, no_target, negatives)
+    every = [a for annotations in index.by_image.values() for a in annotations]
+    notes = [*index.notes, *note_on_crowds(every, crowds), *(absent.notes() if no_target else ())]
+    return Source("lvis", path.name, items, index.problems, notes)
 
 
-def _sample(
-    index: Instances,
-    images: Path,
-    image_id: Any,
-    name: str,
-    category_id: Any,
-    group: list[Record],
-    lost: list[Any],
-    partly: bool,
-) -> Sample:
-    if category_id is None:
-        return sample_of(index, images, image_id, name, "", (), group, lost)
-    category = index.categories[category_id]
-    text = category_text(category)
-    if partly:
-        why = f'"{text}" is annotated only in part here (not_exhaustive_category_ids)'
-        raise LeftOut(*((f"annotation {a['id']}", why) for a in group))
-    synonyms = [category_text({"name": s}) for s in category.get("synonyms") or ()]
-    others = tuple(s for s in synonyms if s != text)
-    return sample_of(index, images, image_id, name, text, others, group, lost)
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _names(index: Instances, ids: Any) -> set[str]:
+    return {clean_name(name) for i in _list(ids) for name in index.category_names({"category_id": i})}
+
+
+def _synonyms(index: Instances, group: Group) -> tuple[str, ...]:
+    key = group.annotations[0].get("category_id")
+    category = {} if key is None else index.categories.known[key]
+    synonyms = [category_text({"name": s}) for s in _list(category.get("synonyms"))]
+    return tuple(s for s in synonyms if s != group.text)
+
+
+def _leave_out(group: Group) -> Sample:
+    why = f'"{group.text}" is annotated only in part here (not_exhaustive_category_ids)'
+    raise LeftOut(*((f"annotation {a['id']}", why) for a in group.annotations))

@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.data.readers.instances import Instances, Record, load_json, name_of, read_instances
+from training.data.readers.indexing import read_instances
+from training.data.readers.instances import Instances, load_json, name_of
+from training.data.readers.records import Record
 from training.data.rows import clean_text
 from training.data.samples import BadRow, Item, Problem, Sample, Source
 
@@ -100,7 +102,9 @@ def _wrong(ref: Any, index: Instances) -> str:
         return f"it has no {', '.join(missing)}"
     if not isinstance(ref["split"], str) or not isinstance(ref["ref_id"], (int, str)):
         return "its split or ref_id is of a wrong type"
-    if not isinstance(ref["image_id"], (int, str)) or ref["image_id"] not in index.images:
+    if index.images.find(ref["image_id"]) is None:
+        if len(index.images.find_spoiled(ref["image_id"])) > 1:
+            return f"image {ref['image_id']!r} is several different images in instances.json"
         return f"there is no image {ref['image_id']!r} in instances.json"
     return ""
 
@@ -115,7 +119,9 @@ def _items(index: Instances, images: Path, name: str, ref: Record, sentences: st
     if name == "grefcoco" or stem in taken:  # several refs mean the same objects there
         stem = f"{name}_{objects}_ref{ref['ref_id']}"
     taken.add(stem)
-    picture = name_of(index.images[ref["image_id"]])
+    image_id = index.images.find(ref["image_id"])
+    assert image_id is not None  # `_wrong` says so
+    picture = name_of(index.images.known[image_id])
     if sentences == "all" and len(texts) > 1:
         ids = [f"{stem}_s{n}" for n in range(len(texts))]
         return [
@@ -137,16 +143,24 @@ def _sample(
 ) -> Sample:
     if not texts:
         raise BadRow((f"ref {ref['ref_id']}", "it has no sentence"))
-    unknown = [a for a in ann_ids if not isinstance(a, (int, str)) or a not in index.annotations]
-    if unknown:
-        raise BadRow((f"ref {ref['ref_id']}", f"there is no annotation {unknown[0]!r} in instances.json"))
-    annotations = [index.annotations[a] for a in ann_ids]
-    elsewhere = [a["id"] for a in annotations if a["image_id"] != ref["image_id"]]
+    who, annotations = f"ref {ref['ref_id']}", []
+    for ann_id in ann_ids:
+        try:
+            annotations.append(index.annotation(ann_id))
+        except ValueError as error:
+            raise BadRow((who, f"{error} in instances.json")) from error
+    image_id = index.images.find(ref["image_id"])
+    assert image_id is not None
+    elsewhere = [a["id"] for a in annotations if index.file_of[a["image_id"]] != index.file_of[image_id]]
     if elsewhere:
-        raise BadRow((f"ref {ref['ref_id']}", f"annotation {elsewhere[0]} is of another image"))
+        raise BadRow((who, f"annotation {elsewhere[0]} is of another image"))
     try:
-        path = index.picture(ref["image_id"], images)
+        path = index.picture(image_id, images)
     except ValueError as error:
-        raise BadRow((f"ref {ref['ref_id']}", str(error))) from error
-    masks = index.masks(annotations)
-    return Sample(name, texts[0], path, masks, others=texts[1:], ann_ids=tuple(str(a) for a in ann_ids))
+        raise BadRow((who, str(error))) from error
+    if not annotations:
+        return Sample(name, texts[0], path, (), others=texts[1:])
+    path, size = index.pictures(annotations, images)
+    found = index.objects(annotations, size)
+    ids = tuple(str(a["id"]) for a in found.annotations)
+    return Sample(name, texts[0], path, found.masks, others=texts[1:], ann_ids=ids, mended=found.mended)

@@ -1,0 +1,216 @@
+"""An instances file read into its index: ids, images and categories are checked, annotations put under images.
+
+What is ambiguous spoils what depends on it: an id of two different records all that points to it, an annotation that is
+left away the instruction that it belongs to. What is harmless is put right in the records, and kept in `mended`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from training.data.readers.files import one_name_per_file
+from training.data.readers.instances import Instances, load_json, name_of
+from training.data.readers.names import category_text, clean_name, texts_of
+from training.data.readers.records import NUMBER_OR_TEXT, Key, Record, flag_of, key_of, read_table, shown, side_of
+from training.data.samples import Problem
+
+NO_ID = "an annotation has no id, and none is needed"
+ID_TWICE = "an annotation's id is given twice, over other images, and nothing needs it"
+AGAIN = "an annotation is there twice, word for word; it is taken once"
+CLASH = "its id is given twice over one image, to different annotations, of which neither is taken"
+NO_CATEGORY = "its category is none of the file; its text is the instruction"
+FLAG_AS_TEXT = "iscrowd is written as text"
+SIZE_AS_TEXT = "the size of its image is written as text or with a decimal point"
+NO_SIZE = "the size of its image is not annotated; that of the file is taken"
+
+
+def read_instances(path: Path, images: Path | None = None) -> Instances:
+    """images: the folder of the files, where names that differ may mean one file.
+
+    Raises ValueError for a file that is no instances file; single rows go to `problems`.
+    """
+    data = load_json(path)
+    if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
+        raise ValueError(f"{path} is no instances file: it needs the lists images and annotations")
+    mended: dict[int, tuple[str, ...]] = {}
+    problems: list[Problem] = []
+    given = data.get("categories")
+    tables = []
+    for what, records in (("category", given if isinstance(given, list) else []), ("image", data["images"])):
+        several, check, meaning = _KINDS[what]
+        rows = []
+        for record in records:
+            key = key_of(record.get("id")) if isinstance(record, dict) else None
+            if key is None:
+                reason = "it has no id" if isinstance(record, dict) else f"it is {type(record).__name__}, no object"
+                problems.append(Problem(path.name, f"{what} without id", reason))
+                continue
+            wrong, borne = check(record)
+            if borne:
+                mended[id(record)] = borne
+            rows.append((key, record, wrong))
+        tables.append(read_table(rows, meaning, several))
+        problems += [Problem(path.name, f"{what} {key}", reason) for key, reason in tables[-1].bad]
+    categories, pictures = tables
+    every = [*pictures.known.values(), *(r for several in pictures.spoiled.values() for r in several)]
+    same = one_name_per_file([name_of(r) for r in every if _has_name(r)], images)
+    file_of = {key: same[name_of(record)] for key, record in pictures.known.items()}
+    by_file: dict[str, list[Key]] = {}
+    for key, file in file_of.items():
+        by_file.setdefault(file, []).append(key)
+    found = Instances(path, pictures, categories, by_file, problems=problems, mended=mended, file_of=file_of)
+    for what, table in (("category", categories), ("image", pictures)):
+        if table.again:
+            found.notes.append(f"{table.again} {what} records only repeat what others say, and are not needed")
+    _Annotations(found, same).read(data["annotations"])
+    return found
+
+
+def _has_name(image: Record) -> bool:
+    return isinstance(image.get("file_name") or image.get("coco_url"), str)
+
+
+def _category(record: Record) -> tuple[str, tuple[str, ...]]:
+    """What is wrong with it, and what is harmless."""
+    name = record.get("name")
+    if isinstance(name, int) and not isinstance(name, bool):
+        record["name"] = name = str(name)
+    return ("" if isinstance(name, str) else f"name is {shown(name)}, no str"), ()
+
+
+def _image(record: Record) -> tuple[str, tuple[str, ...]]:
+    if not _has_name(record):
+        return "it has no file_name", ()
+    given = [record.get(side) for side in ("width", "height")]
+    sides = []
+    for side, value in zip(("width", "height"), given, strict=True):
+        try:
+            sides.append(side_of(value))
+        except ValueError as error:
+            return f"{side} is {error}", ()
+    record["width"], record["height"] = sides if None not in sides else (None, None)
+    if None in sides:
+        return "", (NO_SIZE,)
+    return "", (SIZE_AS_TEXT,) if any(type(v) is not int for v in given) else ()
+
+
+_KINDS = {
+    "category": ("categories", _category, lambda r: clean_name(category_text(r))),
+    "image": ("images", _image, lambda r: (r.get("file_name") or r.get("coco_url"), r["width"], r["height"])),
+}
+
+
+class _Annotations:
+    """Puts annotations into an index, each under its image, or among those that are lost."""
+
+    def __init__(self, index: Instances, same: dict[str, str]) -> None:
+        self.index, self.same = index, same
+        self.over: dict[Key, dict[str, Record]] = {}  # of ids that several annotations have: by image file
+        self.clashes: list[tuple[str, Record]] = []
+
+    def read(self, records: list[Any]) -> None:
+        index = self.index
+        for number, record in enumerate(records):
+            if not isinstance(record, dict):
+                self.bad("without id", f"it is {type(record).__name__}, no object")
+                continue
+            mended: list[str] = []
+            who = key_of(record.get("id"))
+            if who is None:
+                who = f"#{number}"
+                mended.append(NO_ID)
+            record["id"] = who
+            files, wrong = self.place(record, mended)
+            wrong = wrong or self.name(record, files, mended)
+            try:
+                crowd = record.get("iscrowd", 0)
+                record["iscrowd"] = flag_of(crowd)
+                if isinstance(crowd, str):
+                    mended.append(FLAG_AS_TEXT)
+            except ValueError as error:
+                wrong = wrong or f"iscrowd is {error}"
+            if not wrong:
+                wrong = self.twice(record, files[0], mended)
+            if wrong == AGAIN:
+                continue
+            if wrong:
+                self.bad(who, wrong)
+                for file in files:
+                    index.lost.setdefault(file, []).append(record)
+                continue
+            if mended:
+                index.mended[id(record)] = tuple(mended)
+            index.by_image.setdefault(record["image_id"], []).append(record)
+        self.drop_clashes()
+
+    def bad(self, who: Any, reason: str) -> None:
+        self.index.problems.append(Problem(self.index.file.name, f"annotation {who}", reason))
+
+    def place(self, record: Record, mended: list[str]) -> tuple[list[str], str]:
+        """The image files that an annotation may be of, and what is wrong."""
+        index, value = self.index, record.get("image_id")
+        key = index.images.find(value)
+        if key is not None:
+            if type(key) is not type(value) and not isinstance(value, float):
+                mended.append(NUMBER_OR_TEXT)
+            record["image_id"] = key
+            return [index.file_of[key]], ""
+        spoiled = index.images.find_spoiled(value)
+        named = {self.same[name_of(r)] for r in spoiled if _has_name(r)}
+        files = [file for file in named if file in index.by_file]
+        if len(spoiled) > 1:
+            some = ", ".join(shown(n) for n in sorted(named)[:3])
+            return files, f"image {shown(value)} is {len(spoiled)} different images ({some})"
+        return files, f"there is no image {shown(value)}, or it is bad itself"
+
+    def name(self, record: Record, files: list[str], mended: list[str]) -> str:
+        """What is wrong with an annotation's category."""
+        index, value = self.index, record.get("category_id")
+        if value is None:
+            return ""
+        key = index.categories.find(value)
+        if key is not None:
+            if type(key) is not type(value) and not isinstance(value, float):
+                mended.append(NUMBER_OR_TEXT)
+            record["category_id"] = key
+            return ""
+        spoiled = index.categories.find_spoiled(value)
+        if len(spoiled) > 1:
+            some = ", ".join(shown(r.get("name")) for r in spoiled[:3])
+            return f"category {shown(value)} is {len(spoiled)} different categories ({some})"
+        if spoiled or not texts_of(record):
+            return f"there is no category {shown(value)}{', or it is bad itself' * bool(spoiled)}"
+        mended.append(NO_CATEGORY)
+        record["category_id"] = None
+        index.unnamed.update(files)
+        return ""
+
+    def twice(self, record: Record, file: str, mended: list[str]) -> str:
+        """What is wrong where an annotation's id is given already: over one image it may be of an older version."""
+        index, who = self.index, record["id"]
+        first = index.annotations.setdefault(who, record)
+        if first is record:
+            return ""
+        places = self.over.setdefault(who, {index.file_of[first["image_id"]]: first})
+        other = places.setdefault(file, record)
+        if other is record:
+            index.twice.add(who)
+            mended.append(ID_TWICE)
+            return ""
+        if other == record:
+            index.mended[id(other)] = tuple({*index.mended.get(id(other), ()), AGAIN})
+            return AGAIN
+        self.clashes.append((file, other))
+        index.twice.add(who)
+        return CLASH
+
+    def drop_clashes(self) -> None:
+        """The first of two annotations with one id falls as the second has."""
+        index = self.index
+        every = {id(record): (file, record) for file, record in self.clashes}
+        for file, record in every.values():
+            self.bad(record["id"], CLASH)
+            index.lost.setdefault(file, []).append(record)
+        for image_id in {record["image_id"] for _, record in every.values()}:
+            index.by_image[image_id] = [a for a in index.by_image[image_id] if id(a) not in every]

@@ -1,0 +1,133 @@
+"""What an annotation is called: its texts and its category's name, and which of them mean the same.
+
+Texts under keys that are not read are named in a note, since the category's name stands in for them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from training.data.readers.records import Record
+
+TEXT_KEYS = ("text", "caption")
+# Where others keep what is said of an object or an image.
+# fmt: off
+_OTHER_KEYS = frozenset(
+    {
+        "answer", "captions", "comment", "desc", "description", "descriptions", "expression", "expressions",
+        "instruction", "instructions", "natural_language", "note", "phrase", "phrases", "prompt", "prompts",
+        "query", "question", "questions", "raw", "ref_exp", "refer_exp", "referring", "referring_expression",
+        "referring_expressions", "refexp", "sent", "sentence", "sentences", "texts", "title",
+    }
+)
+# Of COCO's format and of exporters', and none says what an object is called.
+_NO_TEXT = frozenset(
+    {
+        "area", "bbox", "bbox_mode", "category", "category_id", "category_name", "color", "colour", "created",
+        "created_at", "creator", "date", "date_captured", "events", "file", "file_name", "id", "ignore",
+        "image", "image_id", "isbbox", "iscrowd", "keypoints", "label", "license", "metadata", "num_keypoints",
+        "path", "score", "segmentation", "supercategory", "tags", "track_id", "updated_at", "user",
+    }
+)
+# fmt: on
+_END = " .,;:!?…。，；：！？、"
+
+
+@lru_cache(65536)
+def clean_name(text: str) -> str:
+    """Equal for names that mean the same: without case, doubled white space and what is put at a sentence's end."""
+    folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return folded.rstrip(_END) or folded
+
+
+def category_text(category: Record) -> str:
+    """A category's name as one would say it: LVIS writes `bat_(animal)`."""
+    return str(category["name"]).replace("_", " ").strip()
+
+
+def texts_of(annotation: Record) -> tuple[str, ...]:
+    """The texts of an annotation: `text`, else `caption`; a string, or a list of which all mean the same."""
+    given = annotation.get("text") or annotation.get("caption")
+    if given is None:
+        return ()
+    found = []
+    for text in given if isinstance(given, (list, tuple)) else (given,):
+        if isinstance(text, (int, float)) and not isinstance(text, bool):
+            text = str(text)  # "7" may be a name
+        if isinstance(text, str) and text.strip():
+            found.append(text.strip())
+    return tuple(dict.fromkeys(found))
+
+
+def spelling(names: Sequence[str]) -> str:
+    """One of several spellings of a name, whatever their order: the most frequent, the shortest, in small letters."""
+    if names.count(names[0]) == len(names):
+        return names[0]
+    counts = Counter(names)
+    return min(counts, key=lambda name: (-counts[name], len(name), name.swapcase()))
+
+
+def unread_texts(annotation: Record) -> Iterator[str]:
+    """Keys of an annotation without a text of its own that seem to hold one."""
+    for key, value in annotation.items():
+        if key in _NO_TEXT or not value or isinstance(value, (int, float)):
+            continue
+        if key == "attributes" and isinstance(value, dict):
+            inner = ((f"attributes.{k}", k, v) for k, v in value.items())
+            yield from (name for name, k, v in inner if _says(k, v) or (k in TEXT_KEYS and _words(v, 1)))
+        elif key in TEXT_KEYS or _says(key, value):
+            yield key
+
+
+def image_texts(image: Record) -> Iterator[str]:
+    """Keys of an image's record that hold a text on the image."""
+    for key, value in image.items():
+        if (key in TEXT_KEYS or key in _OTHER_KEYS) and _words(value, 1):
+            yield key
+
+
+def _says(key: Any, value: Any) -> bool:
+    return _words(value, 1 if str(key).lower() in _OTHER_KEYS else 2)
+
+
+def _words(value: Any, least: int, depth: int = 3) -> bool:
+    """Whether somewhere in a value there is a text of so many words."""
+    if isinstance(value, str):
+        return len(value) < 100_000 and sum(any(c.isalpha() for c in word) for word in value.split()) >= least
+    if depth and isinstance(value, (list, tuple)):
+        return any(_words(v, least, depth - 1) for v in value[:8])
+    return (
+        bool(depth) and isinstance(value, dict) and any(_words(v, least, depth - 1) for v in list(value.values())[:8])
+    )
+
+
+def notes_on_texts(annotations: Iterable[Record], images: Iterable[Record]) -> list[str]:
+    """Sentences on the keys that hold texts and are not read, with their counts."""
+    held = Counter[str]()
+    instructions: dict[str, set[Any]] = {}
+    for annotation in annotations:
+        if annotation.keys() <= _PLAIN or texts_of(annotation):
+            continue
+        for key in set(unread_texts(annotation)):
+            held[key] += 1
+            where = (annotation.get("image_id"), annotation.get("category_id"))
+            instructions.setdefault(key, set()).add(where)
+    found = []
+    for key, count in held.most_common(8):
+        rows = len(instructions[key])
+        found.append(
+            f'"{key[:60]}" is not read: {count} annotations hold words there and take their category\'s name instead, '
+            f'in {rows} rows; an instruction is read from "text" or "caption"'
+        )
+    spoken = Counter(key for image in images if not image.keys() <= _PLAIN_IMAGE for key in image_texts(image))
+    for key, count in spoken.most_common(4):
+        found.append(f'"{key}" of {count} images is not read: it says nothing of a single object')
+    return found
+
+
+_PLAIN = frozenset(("area", "bbox", "category_id", "id", "image_id", "iscrowd", "segmentation"))
+_PLAIN_IMAGE = frozenset(("coco_url", "date_captured", "file_name", "flickr_url", "height", "id", "license", "width"))
