@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.data import quality, store
+from training.data.images import Picture
 from training.data.page import page
 from training.data.rows import FORMS, row
 from training.data.samples import Item, Problem, Sample, Source, read
@@ -201,7 +202,9 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     check_images(arguments.source, arguments.images)
     if not SPLIT.fullmatch(arguments.split) or arguments.split == "shards":
-        raise WrongUse(f"--split {arguments.split!r}: expected a name of letters, digits, _, + and -, other than shards")
+        raise WrongUse(
+            f"--split {arguments.split!r}: expected a name of letters, digits, _, + and -, other than shards"
+        )
     least_of = {"square": 28, "shard": 1, "workers": 1, "page": 0, "no_target": 0, "count": 1, "seed": 0}
     for name, least in least_of.items():
         if getattr(arguments, name) < least:
@@ -239,7 +242,7 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
             continue
         done.problems.extend(Problem(recipe.file, item.id, why, "mended") for why in sample.mended)
         try:
-            pixels = kept[0][1] if kept and kept[0][0].image is sample.image else sample.pixels()
+            pixels = kept[0][1] if kept and _same_image(kept[0][0], sample) else sample.pixels()
             if recipe.masks and sample.targets and not sample.masks:
                 raise ValueError("boxes and points are annotated and no masks, which --masks asks for")
             if reason := _unlike(sample, pixels, recipe):
@@ -263,6 +266,10 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
         done.rows.append({**columns, "image": store.png(columns["image"])})
         done.hashes.append(one)
     return done
+
+
+def _same_image(a: Sample, b: Sample) -> bool:
+    return a.image is b.image or (isinstance(a.image, Picture) and a.image == b.image)
 
 
 def _unlike(sample: Sample, pixels: NDArray[np.uint8], recipe: Recipe) -> str:

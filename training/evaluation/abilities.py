@@ -56,7 +56,7 @@ class Question:
 
     def pixels(self) -> Image:
         """Raises ValueError for a file that is no image."""
-        from training.data.samples import read_image
+        from training.data.images import read_image
 
         return read_image(self.image) if isinstance(self.image, Path) else self.image
 

@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from training.data.image_names import ImageFolder, image_folder
 from training.data.objects import Mask
 from training.data.readers.instances import Instances, Record, name_of, read_instances
 from training.data.samples import BadRow, Item, LeftOut, Sample, Source
 
 
-def read_coco(path: Path, images: Path, *, no_target: int = 0, seed: int = 0) -> Source:
+def read_coco(
+    path: Path, images: Path | ImageFolder, *, no_target: int = 0, seed: int = 0, encoding: str | None = None
+) -> Source:
     """no_target: instructions per image that name a category which the image has none of (COCO annotates its
     categories exhaustively; a file that does not should not ask for it). Raises ValueError for a file that is none."""
-    index = read_instances(path)
+    index = read_instances(path, encoding)
+    images = image_folder(images, map(name_of, index.images.values()))
     items = []
     for image_id in index.images:
         annotations = index.by_image.get(image_id, [])
@@ -65,7 +69,7 @@ def _keys(index: Instances, annotation: Record) -> list[Key]:
     return [("text", texts[0]), *category] if texts else category
 
 
-def _item(index: Instances, images: Path, image_id: Any, key: Key, group: list[Record]) -> Item:
+def _item(index: Instances, images: ImageFolder, image_id: Any, key: Key, group: list[Record]) -> Item:
     name = f"{index.file.stem}_{'_'.join(str(a['id']) for a in group[:3])}"
     kind, value = key
     if kind == "category":
@@ -81,7 +85,7 @@ def _item(index: Instances, images: Path, image_id: Any, key: Key, group: list[R
 
 def sample_of(
     index: Instances,
-    images: Path,
+    images: ImageFolder,
     image_id: Any,
     name: str,
     text: str,
@@ -110,7 +114,7 @@ def sample_of(
 
 
 def absent(
-    index: Instances, images: Path, image_id: Any, count: int, seed: int, among: list[Any] | None = None
+    index: Instances, images: ImageFolder, image_id: Any, count: int, seed: int, among: list[Any] | None = None
 ) -> list[Item]:
     """Items of instructions that nothing matches. among: categories that may be named, by id; all that the image has
     no annotation of where it is None. The choice depends on the seed and the image alone."""
@@ -126,7 +130,7 @@ def absent(
     return items
 
 
-def _none(index: Instances, images: Path, image_id: Any, name: str, text: str) -> Sample:
+def _none(index: Instances, images: ImageFolder, image_id: Any, name: str, text: str) -> Sample:
     return Sample(name, text, index.picture(image_id, images), ())
 
 

@@ -6,7 +6,6 @@ geometry when it is read, since a sample with one broken object out of three wou
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,26 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from training.data import masks as runs
+from training.data.image_names import ImageFolder, find_image
+from training.data.images import Picture, image_size
 from training.data.objects import Mask
-from training.data.samples import BadRow, Problem, find_image, image_size
+from training.data.samples import BadRow, Problem
+from training.data.text_files import load_json
 
 Record = dict[str, Any]
-
-
-def load_json(path: Path) -> Any:
-    """UTF-8, or Windows-1252 as some of ReasonSeg's files are. Raises ValueError that names the file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252")
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -80,16 +66,16 @@ class Instances:
             raise BadRow(*wrong)
         return tuple(found)
 
-    def picture(self, image_id: Any, folder: Path) -> Path:
+    def picture(self, image_id: Any, folder: Path | ImageFolder) -> Picture:
         """The image's file. Raises ValueError if it is missing or not of the annotated size."""
         record = self.images[image_id]
-        path = find_image(folder, name_of(record))
-        height, width = image_size(path)
+        picture = find_image(folder, name_of(record), (record["height"], record["width"]))
+        height, width = image_size(picture)
         if (height, width) != (record["height"], record["width"]):
             raise ValueError(
-                f"the image {path} is {width} x {height}, the annotations say {record['width']} x {record['height']}"
+                f"the image {picture.path} is {width} x {height}, the annotations say {record['width']} x {record['height']}"
             )
-        return path
+        return picture
 
 
 def name_of(image: Record) -> str:
@@ -110,9 +96,9 @@ def check_box(box: Any, height: int, width: int) -> None:
         raise ValueError(f"the box {box!r} (x, y, width, height) is outside of the image of {width} x {height}")
 
 
-def read_instances(path: Path) -> Instances:
+def read_instances(path: Path, encoding: str | None = None) -> Instances:
     """Raises ValueError for a file that is no instances file; single rows go to `problems`."""
-    data = load_json(path)
+    data = load_json(path, encoding)
     if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
         raise ValueError(f"{path} is no instances file: it needs the lists images and annotations")
     found = Instances(path, {}, {}, {}, {}, [], {})
@@ -147,7 +133,11 @@ def read_instances(path: Path) -> Instances:
         if wrong:
             bad("annotation", record, wrong)
             # Where it is the same once more nothing is lost.
-            if isinstance(record, dict) and _known(image_id, found.images) and record not in found.by_image.get(image_id, ()):
+            if (
+                isinstance(record, dict)
+                and _known(image_id, found.images)
+                and record not in found.by_image.get(image_id, ())
+            ):
                 found.lost.setdefault(image_id, []).append(record)
         else:
             found.annotations[record["id"]] = record

@@ -11,18 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from training.data.image_names import ImageFolder, image_folder
 from training.data.readers.coco import absent, category_text, sample_of
 from training.data.readers.instances import Instances, Record, name_of, read_instances
 from training.data.samples import Item, LeftOut, Sample, Source
 
 
-def read_lvis(path: Path, images: Path, *, no_target: int = 0, seed: int = 0) -> Source:
+def read_lvis(
+    path: Path, images: Path | ImageFolder, *, no_target: int = 0, seed: int = 0, encoding: str | None = None
+) -> Source:
     """One sample per image and category, named by the category, synonyms in `others`.
 
     no_target: at most so many of an image's negative categories. images: holds train2017 and val2017, or the files.
     Raises ValueError for a file that is none.
     """
-    index = read_instances(path)
+    index = read_instances(path, encoding)
+    images = image_folder(images, map(name_of, index.images.values()))
     items = []
     for image_id, image in index.images.items():
         groups: dict[Any, list[Record]] = {}
@@ -40,7 +44,7 @@ def read_lvis(path: Path, images: Path, *, no_target: int = 0, seed: int = 0) ->
 
 def _sample(
     index: Instances,
-    images: Path,
+    images: ImageFolder,
     image_id: Any,
     name: str,
     category_id: Any,
