@@ -1,10 +1,10 @@
 """Image files by their annotated names, which exporters write in their own ways.
 
-A name is taken as it is where such a file is there. Else it is looked for under the folder by what every exporter keeps,
-the end of its path: Windows' separators, percent-encoding, the case of letters, Unicode's forms and the prefix that
-Label Studio puts before uploaded files are borne, and folders that one of both sides lacks. What was borne is said of the
-picture. Where two files fit, or two annotated names would be one file, nothing is taken. No name leads out of the folder;
-links in it are followed, since a hub's cache and DVC keep their files elsewhere.
+A name is taken as it is where such a file is there. Else it is looked for under the folder by what every exporter
+keeps, the end of its path: Windows' separators, percent-encoding, the case of letters, Unicode's forms and the prefix
+that Label Studio puts before uploaded files are borne, and folders that one of both sides lacks. What was borne is said
+of the picture. Where two files fit, or two annotated names would be one file, nothing is taken. No name leads out of
+the folder; links in it are followed, since a hub's cache and DVC keep their files elsewhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOCAL_FILES = re.compile(r".*[?&]d=")  # Label Studio's address of a file that 
 
 @dataclass(frozen=True)
 class _Name:
-    """An annotated name. parts: of its path, with separators and percents undone; keys: without case and Unicode's form."""
+    """An annotated name. parts: of its path, separators and percents undone; keys: without case and Unicode's form."""
 
     text: str
     parts: tuple[str, ...]
@@ -150,7 +150,8 @@ class ImageFolder:
         elsewhere = self._by_key.get(name.keys[-1], [])
         if not elsewhere:
             return why
-        return f"{why}; a file of that name is in another folder: where it is meant, say --images {self.path / elsewhere[0].parent}"
+        there = self.path / elsewhere[0].parent
+        return f"{why}; a file of that name is in {there}: if it is meant, say --images {there}"
 
     def _borne(self, name: _Name, file: PurePosixPath) -> tuple[str, ...]:
         """In which ways a file's path differs from the annotated name; what is not there differs from row to row."""

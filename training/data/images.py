@@ -45,7 +45,7 @@ FIRST_OF_SEVERAL = "its file holds several pictures, of which the first is read"
 
 @dataclass(frozen=True)
 class Head:
-    """What an image file says of itself. size: as stored. deep: what its values are where eight bits do not hold them."""
+    """What an image file says of itself. size: as stored. deep: what its values are if eight bits do not hold them."""
 
     format: str
     mode: str

@@ -58,13 +58,21 @@ def read_text(path: Path, encoding: str | None = None, latin: bool = False) -> t
 
 
 def _decoded(data: bytes, path: Path, encoding: str) -> str:
-    if data.startswith(codecs.BOM_UTF8) and codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
-        raise ValueError(f"{path} is UTF-8 by its mark, not {encoding}: leave out --encoding")
+    if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig") and not data.isascii() and _is_utf_8(data):
+        raise ValueError(f"{path} is UTF-8, and in {encoding} it would be other words: leave out --encoding")
     try:
         text = data.decode(encoding)
     except (UnicodeError, ValueError) as error:
         raise ValueError(f"{path} is not in {encoding}: {str(error)[:120]}") from error
     return text.removeprefix("\ufeff")
+
+
+def _is_utf_8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def parse_json(text: str, path: Path) -> Any:

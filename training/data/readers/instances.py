@@ -72,9 +72,8 @@ class Instances:
         picture = find_image(folder, name_of(record), (record["height"], record["width"]))
         height, width = image_size(picture)
         if (height, width) != (record["height"], record["width"]):
-            raise ValueError(
-                f"the image {picture.path} is {width} x {height}, the annotations say {record['width']} x {record['height']}"
-            )
+            said = f"{record['width']} x {record['height']}"
+            raise ValueError(f"the image {picture.path} is {width} x {height}, the annotations say {said}")
         return picture
 
 

@@ -66,7 +66,7 @@ def _groups(shapes: list[Shape]) -> dict[str, list[Shape]]:
     for shape in shapes:
         if shape["label"].strip() not in (IGNORE, BACKGROUND):
             groups.setdefault(_name(shape).casefold(), (_name(shape), []))[1].append(shape)
-    return {name: group for name, group in groups.values()}
+    return dict(groups.values())
 
 
 def _sample(path: Path, images: ImageFolder, name: str, label: str, encoding: str | None) -> Sample:

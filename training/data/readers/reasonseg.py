@@ -1,5 +1,5 @@
-"""ReasonSeg as its authors give it out (dvlab-research/LISA): NAME.jpg beside NAME.json, a folder per split; and files of
-one's own in that form, which labelme writes (`training.data.readers.shapes`), with an image of another kind.
+"""ReasonSeg as its authors give it out (dvlab-research/LISA): NAME.jpg beside NAME.json, a folder per split; and files
+of one's own in that form, which labelme writes (`training.data.readers.shapes`), with an image of another kind.
 
 JSON: `text` (instructions that mean the same, of which both evaluation protocols take the first), `is_sentence`, and
 `shapes` [{label, points [[x, y], ...]}] with the labels "target", "ignore" and, obsolete, "flag". Painted as in LISA's
@@ -34,7 +34,8 @@ def read_reasonseg(
     encoding: str | None = None,
     grey: Grey = None,
 ) -> Source:
-    """folder: of one split. images: where they are, if not beside the files. sentences: "first", or "all" for a sample per text (the training split has up to five).
+    """folder: of one split. images: where they are, if not beside the files. sentences: "first", or "all" for a sample
+    per text (the training split has up to five).
 
     A sample's mask is the union of its targets, one object, since the file does not tell parts from objects.
     Raises ValueError for a folder without annotations.
