@@ -138,13 +138,10 @@ class ImageFolder:
         return {file: frozenset(names) for file, names in claims.items()}
 
     def _missing(self, text: str, name: _Name) -> str:
-        link = self.path / os.path.normpath(text)
         if text.partition("\0")[1] or not name.parts:
             return f"the image name {text[:200]!r} is none"
         if os.path.isabs(text) or ".." in PurePosixPath(text.replace("\\", "/")).parts:
             why = f"the image name {text[:200]!r} leads out of {self.path}"
-        elif len(text) < 1000 and os.path.islink(link):
-            return f"the image {link} is missing: it is a link to a file that is not there"
         else:
             why = f"the image {str(self.path / text)[:400]} is missing"
         elsewhere = self._by_key.get(name.keys[-1], [])
@@ -164,7 +161,7 @@ class ImageFolder:
         pairs = list(zip(theirs, ours, strict=False))
         if _key(theirs[0]) != _key(ours[0]):
             ways.append("Label Studio's prefix")
-            pairs = pairs[1:]
+            pairs = []  # the folders are Label Studio's
         if any(_form(a) != _form(b) for a, b in pairs):
             ways.append("upper and lower case")
         if any(a != b and _form(a) == _form(b) for a, b in pairs):
@@ -177,13 +174,11 @@ class ImageFolder:
 
     def _hint(self, name: _Name, file: PurePosixPath) -> str:
         """Which folder to give, so that the whole name is the file's."""
-        more = len(name.parts) - len(file.parts)
-        if more < 0:
-            return f"; --images {self.path.joinpath(*file.parts[:-more])} has it by its whole name"
-        above = self.path.absolute().parents
-        if more <= len(above) and os.path.exists(above[more - 1].joinpath(*name.parts)):
-            return f"; --images {above[more - 1]} has it by its whole name"
-        return ""
+        more, above = len(name.parts) - len(file.parts), self.path.absolute().parents
+        if more > len(above):
+            return ""
+        there = self.path.joinpath(*file.parts[:-more]) if more < 0 else above[more - 1]
+        return f"; --images {there} has it by its whole name" if os.path.exists(there.joinpath(*name.parts)) else ""
 
 
 def find_image(folder: Path | ImageFolder, name: str, annotated: tuple[Any, Any] | None = None) -> Picture:
@@ -241,7 +236,7 @@ def _key(part: str) -> str:
 
 
 def _form(part: str) -> str:
-    return unicodedata.normalize("NFC", part)
+    return part if part.isascii() else unicodedata.normalize("NFC", part)
 
 
 def _as_uploaded(key: str) -> str:

@@ -165,7 +165,8 @@ def _head(path: Path) -> Head:
             several = image.format in _SEVERAL and getattr(image, "n_frames", 1) > 1
             return Head(image.format or "", image.mode, (height, width), orientation, deep, transparent, several)
     except FileNotFoundError:
-        raise ValueError(f"the image {path} is missing") from None
+        link = ": it is a link to a file that is not there" if path.is_symlink() else ""
+        raise ValueError(f"the image {path} is missing{link}") from None
     except PIL.DecompressionBombError as error:
         raise ValueError(f"the image {path} {_too_large(error)}") from error
     except PIL.UnidentifiedImageError as error:
