@@ -36,7 +36,7 @@ class _Name:
     text: str
     parts: tuple[str, ...]
 
-    @property
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         return tuple(map(_key, self.parts))
 

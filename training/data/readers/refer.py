@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.data.image_names import ImageFolder
+from training.data.image_names import ImageFolder, image_folder
 from training.data.readers.instances import Instances, Record, name_of, read_instances
 from training.data.rows import clean_text
 from training.data.samples import BadRow, Item, Problem, Sample, Source
@@ -68,7 +68,8 @@ def read_refer(
     if not isinstance(refs, list):
         raise ValueError(f"{path} holds no list of refs")
     index = read_instances(folder / "instances.json", encoding)
-    where = images or next((root / f for f in IMAGES if (root / f).is_dir()), root / IMAGES[0])
+    found = images or next((root / f for f in IMAGES if (root / f).is_dir()), root / IMAGES[0])
+    where = image_folder(found, ())  # listed once
     items: list[Item] = []
     problems, seen, splits, taken = list(index.problems), set(), set(), set[str]()
     for n, ref in enumerate(refs):
