@@ -135,10 +135,11 @@ def test_two_names_are_never_one_file(tmp_path: Path) -> None:
     for name in names:
         with pytest.raises(ValueError, match=r"fits no file but '000.png', as '.*day/000.png' does"):
             folder.find(name)
-    beside = ImageFolder(tmp_path, names=("000.png", "monday/000.png"))
-    assert beside.find("000.png").path == tmp_path / "000.png"
+    photo(tmp_path / "one" / "a.jpg")
     with pytest.raises(ValueError, match="fits no file but"):
-        beside.find("monday/000.png")
+        ImageFolder(tmp_path, names=("one/a.jpg", "two/a.jpg", "A.jpg")).find("A.jpg")
+    beside = ImageFolder(tmp_path, names=("000.png", "monday/000.png"))  # one file, by more of its path or less
+    assert beside.find("monday/000.png").path == beside.find("000.png").path
     assert ImageFolder(tmp_path, names=("x/000.png", "x\\000.png")).find("x\\000.png")  # one name, written in two ways
 
 

@@ -42,7 +42,7 @@ class _Name:
 
     @property
     def identity(self) -> str:
-        """Equal for names that must mean the same file."""
+        """By which names are told apart; one that ends like another may mean the same file."""
         return _form("/".join(self.parts))
 
 
@@ -87,8 +87,8 @@ class ImageFolder:
             raise ValueError(f"the image name {text[:200]!r} fits {len(found)} files under {self.path}, such as {some}")
         if not found:
             raise ValueError(self._missing(text, name))
-        rivals = self._claims.get(found[0], frozenset()) - {name.identity}
-        if rivals:
+        claims = self._claims.get(found[0], frozenset())
+        if rivals := [other for other in claims if not _ends_alike(other, name.identity)]:
             other = min(rivals)[:200]
             raise ValueError(f"the image name {text[:200]!r} fits no file but {str(found[0])!r}, as {other!r} does")
         return self.path / found[0], self._borne(name, found[0])
@@ -229,6 +229,11 @@ def _best(name: _Name, files: Iterable[PurePosixPath]) -> list[PurePosixPath]:
             fits.append(((shared, literal), file))
     most = max((score for score, _ in fits), default=None)
     return [file for score, file in fits if score == most]
+
+
+def _ends_alike(a: str, b: str) -> bool:
+    """Whether one is the end of the other's path."""
+    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
 
 
 def _key(part: str) -> str:
