@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from training.data import masks
+from training.data.images import Picture
 from training.data.readers.boxes import check_box
 from training.data.readers.coco import read_coco
 from training.data.readers.files import one_name_per_file
@@ -645,8 +646,8 @@ def meaning(source: Source) -> dict[tuple[str, str], frozenset[bytes]]:
     found = {}
     for sample in source:
         assert isinstance(sample, Sample), sample
-        assert isinstance(sample.image, Path)
-        key = sample.image.name, clean_name(sample.text)
+        assert isinstance(sample.image, Picture)
+        key = sample.image.path.name, clean_name(sample.text)
         assert key not in found, "one instruction twice over one image"
         found[key] = frozenset(mask.tobytes() for mask in sample.masks)
         assert len(found[key]) == len(sample.masks), "one object twice"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image as PIL
 from PIL import ImageDraw
 
-from segzero_ros.overlay import _font, _plain, _wrap, color
+from segzero_ros.overlay import _plain, _wrap, color
+from training.data.lettering import Letters, showable
 from training.data.rows import ignore_of, masks_of, read_solution
 
 CELL, GAP, LINE, LINES = 280, 14, 15, 3  # pixels; lines of text under a picture
@@ -23,20 +24,21 @@ def page(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None
     """rows: with `masks` where outlines are wanted. Writes a PNG."""
     columns = max(1, min(4, len(rows)))
     width = columns * (CELL + GAP) + GAP
-    texts = [_plain(f"“{one.get('problem') or one.get('text')}”") for one in rows]
-    lines = [_wrap(text, _font(13, text.isascii()), CELL, LINES) for text in texts]
+    words, small = Letters(13), Letters(11)
+    texts = [showable(_plain(f"“{one.get('problem') or one.get('text')}”")) for one in rows]
+    lines = [_wrap(text, words, CELL, LINES) for text in texts]
     high = [CELL + (1 + max(map(len, lines[n : n + columns]))) * LINE + 2 * GAP for n in range(0, len(rows), columns)]
     sheet = PIL.new("RGB", (width, sum(high) + 3 * GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for n, line in enumerate(_wrap(_plain(title), _font(13, title.isascii()), width - 2 * GAP, 2)):
-        draw.text((GAP, 6 + n * LINE), line, fill=PALE, font=_font(13, title.isascii()))
+    for n, line in enumerate(_wrap(showable(_plain(title)), words, width - 2 * GAP, 2)):
+        words.draw(draw, (GAP, 6 + n * LINE), line, PALE)
     for n, one in enumerate(rows):
         x, y = GAP + n % columns * (CELL + GAP), 3 * GAP + sum(high[: n // columns])
         picture, note = cell(one)
         sheet.paste(PIL.fromarray(picture), (x + (CELL - picture.shape[1]) // 2, y))
-        draw.text((x, y + CELL + 4), note, fill=PALE, font=_font(11, True))
+        small.draw(draw, (x, y + CELL + 4), note, PALE)
         for k, line in enumerate(lines[n], 1):
-            draw.text((x, y + CELL + 5 + k * LINE), line, fill=INK, font=_font(13, texts[n].isascii()))
+            words.draw(draw, (x, y + CELL + 5 + k * LINE), line, INK)
     part = path.with_name(path.name + ".part")
     sheet.save(part, format="PNG")
     part.replace(path)

@@ -6,18 +6,16 @@
 
 OUT is opened by `datasets.load_from_disk`. Beside it: problems.jsonl (every row that is none, with file, id and
 reason), page.png (look at it), hashes.jsonl (`store.overlap`) and summary.json. A run that was killed continues when it
-is called again. Exit codes: 0 there are rows, 1 there is none (or an overlap is refused), 2 wrong use or an unreadable
-source.
+is called again; one without a row leaves nothing but problems.jsonl, and OUT can be used again. Exit codes: 0 there are
+rows, 1 there is none (or an overlap is refused), 2 wrong use or an unreadable source.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,14 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.data import quality, store
+from training.data import out_folder, quality, store
+from training.data.images import Picture
 from training.data.page import page
 from training.data.rows import FORMS, row
 from training.data.samples import Item, Problem, Sample, Source, read
 from training.data.sources import NEGATIVES, SOURCES, Reading, WrongUse, add_options, check_images, open_source, options
+from training.data.summary import report, summarise, title
 
 SPLIT = re.compile(r"\w[\w+-]*")  # a folder of OUT's own, and a name that datasets takes
-SHOWN = 10  # problems on the terminal; all are in problems.jsonl
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from segzero_ros.profiles import ProfileError
     from segzero_ros.core.contract import SegzeroError
+    from segzero_ros.profiles import ProfileError
 
     arguments = parser().parse_args(argv)
     try:
@@ -109,7 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    out = arguments.out
     _check(arguments)
     ours = ("workers", "json", "out", "page", "join")  # `root` names what is joined
     settings = {k: str(v) for k, v in sorted(vars(arguments).items()) if k not in ours}
@@ -122,10 +120,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < len(groups):
         chosen = np.random.default_rng(arguments.seed).permutation(len(groups))[: arguments.limit]
         groups = [groups[n] for n in sorted(chosen)]
-    settings["items"] = _digest(item.id for group in groups for item in group)
-    settings["annotations"] = _contents(*(arguments.join or [arguments.root]))
-    out.mkdir(parents=True, exist_ok=True)
-    if _begun(out, settings):
+    settings["items"] = out_folder.digest(item.id for group in groups for item in group)
+    settings["annotations"] = out_folder.contents(*(arguments.join or [arguments.root]))
+    with out_folder.alone(arguments.out):
+        return write(source, groups, known, settings, arguments)
+
+
+def write(
+    source: Source,
+    groups: list[tuple[Item, ...]],
+    known: Sequence[tuple[str, store.Known]],
+    settings: dict[str, str],
+    arguments: argparse.Namespace,
+) -> int:
+    """Fills the folder; the exit code."""
+    out = arguments.out
+    if out_folder.begin(out, settings):
         summary = json.loads((out / "summary.json").read_text())
         again = "; images that were mended since are not read again: remove it for that" if summary["bad"] else ""
         print(f"{out} is done already{again}", file=sys.stderr)
@@ -149,22 +159,25 @@ def run(arguments: argparse.Namespace) -> int:
     for number in range(_count(groups, arguments.shard)):
         more, found = shards.about(number)
         problems, hashes = problems + more, hashes + found
-    store.write_text(out / "problems.jsonl", store.jsonl(problems))
+    store.write_text(out / out_folder.PROBLEMS, store.jsonl(problems))
     shared = [p for p in problems if p.reason.startswith(SHARED)]
     if shared and arguments.overlap == "refuse":
         print(f"segzero-train prepare: refused, {len(shared)} items; first: {shared[0].reason}", file=sys.stderr)
+        out_folder.abandon(out)
         return 1
     data = shards.dataset()
     summary = summarise(source, groups, data, problems, settings)
-    if data is not None:
-        shards.finish(data, arguments.split, arguments.masks)
-        store.write_text(out / "hashes.jsonl", store.jsonl(hashes))
-        if arguments.page:
-            shown = np.unique(np.linspace(0, len(data) - 1, min(arguments.page, len(data))).astype(int))
-            page([data[int(n)] for n in shown], out / "page.png", _title(summary))
-        store.write_text(out / "summary.json", json.dumps(summary, indent=1))
-        del data
-        shards.remove()
+    if data is None:
+        out_folder.abandon(out)
+        return report(summary, out, arguments.json)
+    shards.finish(data, arguments.split, arguments.masks)
+    store.write_text(out / "hashes.jsonl", store.jsonl(hashes))
+    if arguments.page:
+        shown = np.unique(np.linspace(0, len(data) - 1, min(arguments.page, len(data))).astype(int))
+        page([data[int(n)] for n in shown], out / "page.png", title(summary))
+    store.write_text(out / "summary.json", json.dumps(summary, indent=1))
+    del data
+    shards.remove()
     return report(summary, out, arguments.json)
 
 
@@ -201,7 +214,9 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     check_images(arguments.source, arguments.images)
     if not SPLIT.fullmatch(arguments.split) or arguments.split == "shards":
-        raise WrongUse(f"--split {arguments.split!r}: expected a name of letters, digits, _, + and -, other than shards")
+        raise WrongUse(
+            f"--split {arguments.split!r}: expected a name of letters, digits, _, + and -, other than shards"
+        )
     least_of = {"square": 28, "shard": 1, "workers": 1, "page": 0, "no_target": 0, "count": 1, "seed": 0}
     for name, least in least_of.items():
         if getattr(arguments, name) < least:
@@ -239,7 +254,7 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
             continue
         done.problems.extend(Problem(recipe.file, item.id, why, "mended") for why in sample.mended)
         try:
-            pixels = kept[0][1] if kept and kept[0][0].image is sample.image else sample.pixels()
+            pixels = kept[0][1] if kept and _same_image(kept[0][0], sample) else sample.pixels()
             if recipe.masks and sample.targets and not sample.masks:
                 raise ValueError("boxes and points are annotated and no masks, which --masks asks for")
             if reason := _unlike(sample, pixels, recipe):
@@ -263,6 +278,10 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
         done.rows.append({**columns, "image": store.png(columns["image"])})
         done.hashes.append(one)
     return done
+
+
+def _same_image(a: Sample, b: Sample) -> bool:
+    return a.image is b.image or (isinstance(a.image, Picture) and a.image == b.image)
 
 
 def _unlike(sample: Sample, pixels: NDArray[np.uint8], recipe: Recipe) -> str:
@@ -312,7 +331,7 @@ def _grow(
 ) -> None:
     """Writes every shard that is not there; problems.jsonl grows along."""
     size, count = arguments.shard, _count(groups, arguments.shard)
-    log = shards.out / "problems.jsonl"
+    log = shards.out / out_folder.PROBLEMS
     before = [p for n in range(count) if shards.done(n) for p in shards.about(n)[0]]
     store.write_text(log, store.jsonl([*source.problems, *before]))
     bad = len(source.problems) + len(before)
@@ -346,137 +365,6 @@ def _each(work: Callable[[Any], store.Shard], part: Sequence[Any], workers: int)
         return
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(work, part)
-
-
-def _digest(ids: Iterator[str]) -> str:
-    whole = hashlib.sha256()
-    for name in ids:
-        whole.update(name.encode("utf-8", "replace") + b"\0")
-    return whole.hexdigest()[:16]
-
-
-def _contents(*roots: str) -> str:
-    """A digest of what is annotated: of a file, or of the files of a folder that are no images. So annotations that
-    were mended are not taken for done."""
-    whole = hashlib.sha256()
-    for root in map(Path, roots):
-        files = sorted(f for f in root.rglob("*") if f.suffix in (".json", ".p")) if root.is_dir() else [root]
-        for file in files:
-            if file.is_file():
-                with file.open("rb") as opened:
-                    whole.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
-    return whole.hexdigest()[:16]
-
-
-def _begun(out: Path, settings: dict[str, str]) -> bool:
-    """Whether the set is there already. Raises WrongUse where OUT holds something else."""
-    path = out / "settings.json"
-    if not path.exists():
-        if any(out.iterdir()):
-            raise WrongUse(f"{out} is not empty, and nothing that prepare began")
-        store.write_text(path, json.dumps(settings, indent=1))
-        return False
-    try:
-        before = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise WrongUse(f"{path} cannot be read ({error}): take another --out or remove it") from error
-    differ = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-    if differ:
-        changes = ", ".join(
-            "the annotations themselves" if k == "annotations" else f"{k} {before.get(k)} -> {settings.get(k)}"
-            for k in differ
-        )
-        raise WrongUse(f"{out} was begun with other settings or data ({changes}): take another --out or remove it")
-    return (out / "summary.json").exists()
-
-
-def summarise(
-    source: Source,
-    groups: Sequence[tuple[Item, ...]],
-    data: Any,
-    problems: Sequence[Problem],
-    settings: dict[str, str],
-) -> dict[str, Any]:
-    """Counts. notes: of the file as a whole. reasons: how often each, numbers and names taken out. ignored_pixels_left_out: rows that have some, which
-    their form holds with --masks alone."""
-    kinds = Counter(p.kind for p in problems)
-    counts, ignored = list[int](), 0
-    for one in [] if data is None else data.select_columns([*_counted(data), "ignore"]):
-        counts.append(_objects(one))
-        ignored += bool(one["ignore"] and one["ignore"]["counts"] is not None)
-    written = settings["form"] == "mask" or settings["masks"] == "True"
-    return {
-        "source": source.name,
-        "file": source.file,
-        "items": sum(len(group) for group in groups),
-        "rows": len(counts),
-        "objects": sum(counts),
-        "no_target": counts.count(0),
-        "bad": kinds["bad"],
-        "left_out": kinds["left out"],
-        "mended": kinds["mended"],
-        "notes": list(source.notes),
-        "with_ignored_pixels": ignored,
-        "ignored_pixels_left_out": 0 if written else ignored,
-        "reasons": dict(Counter(_kind(p) for p in problems).most_common()),
-        "settings": settings,
-    }
-
-
-def _counted(data: Any) -> list[str]:
-    return ["solution"] if "solution" in data.column_names else ["masks"]
-
-
-def _objects(one: dict[str, Any]) -> int:
-    if "masks" in one:
-        return len(one["masks"])
-    from training.data.rows import read_solution
-
-    return len(read_solution(one["solution"]))
-
-
-def _kind(problem: Problem) -> str:
-    """A reason without what differs from row to row."""
-    reason = re.sub(r"the image \S+", "the image", problem.reason.split("; ")[0])
-    reason = re.sub(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\[[^\]]*\]", "..", reason)
-    return f"{problem.kind}: {re.sub(r'-?[0-9][0-9.]*', 'N', reason)}"
-
-
-def _title(summary: dict[str, Any]) -> str:
-    return (
-        f"{summary['source']} ({summary['file']}): {summary['rows']} rows, {summary['objects']} objects, "
-        f"{summary['no_target']} without a match; {summary['bad']} bad, {summary['left_out']} left out, "
-        f"{summary['mended']} mended"
-    )
-
-
-def report(summary: dict[str, Any], out: Path, as_json: bool) -> int:
-    """Prints what came of it; the exit code."""
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        print(_title(summary))
-        for note in summary["notes"]:
-            print(f"  {note}")
-        for reason, count in list(summary["reasons"].items())[:SHOWN]:
-            print(f"  {count:6}  {reason}")
-        if summary["reasons"]:
-            with (out / "problems.jsonl").open(encoding="utf-8") as file:
-                lines = list(file)
-            for line in lines[:SHOWN]:
-                one = json.loads(line)
-                print(f"  {one['file']}, {one['id']}: {one['reason']}")
-            more = f" ({len(lines) - SHOWN} more)" if len(lines) > SHOWN else ""
-            print(f"  all of them: {out / 'problems.jsonl'}{more}")
-        if lost := summary.get("ignored_pixels_left_out"):
-            print(f"  {lost} rows lose their ignored pixels: --masks writes them, and --form mask always does")
-        if (out / "page.png").exists():
-            print(f"  look at {out / 'page.png'}")
-    if not summary["rows"]:
-        why = "no row is good" if summary["bad"] or summary["left_out"] else "nothing is annotated"
-        print(f"segzero-train prepare: {why}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

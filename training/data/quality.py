@@ -20,8 +20,8 @@ MIN_IOU = 0.6
 
 def load(profile: str) -> Segmenter:
     """The segmenter of a profile (a name, or the path of its YAML). Raises ProfileError or SegzeroError."""
-    from segzero_ros.profiles import load_profile
     from segzero_ros.models.segmenter_transformers import load_segmenter
+    from segzero_ros.profiles import load_profile
 
     return load_segmenter(load_profile(profile))
 

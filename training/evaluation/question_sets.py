@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.core.contract import Image
-from training.data.samples import read_image
+from training.data.images import read_image
 from training.data.tabletop import questions, sets
 from training.data.tabletop.store import Scenes, render_split
 from training.evaluation.answer_scores import Score, anls, relaxed_accuracy, textvqa_accuracy, vqa_accuracy

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from training.data.image_names import ImageFolder
 from training.data.readers.groups import Names
 from training.data.readers.instances import Instances, name_of
 from training.data.readers.names import category_text, clean_name
@@ -31,7 +32,7 @@ class Absent:
     """What may be asked though an image has none of it. verified: an image's record says what it has none of (LVIS),
     so that a name may be asked that is annotated nowhere."""
 
-    def __init__(self, index: Instances, images: Path, names: Names, *, seed: int, verified: bool = False) -> None:
+    def __init__(self, index: Instances, images: Path | ImageFolder, names: Names, *, seed: int, verified: bool = False) -> None:
         self.index, self.images, self.names = index, images, names
         self.seed, self.verified = seed, verified
         known = index.categories.known
@@ -95,7 +96,7 @@ class Absent:
         return Item(name, name_of(self.index.image(file)), partial(_none, self.index, self.images, file, name, text))
 
 
-def _none(index: Instances, images: Path, file: str, name: str, text: str) -> Sample:
+def _none(index: Instances, images: Path | ImageFolder, file: str, name: str, text: str) -> Sample:
     ids = index.by_file[file]
     paths = [index.picture(image_id, images) for image_id in ids]  # each must be of the annotated size
     mended = dict.fromkeys(why for i in ids for why in index.mended.get(id(index.images.known[i]), ()))

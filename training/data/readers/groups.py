@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from training.data.image_names import ImageFolder
 from training.data.readers.instances import Instances, name_of
 from training.data.readers.names import clean_name, spelling, texts_of
 from training.data.readers.records import Record
@@ -81,7 +82,7 @@ def _mended(index: Instances, key: str, pairs: Sequence[tuple[Record, str]]) -> 
     return tuple(found)
 
 
-def item_of(index: Instances, images: Path, file: str, group: Group, crowds: str, name: str) -> Item:
+def item_of(index: Instances, images: Path | ImageFolder, file: str, group: Group, crowds: str, name: str) -> Item:
     """name: of the item and its sample."""
     return Item(name, name_of(index.image(file)), partial(_sample, index, images, name, group, crowds))
 
@@ -100,7 +101,7 @@ def name_group(index: Instances, group: Group, taken: set[str], of_category: boo
     return whole
 
 
-def _sample(index: Instances, images: Path, name: str, group: Group, crowds: str) -> Sample:
+def _sample(index: Instances, images: Path | ImageFolder, name: str, group: Group, crowds: str) -> Sample:
     """The sample of one instruction. crowds: "ignore" for pixels that count neither way, "keep" for objects."""
     every, text = group.annotations, group.text
     if not text:

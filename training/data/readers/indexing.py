@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from training.data.image_names import ImageFolder
 from training.data.readers.files import one_name_per_file
-from training.data.readers.instances import Instances, load_json, name_of
+from training.data.readers.instances import Instances, name_of
 from training.data.readers.names import category_text, clean_name, texts_of
 from training.data.readers.records import NUMBER_OR_TEXT, Key, Record, flag_of, key_of, read_table, shown, side_of
 from training.data.samples import Problem
+from training.data.text_files import load_json
 
 NO_ID = "an annotation has no id, and none is needed"
 ID_TWICE = "an annotation's id is given twice, over other images, and nothing needs it"
@@ -25,12 +27,13 @@ SIZE_AS_TEXT = "the size of its image is written as text or with a decimal point
 NO_SIZE = "the size of its image is not annotated; that of the file is taken"
 
 
-def read_instances(path: Path, images: Path | None = None) -> Instances:
+def read_instances(path: Path, images: Path | ImageFolder | None = None, encoding: str | None = None) -> Instances:
     """images: the folder of the files, where names that differ may mean one file.
 
     Raises ValueError for a file that is no instances file; single rows go to `problems`.
     """
-    data = load_json(path)
+    data = load_json(path, encoding)
+    folder = images.path if isinstance(images, ImageFolder) else images
     if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
         raise ValueError(f"{path} is no instances file: it needs the lists images and annotations")
     mended: dict[int, tuple[str, ...]] = {}
@@ -54,7 +57,7 @@ def read_instances(path: Path, images: Path | None = None) -> Instances:
         problems += [Problem(path.name, f"{what} {key}", reason) for key, reason in tables[-1].bad]
     categories, pictures = tables
     every = [*pictures.known.values(), *(r for several in pictures.spoiled.values() for r in several)]
-    same = one_name_per_file([name_of(r) for r in every if _has_name(r)], images)
+    same = one_name_per_file([name_of(r) for r in every if _has_name(r)], folder)
     file_of = {key: same[name_of(record)] for key, record in pictures.known.items()}
     by_file: dict[str, list[Key]] = {}
     for key, file in file_of.items():

@@ -8,7 +8,6 @@ ambiguous is refused; what is harmless is put right in the records themselves an
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,30 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from training.data.image_names import ImageFolder, find_image
+from training.data.images import Picture, image_size
 from training.data.masks import read_shape
 from training.data.objects import Mask
 from training.data.readers.boxes import check_box
 from training.data.readers.names import category_text
 from training.data.readers.records import Key, Record, Table, key_of, shown
-from training.data.samples import BadRow, Problem, find_image, image_size
+from training.data.samples import BadRow, Problem
 
 SAME_MASK = "an object is annotated twice with equal masks; it is taken once"
-
-
-def load_json(path: Path) -> Any:
-    """UTF-8, or Windows-1252 as some of ReasonSeg's files are. Raises ValueError that names the file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252")
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -140,22 +125,23 @@ class Instances:
         whose = tuple(annotations[n] for n in kept)
         return Objects(tuple(masks[n] for n in kept), whose, ignore, tuple(dict.fromkeys(mended)))
 
-    def picture(self, image_id: Any, folder: Path) -> Path:
+    def picture(self, image_id: Any, folder: Path | ImageFolder) -> Picture:
         """The image's file. Raises ValueError if it is missing or not of the annotated size."""
         record = self.images.known[image_id]
-        path = find_image(folder, name_of(record))
+        annotated = None if record["height"] is None else (record["height"], record["width"])
+        path = find_image(folder, name_of(record), annotated)
         if record["height"] is None:
             return path
         height, width = image_size(path)
         if (height, width) != (record["height"], record["width"]):
             raise ValueError(
-                f"the image {path} is {width} x {height}, the annotations say {record['width']} x {record['height']}"
+                f"the image {path.path} is {width} x {height}, the annotations say {record['width']} x {record['height']}"
             )
         return path
 
-    def pictures(self, annotations: Sequence[Record], folder: Path) -> tuple[Path, tuple[int, int]]:
+    def pictures(self, annotations: Sequence[Record], folder: Path | ImageFolder) -> tuple[Picture, tuple[int, int]]:
         """The one file that annotations are of, and its (height, width). Raises BadRow as `objects` does."""
-        found: dict[Key, Path | str] = {}
+        found: dict[Key, Picture | str] = {}
         for image_id in dict.fromkeys(a["image_id"] for a in annotations):
             try:
                 found[image_id] = self.picture(image_id, folder)
@@ -166,7 +152,7 @@ class Instances:
             raise fallen(wrong, annotations)
         first = annotations[0]["image_id"]
         path = found[first]
-        assert isinstance(path, Path)
+        assert isinstance(path, Picture)
         record = self.images.known[first]
         return path, image_size(path) if record["height"] is None else (record["height"], record["width"])
 

@@ -12,22 +12,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from training.data.image_names import ImageFolder, find_image
+from training.data.images import image_size
 from training.data.masks import read_shape
 from training.data.objects import Mask
 from training.data.readers.indexing import read_instances
-from training.data.readers.instances import SAME_MASK, Instances, different, load_json, read_mask
-from training.data.readers.reasonseg import flat_points
+from training.data.readers.instances import SAME_MASK, Instances, different, read_mask
+from training.data.readers.shapes import flat_points
 from training.data.readers.records import Record
-from training.data.samples import BadRow, Item, Problem, Sample, Source, find_image, image_size
+from training.data.samples import BadRow, Item, Problem, Sample, Source
+from training.data.text_files import load_json
 
 
-def read_lisa_plus(path: Path, images: Path, *, instances: Path | None = None) -> Source:
+def read_lisa_plus(path: Path, images: Path | ImageFolder, *, instances: Path | None = None, encoding: str | None = None) -> Source:
     """instances: COCO's instances_train2017.json, whose masks are then taken. Raises ValueError for a file that is
     none."""
-    rows = load_json(path)
+    rows = load_json(path, encoding)
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds no list")
-    index = read_instances(instances) if instances else None
+    index = read_instances(instances, encoding=encoding) if instances else None
     items, problems = [], []
     for n, record in enumerate(rows):
         name = f"lisa++_{n}"
@@ -38,7 +41,7 @@ def read_lisa_plus(path: Path, images: Path, *, instances: Path | None = None) -
     return Source("lisa++", path.name, items, [*problems, *(index.problems if index else ())])
 
 
-def _sample(record: Record, images: Path, index: Instances | None, name: str, number: int) -> Sample:
+def _sample(record: Record, images: Path | ImageFolder, index: Instances | None, name: str, number: int) -> Sample:
     who = f"row {number}"
     text = record.get("English Question")
     if not isinstance(text, str) or not text.strip():

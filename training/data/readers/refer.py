@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from training.data.image_names import ImageFolder, image_folder
 from training.data.readers.indexing import read_instances
-from training.data.readers.instances import Instances, load_json, name_of
+from training.data.readers.instances import Instances, name_of
 from training.data.readers.records import Record
 from training.data.rows import clean_text
 from training.data.samples import BadRow, Item, Problem, Sample, Source
+from training.data.text_files import load_json
 
 BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}  # the splits that papers report
 IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014")  # where refer, Seg-Zero and others look
@@ -48,8 +50,9 @@ def read_refer(
     split: str = "train",
     *,
     by: str | None = None,
-    images: Path | None = None,
+    images: Path | ImageFolder | None = None,
     sentences: str = "first",
+    encoding: str | None = None,
 ) -> Source:
     """name: a key of BY. by: whose splits ("unc", "umd", "google"). images: the folder of train2014.
 
@@ -60,14 +63,15 @@ def read_refer(
     stem = "grefs" if name == "grefcoco" else "refs"
     for path in (folder / f"{stem}({by}).p", folder / f"{stem}({by}).json"):
         if path.exists():
-            refs = load_pickle(path) if path.suffix == ".p" else load_json(path)
+            refs = load_pickle(path) if path.suffix == ".p" else load_json(path, encoding)
             break
     else:
         raise ValueError(f"there is no {stem}({by}).p or .json in {folder}")
     if not isinstance(refs, list):
         raise ValueError(f"{path} holds no list of refs")
-    index = read_instances(folder / "instances.json")
-    where = images or next((root / f for f in IMAGES if (root / f).is_dir()), root / IMAGES[0])
+    index = read_instances(folder / "instances.json", encoding=encoding)
+    found = images or next((root / f for f in IMAGES if (root / f).is_dir()), root / IMAGES[0])
+    where = image_folder(found, ())  # listed once
     items: list[Item] = []
     problems, seen, splits, taken = list(index.problems), set(), set(), set[str]()
     for n, ref in enumerate(refs):
@@ -109,7 +113,7 @@ def _wrong(ref: Any, index: Instances) -> str:
     return ""
 
 
-def _items(index: Instances, images: Path, name: str, ref: Record, sentences: str, taken: set[str]) -> list[Item]:
+def _items(index: Instances, images: Path | ImageFolder, name: str, ref: Record, sentences: str, taken: set[str]) -> list[Item]:
     given = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
     ann_ids = [a for a in given if a != -1]
     every = [_text(s) for s in ref["sentences"]] if isinstance(ref["sentences"], list) else []
@@ -139,7 +143,7 @@ def _text(sentence: Any) -> str:
 
 
 def _sample(
-    index: Instances, images: Path, ref: Record, name: str, ann_ids: list[Any], texts: tuple[str, ...]
+    index: Instances, images: Path | ImageFolder, ref: Record, name: str, ann_ids: list[Any], texts: tuple[str, ...]
 ) -> Sample:
     if not texts:
         raise BadRow((f"ref {ref['ref_id']}", "it has no sentence"))

@@ -1,0 +1,88 @@
+"""Annotation files as text: UTF-8 and nothing guessed, since a wrong guess teaches words that nobody wrote."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+# The longer marks first: UTF-32's begins like UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+LATIN = "cp1252"
+_FOREIGN = re.compile(rb"[\x80-\xff]{3}")  # three such bytes in a row are hardly words in Latin letters
+
+
+def check_encoding(name: str) -> str:
+    """Raises ValueError for a name that is no encoding of texts."""
+    try:
+        known = codecs.lookup(name)._is_text_encoding
+    except (LookupError, ValueError, TypeError, UnicodeError):
+        known = False
+    if not known:
+        raise ValueError(
+            f"--encoding {name[:40]!r}: there is no such encoding of texts; gbk, shift_jis, cp1251 are some"
+        )
+    return name
+
+
+def read_text(path: Path, encoding: str | None = None, latin: bool = False) -> tuple[str, bool]:
+    """The text of a file, and whether it is Windows-1252.
+
+    encoding: what it is in where it is not UTF-8. latin: Windows-1252 is taken too where a file is no UTF-8 and may be
+    it. Raises ValueError that names the file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if encoding is not None:
+        return _decoded(data, path, check_encoding(encoding)), False
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            raise ValueError(f"{path} is in {name.upper()} by its mark, and only UTF-8 is read: say --encoding {name}")
+    try:
+        return data.decode("utf-8-sig"), False
+    except UnicodeDecodeError as error:
+        if latin and not _FOREIGN.search(data):
+            return _decoded(data, path, LATIN), True
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.start}): say what it is in by --encoding NAME, such as gbk or cp1252"
+        ) from error
+
+
+def _decoded(data: bytes, path: Path, encoding: str) -> str:
+    if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig") and not data.isascii() and _is_utf_8(data):
+        raise ValueError(f"{path} is UTF-8, and in {encoding} it would be other words: leave out --encoding")
+    try:
+        text = data.decode(encoding)
+    except (UnicodeError, ValueError) as error:
+        raise ValueError(f"{path} is not in {encoding}: {str(error)[:120]}") from error
+    return text.removeprefix("\ufeff")
+
+
+def _is_utf_8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """Raises ValueError that names the file."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def load_json(path: Path, encoding: str | None = None) -> Any:
+    """A JSON file in UTF-8, or in `encoding`. Raises ValueError that names the file."""
+    return parse_json(read_text(path, encoding)[0], path)
