@@ -28,7 +28,7 @@ def read_lvis(path: Path, images: Path, *, no_target: int = 0, seed: int = 0, cr
     crowds: as for COCO. Raises ValueError for a file that is none.
     """
     index = read_instances(path, images)
-    absent = Absent(index, images, index.category_names, seed=seed, verified=True)
+    absent = Absent(index, images, index.category_names, seed=seed, verified=True) if no_target else None
     items, taken = [], set[str]()
     for file, ids in index.by_file.items():
         records = [index.images.known[i] for i in ids]
@@ -40,10 +40,10 @@ def read_lvis(path: Path, images: Path, *, no_target: int = 0, seed: int = 0, cr
                 items.append(Item(name, name_of(index.image(file)), partial(_leave_out, whole)))
             else:
                 items.append(item_of(index, images, file, whole, crowds, name))
-        negatives = [c for r in records for c in _list(r.get("neg_category_ids"))]
-        items += absent.items(file, no_target, negatives)
+        if absent:
+            items += absent.items(file, no_target, [c for r in records for c in _list(r.get("neg_category_ids"))])
     every = [a for annotations in index.by_image.values() for a in annotations]
-    notes = [*index.notes, *note_on_crowds(every, crowds), *(absent.notes() if no_target else ())]
+    notes = [*index.notes, *note_on_crowds(every, crowds), *(absent.notes() if absent else ())]
     return Source("lvis", path.name, items, index.problems, notes)
 
 
