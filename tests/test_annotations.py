@@ -207,6 +207,14 @@ CASES: dict[str, Case] = {
         file_of([ann(1, 7, ONE), ann(2, "7", TWO)], categories=[{"id": 7, "name": "cup"}, {"id": "7", "name": "jug"}]),
         {"cup": 1, "jug": 1},
     ),
+    "and where the text is two others": Case(
+        file_of(
+            [ann(1, 7, ONE), ann(2, "7", TWO)],
+            categories=[{"id": 7, "name": "cup"}, {"id": "7", "name": "jug"}, {"id": "7", "name": "pot"}],
+        ),
+        {"cup": 1},
+        bad=("its id is given to 2 different categories", "category '7' is 2 different categories ('jug', 'pot')"),
+    ),
     "ids as whole decimal numbers (pandas)": Case(file_of([ann(1.0, 1.0, ONE, image_id=1.0)]), RED),
     "annotations without ids": Case(
         file_of([without(FIRST, "id"), without(SECOND, "id")]), BOTH, mended=("has no id",)
@@ -425,6 +433,7 @@ def test_a_small_object_agrees_with_its_own_box(x: int, y: int, w: float, h: flo
     shape = masks.read_shape([[x1, y1, x2, y1, x2, y2, x1, y2]], 30, 40)
     if shape.mask.any():
         assert check_box(box, shape, None) == ()
+        assert check_box(box, masks.Shape(shape.mask), None) == (), "run lengths of it have no points of their own"
 
 
 def test_a_box_is_no_witness_where_its_numbers_are_none() -> None:
@@ -460,6 +469,8 @@ def test_an_image_in_a_folder_is_another_than_one_of_that_name_outside(tmp_path:
         "b/1.png": "b/1.png",
         "1.png": "1.png",
     }
+    PIL.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    assert len(set(one_name_per_file([*both[:2], "1.png"], tmp_path).values())) == 3
 
 
 # "Nothing matches"

@@ -30,7 +30,7 @@ def read_lvis(path: Path, images: Path | ImageFolder, *, no_target: int = 0, see
     """
     index = read_instances(path, images, encoding)
     images = image_folder(images, map(name_of, index.images.known.values()))
-    absent = Absent(index, images, index.category_names, seed=seed, verified=True)
+    absent = Absent(index, images, index.category_names, seed=seed, verified=True) if no_target else None
     items, taken = [], set[str]()
     for file, ids in index.by_file.items():
         records = [index.images.known[i] for i in ids]
@@ -42,10 +42,10 @@ def read_lvis(path: Path, images: Path | ImageFolder, *, no_target: int = 0, see
                 items.append(Item(name, name_of(index.image(file)), partial(_leave_out, whole)))
             else:
                 items.append(item_of(index, images, file, whole, crowds, name))
-        negatives = [c for r in records for c in _list(r.get("neg_category_ids"))]
-        items += absent.items(file, no_target, negatives)
+        if absent:
+            items += absent.items(file, no_target, [c for r in records for c in _list(r.get("neg_category_ids"))])
     every = [a for annotations in index.by_image.values() for a in annotations]
-    notes = [*index.notes, *note_on_crowds(every, crowds), *(absent.notes() if no_target else ())]
+    notes = [*index.notes, *note_on_crowds(every, crowds), *(absent.notes() if absent else ())]
     return Source("lvis", path.name, items, index.problems, notes)
 
 
