@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.finetune import configuration
+from training.finetune.checks import check_installed
 from training.finetune.configuration import Configuration
 from training.finetune.prepared import rows_in
 from training.rewards import PROFILES
@@ -277,6 +278,7 @@ def check(c: Configuration) -> None:
     Raises ValueError."""
     from training.finetune import grpo, sft
 
+    check_installed(c)
     there = {k: v for k, v in c.trl.items() if k not in ("bf16", "tf32", "deepspeed", "fsdp")}
     here = replace(c, rollout="transformers", trl={**there, "use_cpu": True, "bf16": False})
     (grpo.arguments if c.method == "grpo" else sft.arguments)(here)
