@@ -278,7 +278,6 @@ def check(c: Configuration) -> None:
     Raises ValueError."""
     from training.finetune import grpo, sft
 
-    check_installed(c)
     there = {k: v for k, v in c.trl.items() if k not in ("bf16", "tf32", "deepspeed", "fsdp")}
     here = replace(c, rollout="transformers", trl={**there, "use_cpu": True, "bf16": False})
     (grpo.arguments if c.method == "grpo" else sft.arguments)(here)
@@ -338,6 +337,7 @@ def report(c: Configuration) -> str:
     """For the terminal. Raises ValueError where the numbers do not fit together, or training would refuse."""
     from training.finetune import model as models
 
+    check_installed(c)
     check(c)
     model = meta_model(c)
     s = sizes(model)
