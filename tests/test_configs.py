@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from training.finetune import configuration, defaults, dry_run
+from training.finetune import checks, configuration, defaults, dry_run, sft, sharding
 from training.finetune import run as train
 from training.finetune.configuration import ConfigurationError, load
 from training.finetune.conversations import prompt_profile
@@ -69,12 +71,16 @@ SEG_ZERO = {
     "bf16": True,
     "seed": 42,
     "reward_weights": [1.0] * 5,
+    "save_steps": 50,
+    "logging_nan_inf_filter": False,
 }
 VISION_REASONER = SEG_ZERO | {
     "beta": 1e-2,
     "max_completion_length": 2000,
     "loss_type": "bnpo",
     "reward_weights": [1.0] * 3,
+    "save_steps": 100,
+    "vllm_gpu_memory_utilization": 0.6,
 }
 PUBLISHED: dict[str, dict[str, Any]] = {
     "seg_zero_3b": SEG_ZERO,
@@ -112,6 +118,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "loss_type": "bnpo",
         "entropy_coef": 0.0,
         "num_generations": 256,
+        "save_steps": 5,
         "max_completion_length": 2048,
         "reward_weights": [1.0] * 3,
         "per_device_train_batch_size": 32,  # answered; 2 are learnt from
@@ -374,6 +381,26 @@ class TestWrongConfigurations:
             ("grpo.top_p=7", "expected at least 1e-06, at most 1"),
             ("grpo.beta=null", "beta is None"),
             ("grpo.loss_type=foo", "loss_type 'foo'; known: grpo, "),
+            ("grpo.num_iterations=0", "num_iterations is 0; expected at least 1"),
+            ("grpo.vllm_gpu_memory_utilization=1.5", "utilization is 1.5; expected at least 1e-06, at most 1"),
+            ("grpo.top_k=-1", "top_k is -1; expected at least 0"),
+            ("grpo.min_p=2", "min_p is 2; expected at least 0, at most 1"),
+            ("grpo.top_entropy_quantile=1.1", "at most 1"),
+            ("grpo.importance_sampling_level=word", "'word'; known: token, sequence"),
+            ("grpo.scale_rewards=all", "'all'; known: group, batch, none"),
+            ("trl.warmup_steps=1.5", "expected a whole number, or a share of all updates"),
+            ("trl.adam_beta2=9", "adam_beta2 is 9; expected at least 0, at most 1"),
+            ("trl.save_total_limit=0", "save_total_limit is 0; expected at least 1"),
+            ("watch.zero_spread=1.5", "watch.zero_spread"),
+            ("watch.truncated=95", "watch.truncated"),
+            ("watch.kl=.nan", "watch.kl"),
+            ("watch.format_rate=.nan", "watch.format_rate is nan; expected a finite number"),
+            ("reward.weights.box_iou=.nan", "reward.weights.box_iou is nan; expected a finite number"),
+            ("reward.weights.box_iou=.inf", "reward.weights.box_iou is inf; expected a finite number"),
+            (
+                "reward.weights={thinking_format: 0, answer_format: 0, box_iou: 0, box_l1: 0, point_l1: 0}",
+                "all are 0, so every answer wins alike",
+            ),
             ("seed=-1", "seed"),
             ("seed=2020-99-99", "--set seed=2020-99-99: 2020-99-99 is not readable YAML"),
             ("hardware.memory=-1", "hardware.memory"),
@@ -383,6 +410,32 @@ class TestWrongConfigurations:
     def test_are_named(self, setting: str, message: str) -> None:
         with pytest.raises(ConfigurationError, match=message):
             load("seg_zero_3b", [setting])
+
+    @pytest.mark.parametrize(
+        ("setting", "package"), [("wandb=true", "wandb"), ("hardware.sharding=zero3", "deepspeed")]
+    )
+    def test_a_library_that_is_asked_for_and_missing_is_told_at_once_by_a_dry_run_too(
+        self,
+        setting: str,
+        package: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        there = checks.find_spec
+        monkeypatch.setattr(checks, "find_spec", lambda name: None if name == package else there(name))
+        for more in (["--dry-run"], []):
+            assert train.main(["tabletop_grpo", "--set", setting, "--out", str(tmp_path / "run"), *more]) == 2
+            assert f"needs {package}, which is not installed" in capsys.readouterr().err
+        assert train.main(["tabletop_sft", "--shrink", "--set", setting, "--set", "pictures=false"]) == 0
+
+    def test_deepspeed_asked_for_by_the_accelerate_file_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(checks, "find_spec", lambda name: None)
+        c = load("tabletop_grpo")
+        checks.check_installed(c)
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        with pytest.raises(ConfigurationError, match="needs deepspeed"):
+            checks.check_installed(c)
 
     def test_lora_needs_ten_times_the_rate(self) -> None:
         with pytest.raises(ConfigurationError, match="1e-5"):
@@ -511,6 +564,56 @@ def test_the_keys_of_fsdp_are_accelerates(monkeypatch: pytest.MonkeyPatch) -> No
         known = {f"fsdp_{f.name}" for f in fields(FullyShardedDataParallelPlugin)} | {"fsdp_offload_params"}
         known |= {"fsdp_version", "fsdp_auto_wrap_policy"}
         assert set(keys) <= known
+
+
+class TestGradientsUnderFsdp:
+    @pytest.fixture(params=["fsdp", "fsdp_offload", "fsdp_two_nodes"])
+    def launched(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The environment that `accelerate launch` makes of a file for the processes of a run."""
+        from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+        from accelerate.utils.launch import prepare_multi_gpu_env
+
+        file = configuration.FOLDER / "accelerate" / f"{request.param}.yaml"
+        call = ["--config_file", str(file), "--main_process_port", "0", "-m", "training.train"]
+        args, _, _ = _validate_launch_command(launch_command_parser().parse_args(call))
+        for key, value in prepare_multi_gpu_env(args).items():
+            if key.startswith(("FSDP_", "ACCELERATE_")):
+                monkeypatch.setenv(key, value)
+
+    def test_are_summed_in_float32_as_published_and_computed_in_bfloat16(self, launched: None) -> None:
+        plugin = sharding.fsdp_plugin(os.environ["ACCELERATE_MIXED_PRECISION"])
+        plugin.set_mixed_precision("bf16")  # as accelerate's state does with a plugin that it is given
+        policy = plugin.mixed_precision_policy
+        assert (policy.param_dtype, policy.reduce_dtype) == (torch.bfloat16, torch.float32)
+        assert plugin.fsdp_version == 2
+        assert bool(plugin.cpu_offload.__class__.__name__ == "CPUOffloadPolicy") == (
+            os.environ["FSDP_OFFLOAD_PARAMS"] == "true"
+        ), "all else is the file's"
+
+    def test_would_be_summed_in_bfloat16_by_accelerate_alone(self, launched: None) -> None:
+        from accelerate.utils import FullyShardedDataParallelPlugin
+
+        plugin = FullyShardedDataParallelPlugin()
+        plugin.set_mixed_precision(os.environ["ACCELERATE_MIXED_PRECISION"])
+        assert plugin.mixed_precision_policy.reduce_dtype == torch.bfloat16, "then sharding.py can go"
+
+    def test_are_what_both_trainers_ask_accelerate_for(
+        self, launched: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        from training.finetune.grpo import trainer_class
+
+        for kind in (sft.Trainer, trainer_class("stock"), trainer_class("shared_prefix")):
+            trainer = kind.__new__(kind)
+            trainer.model = None
+            trainer.args = sft.arguments(load("tabletop_sft", ["trl.bf16=false", "trl.use_cpu=true"]))
+            trainer.args.mixed_precision = "bf16"
+            plugin = trainer._build_accelerator_args(fsdp_plugin=None)["fsdp_plugin"]
+            assert plugin.mixed_precision_policy.reduce_dtype == torch.float32
+
+
+def test_without_fsdp_there_is_no_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert sharding.fsdp_plugin("bf16") is None
 
 
 def test_a_setting_without_a_value_is_an_empty_text() -> None:

@@ -304,7 +304,9 @@ class TestAnotherRunInTheSameFolder:
         assert train.start(c, resume=False) is None
         with pytest.raises(ConfigurationError, match="--resume"):
             train.start(c, resume=False)
-        with pytest.raises(ConfigurationError, match=r"other settings: grpo\.beta$"):
+        with pytest.raises(
+            ConfigurationError, match=r"other settings: grpo\.beta 0.005 -> 0.1\. .*--accept grpo.beta$"
+        ):
             train.start(replace(c, grpo={**c.grpo, "beta": 0.1}), resume=True)
         for step, whole in ((2, True), (10, True), (12, False)):
             (tmp_path / f"checkpoint-{step}").mkdir()
@@ -323,7 +325,9 @@ class TestAnotherRunInTheSameFolder:
         rows.map(lambda r: {"problem": r["problem"] + "s"}).save_to_disk(str(tmp_path / "others"))
         (tmp_path / "rows").rename(tmp_path / "before")
         (tmp_path / "others").rename(c.data.train)
-        with pytest.raises(ConfigurationError, match=r"other rows: data\.train, data\.validation has changed since"):
+        with pytest.raises(
+            ConfigurationError, match=r"other rows or weights: data\.train .*; data\.valid.* changed"
+        ):
             train.start(c, resume=True)
 
     def test_is_refused_while_another_process_is_at_it(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.finetune import configuration
+from training.finetune.checks import check_installed
 from training.finetune.configuration import Configuration
 from training.finetune.prepared import rows_in
 from training.rewards import PROFILES
@@ -336,6 +337,7 @@ def report(c: Configuration) -> str:
     """For the terminal. Raises ValueError where the numbers do not fit together, or training would refuse."""
     from training.finetune import model as models
 
+    check_installed(c)
     check(c)
     model = meta_model(c)
     s = sizes(model)

@@ -22,10 +22,10 @@ import yaml
 from segzero_ros.core.contract import SegzeroError
 from segzero_ros.profiles import load_profile
 from training.finetune import configuration
-from training.finetune.checkpoints import WHOLE, checkpoints, last_checkpoint
+from training.finetune.checkpoints import WHOLE, flaw_of, last_finite, whole_ones
 from training.finetune.configuration import Configuration, ConfigurationError
 from training.finetune.conversations import prompt_profile
-from training.finetune.logs import read_jsonl
+from training.finetune.logs import kinks, read_jsonl
 from training.finetune.processor_files import write_processor_files
 
 # Model classes that a profile of the node can name.
@@ -58,21 +58,28 @@ def read_run(run: Path) -> Configuration:
 
 
 def choose(run: Path, which: str) -> Path:
-    """A whole checkpoint of a run: "best" on validation (the last one where nothing was validated), "last" or a number.
-    Raises ConfigurationError."""
-    last = last_checkpoint(run)
+    """A whole checkpoint of finite numbers: "best" on validation (the last one where nothing was validated), "last" or
+    a number. Steps back from those that have diverged, and says so. Raises ConfigurationError."""
+    last, passed = last_finite(run)
+    for line in passed:
+        print(f"segzero-train: {line}; {last.name if last else 'none'} is the last one before it", file=sys.stderr)
     if last is None:
-        raise ConfigurationError(f"{run} holds no whole checkpoint")
+        raise ConfigurationError(f"{run} holds no whole checkpoint" + " of finite numbers" * bool(passed))
     if which == "last":
         return last
     if which == "best":
         state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
         best = run / f"checkpoint-{state.get('best_global_step')}"
+        if (best / WHOLE).is_file() and (flaw := flaw_of(best)):
+            print(f"segzero-train: {best.name} has diverged: {flaw}; {last.name} is taken", file=sys.stderr)
+            return last
         return best if (best / WHOLE).is_file() else last
     found = run / f"checkpoint-{which}"
     if not (found / WHOLE).is_file():
-        have = ", ".join(p.name.removeprefix("checkpoint-") for p in checkpoints(run) if (p / WHOLE).is_file())
+        have = ", ".join(p.name.removeprefix("checkpoint-") for p in whole_ones(run))
         raise ConfigurationError(f"{run} has no whole checkpoint {which}; it has {have}")
+    if flaw := flaw_of(found):
+        raise ConfigurationError(f"{found} has diverged: {flaw}; the last finite one is {last.name}")
     return found
 
 
@@ -204,6 +211,8 @@ def card(c: Configuration, run: Path, step: int, measured: Sequence[tuple[str, A
     ]
     for name, found in measured:
         text += [f"From `{name}`:", "```json\n" + json.dumps(found, indent=1)[:20_000] + "\n```"]
+    if bends := [f"* after update {at}: {what}" for at, what in kinks(run) if at < step]:
+        text += ["## Kinks", "Settings that were changed when the run went on:", "\n".join(bends)]
     text += [
         "## Configuration",
         "```yaml\n" + yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True) + "```",

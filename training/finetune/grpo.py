@@ -18,7 +18,10 @@ from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit
 from training.finetune import conversations
 from training.finetune import model as models
 from training.finetune.configuration import Configuration, ConfigurationError, processes
+from training.finetune.divergence import StopsDiverged
 from training.finetune.logs import Journal, Samples
+from training.finetune.resumable import Resumable
+from training.finetune.sharding import ReducesInFloat32
 from training.finetune.validate import GreedyValidation, given, reward_terms, weights
 from training.finetune.watch import Watch, check_inputs, describe_spread
 from training.rewards import PROFILES
@@ -61,6 +64,7 @@ def shared(c: Configuration) -> dict[str, Any]:
         "report_to": ["tensorboard", *(["wandb"] if c.wandb else [])],
         "save_strategy": "steps",
         "save_steps": c.save_every,
+        "logging_nan_inf_filter": False,  # TRL: true, which logs the mean of earlier losses in place of one that is NaN
     }
     if c.data.validation:  # first validated, then saved; the best one is kept whatever save_total_limit says
         found |= {"eval_strategy": "steps", "eval_steps": c.save_every}
@@ -228,7 +232,7 @@ def trainer_class(engine: str) -> Any:
 
         base = SharedPrefixGRPOTrainer
 
-    class Trainer(GreedyValidation, models.Resumable, Timed, BestAndWorst, InParts, base):
+    class Trainer(GreedyValidation, StopsDiverged, Resumable, ReducesInFloat32, Timed, BestAndWorst, InParts, base):
         def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
             args = self.args
             return EpochSampler(

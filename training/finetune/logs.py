@@ -1,4 +1,5 @@
-"""What a run leaves to look at, without any service: log.jsonl, curves.png, samples.jsonl and samples.html.
+"""What a run leaves to look at, without any service: log.jsonl, curves.png, samples.jsonl and samples.html; notes.jsonl
+where it went on with other settings.
 
 TensorBoard files are written beside them, and W&B is told where the configuration says so. A line is flushed as it is
 written; a resumed run takes back what came after its checkpoint.
@@ -32,6 +33,7 @@ PANELS = (
     ("gradient norm", ("grad_norm",)),
 )
 TEXTS, ROWS, PICTURE = 4, 4, 224  # answers per prompt and prompts per step on the page; pixels of a picture there
+NOTES = "notes.jsonl"  # settings that differed when the run went on, a line each (training/finetune/resume.py)
 REDRAW = 60.0  # seconds between two drawings of the curves
 
 
@@ -60,6 +62,16 @@ def take_back(path: Path, step: int) -> None:
         part = path.with_suffix(".part")
         part.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         part.replace(path)
+
+
+def kinks(out: Path) -> list[tuple[int, str]]:
+    """Changes that decide weights, accepted when a run went on: after which update, and what became of what."""
+    found = []
+    for record in read_jsonl(out / NOTES):
+        if record.get("kind") == "accepted":
+            what = f"{json.dumps(record.get('before'))} -> {json.dumps(record.get('now'))}"
+            found.append((int(record.get("step", 0)), f"{record.get('setting')} {what}"[:200]))
+    return found
 
 
 class Journal(TrainerCallback):
@@ -108,7 +120,7 @@ def _text(value: Any) -> bool:
 
 
 def curves(log: Path, png: Path) -> None:
-    """Every panel that the log has numbers for, over updates."""
+    """Every panel that the log has numbers for, over updates. Kinks of the run, beside the log, are dashed lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -126,7 +138,9 @@ def curves(log: Path, png: Path) -> None:
         return
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
+    bends = kinks(log.parent)
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows))
+    figure.suptitle("; ".join(f"after update {step} (dashed): {what}" for step, what in bends)[:300], fontsize=8)
     FigureCanvasAgg(figure)
     for n, (title, lines) in enumerate(drawn):
         axes = figure.add_subplot(rows, columns, n + 1)
@@ -136,6 +150,8 @@ def curves(log: Path, png: Path) -> None:
             if "rewards/" not in key and len(lines) > 1:
                 name = "validation, greedy" if key.startswith("eval_") else "training, sampled"
             axes.plot(x, y, marker="o" if len(x) < 40 else "", markersize=3, linewidth=1.2, label=name)
+        for step, _ in bends:
+            axes.axvline(step + 0.5, color="black", linestyle="--", linewidth=0.8)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("updates", fontsize=8)
         axes.tick_params(labelsize=8)
@@ -144,7 +160,7 @@ def curves(log: Path, png: Path) -> None:
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(fontsize=7)
-    figure.subplots_adjust(0.06, 0.7 / (3.1 * rows), 0.99, 1 - 0.35 / (3.1 * rows), 0.18, 0.42)
+    figure.subplots_adjust(0.06, 0.7 / (3.1 * rows), 0.99, 1 - (0.6 if bends else 0.35) / (3.1 * rows), 0.18, 0.42)
     part = png.with_suffix(".part.png")
     figure.savefig(part, dpi=110)
     part.replace(png)

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
-from transformers.trainer_utils import rotate_checkpoints
 
 from segzero_ros.models import checkpoints
 from segzero_ros.models.loading import refuse_misfits
-from training.finetune.checkpoints import WHOLE
 from training.finetune.configuration import Configuration, ConfigurationError, Model
 
 # Seg-Zero's training: min_pixels and max_pixels of its data configuration.
@@ -108,55 +105,6 @@ def load_model(model: Model, folder: Path) -> Any:
     refuse_misfits(str(model.path), found, info)
     freeze(found, model.freeze)
     return found
-
-
-class Resumable:
-    """Before a trainer class: checkpoints that a killed run goes on at.
-
-    The library saves Qwen-VL in the published layout, whose names are not the model's, and its Trainer reads it with
-    strict=False: nothing fits, a warning is printed, and the run goes on with the start weights. Here a checkpoint is
-    read by the names that it was saved under.
-    """
-
-    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
-        """Marks the checkpoint once all of it is on the disk, and only then removes older ones."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            (folder / WHOLE).write_text(f"{self.state.global_step}\n", encoding="utf-8")
-            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
-
-    def _finalize_training(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """The library's would delete the last checkpoint where another was better and the limit is 1."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            return super()._finalize_training(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            self.args.save_total_limit = limit
-
-    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.model if model is None else model
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-            return
-        try:
-            saved = type(model).from_pretrained(
-                resume_from_checkpoint,
-                dtype=model.dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-            )
-        except (OSError, SafetensorError) as error:
-            raise ConfigurationError(
-                f"{resume_from_checkpoint} is damaged ({error}); remove it, and --resume goes on at the one before"
-            ) from error
-        model.load_state_dict(saved.state_dict())  # strict: by the model's own names
 
 
 def freeze(model: Any, parts: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
 """`segzero-train train CONFIG`: a run from its configuration, resumable after kill -9.
 
-With --resume a run goes on at its last whole checkpoint; on a CPU with fixed threads to the very weights that it would
-have reached. Of what a crash left half written nothing is kept.
+With --resume a run goes on at its last whole checkpoint of finite numbers; on a CPU with fixed threads to the very
+weights that it would have reached. Of what a crash left half written, and of what has diverged, nothing is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,34 @@ from typing import Any
 import yaml
 
 from segzero_ros.core.contract import SegzeroError
-from training.finetune import configuration
-from training.finetune.checkpoints import WHOLE, checkpoints, last_checkpoint
+from training.finetune import configuration, resumption
+from training.finetune.checkpoints import WHOLE, checkpoints, last_checkpoint, last_finite, whole_ones
+from training.finetune.checks import check_installed
 from training.finetune.configuration import Configuration, ConfigurationError, main_process
-from training.finetune.prepared import digest
+from training.finetune.resumption import digests, say
+from training.finetune.stopping import STOPPED, STOPPED_EARLY, Diverged, full, stop
 
-STOPPED_EARLY = 3
+DIGESTS = "digests.json"
+
+__all__ = ["STOPPED_EARLY", "WHOLE", "checkpoints", "last_checkpoint", "main", "run"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="segzero-train train", description=__doc__.partition("\n")[0])
     parser.add_argument("config", help="a file, or the name of one in training/configs")
     parser.add_argument("--dry-run", action="store_true", help="sizes, bytes per GPU, steps and hours; trains nothing")
-    parser.add_argument("--shrink", action="store_true", help="two updates on the CPU with a tiny random model")
-    parser.add_argument("--resume", action="store_true", help="go on at the last checkpoint of this run")
+    parser.add_argument(
+        "--shrink", action="store_true", help="two updates on the CPU with a tiny random model, on the rows if there"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on at the last finite checkpoint of this run")
+    parser.add_argument(
+        "--accept", action="append", default=[], metavar="NAME", help="with --resume: a setting that may have changed"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as trl.beta=0.01")
     parser.add_argument("--out", default="", help="where the run goes; runs/NAME otherwise")
     args = parser.parse_args(argv)
+    if args.accept and not args.resume:
+        parser.error("--accept goes with --resume")
     try:
         return _called(args)
     except KeyboardInterrupt:
@@ -52,6 +63,7 @@ def _called(args: argparse.Namespace) -> int:
             from training.finetune.dry_run import report
 
             print(report(c))
+            _warn_of_validation(c, digests(c))
             return 0
         if args.shrink:
             return _shrunk(c, args.out)
@@ -60,14 +72,24 @@ def _called(args: argparse.Namespace) -> int:
     try:
         with alone(Path(c.out)):
             try:
-                trainer, checkpoint = ready(c, args.resume)
+                trainer, checkpoint = ready(c, args.resume, args.accept)
             except (ValueError, SegzeroError, OSError) as error:
                 return _say(error)
-            if trainer is None and main_process():
-                print(f"segzero-train: {c.out} has come to its end, {checkpoint}", file=sys.stderr)
+            if main_process():
+                _warn_of_validation(c, _written(Path(c.out)))
+                if trainer is None:
+                    say(f"{c.out} has come to its end, {checkpoint}")
             return finish(c, trainer, checkpoint)
     except (ConfigurationError, SegzeroError) as error:  # all else, hours later, keeps its trace
         return _say(error)
+
+
+def _warn_of_validation(c: Configuration, found: dict[str, str]) -> None:
+    if "train" in found and found["train"] == found.get("validation"):
+        say(
+            f"warning: data.validation {c.data.validation} holds the rows of data.train: checkpoints are chosen by "
+            "what was learnt by heart"
+        )
 
 
 def _say(error: Exception) -> int:
@@ -77,10 +99,10 @@ def _say(error: Exception) -> int:
     return 2
 
 
-def run(c: Configuration, resume: bool = False) -> int:
+def run(c: Configuration, resume: bool = False, accepted: Collection[str] = ()) -> int:
     """0 when it came to its end, 3 when it was stopped early (stopped.json says why)."""
     with alone(Path(c.out)):
-        return finish(c, *ready(c, resume))
+        return finish(c, *ready(c, resume, accepted))
 
 
 @contextmanager
@@ -103,20 +125,38 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def finish(c: Configuration, trainer: Any, checkpoint: Path | None) -> int:
-    """Trains to the end; no trainer: it has come there already. Returns as `run`."""
-    if trainer is not None:
+    """Trains to the end; no trainer: it has come there already. Returns as `run`. Raises ConfigurationError where the
+    disk is full."""
+    out = Path(c.out)
+    try:
+        if trainer is not None:
+            _train(out, trainer, checkpoint)
+    except Exception as error:
+        if not full(error):
+            raise
+        whole = whole_ones(out)
+        goes_on = f"at {whole[-1].name}" if whole else "from the start"
+        raise ConfigurationError(
+            f"the disk of {out} is full ({str(error)[:200]}); make room there, and --resume goes on {goes_on}"
+        ) from error
+    return STOPPED_EARLY if (out / STOPPED).is_file() else 0
+
+
+def _train(out: Path, trainer: Any, checkpoint: Path | None) -> None:
+    try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return STOPPED_EARLY if (Path(c.out) / "stopped.json").is_file() else 0
+    except Diverged as error:
+        stop(out, trainer.state.global_step, str(error))
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)  # curves and page
 
 
-def ready(c: Configuration, resume: bool) -> tuple[Any, Path | None]:
+def ready(c: Configuration, resume: bool, accepted: Collection[str] = ()) -> tuple[Any, Path | None]:
     """The trainer and the checkpoint that it goes on at; no trainer where the run has come to its end."""
-    begins = not (Path(c.out) / "configuration.yaml").is_file()
-    checkpoint = start(c, resume)
-    if checkpoint is not None:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        if state["global_step"] >= state["max_steps"]:
-            return None, checkpoint  # the library's Trainer would train to the end of the epoch's next update
+    check_installed(c)
+    kept = {file: file.read_bytes() if file.is_file() else None for file in _papers(Path(c.out))}
+    checkpoint = start(c, resume, accepted)
+    if checkpoint is not None and _ended(c, checkpoint):
+        return None, checkpoint  # the library's Trainer would train to the end of the epoch's next update
     if c.method == "grpo":
         from training.finetune.grpo import build
     else:
@@ -124,40 +164,69 @@ def ready(c: Configuration, resume: bool) -> tuple[Any, Path | None]:
     try:
         return build(c), checkpoint
     except Exception:
-        if begins:  # nothing was trained: the folder holds no run
-            (Path(c.out) / "configuration.yaml").unlink(missing_ok=True)
+        if main_process():  # nothing was trained: the folder holds what it held
+            for file, before in kept.items():
+                if before is None:
+                    file.unlink(missing_ok=True)
+                else:
+                    file.write_bytes(before)
         raise
 
 
-def start(c: Configuration, resume: bool) -> Path | None:
+def _papers(out: Path) -> list[Path]:
+    """What a run writes down of itself when it begins or goes on."""
+    return [out / "configuration.yaml", out / DIGESTS, out / "notes.jsonl"]
+
+
+def _ended(c: Configuration, checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    steps = int(c.arguments.get("max_steps", -1))
+    return bool(state["global_step"] >= (steps if steps > 0 else state["max_steps"]))
+
+
+def start(c: Configuration, resume: bool, accepted: Collection[str] = ()) -> Path | None:
     """The checkpoint to go on at, or None for a new run. Raises ConfigurationError if the folder says otherwise."""
-    out, file, rows = Path(c.out), Path(c.out) / "configuration.yaml", Path(c.out) / "rows.json"
-    checkpoint = last_checkpoint(out) if resume else None
+    out, file = Path(c.out), Path(c.out) / "configuration.yaml"
+    checkpoint, passed = last_finite(out) if resume else (None, [])
     if resume and not file.is_file() and main_process():
-        print(f"segzero-train: {out} holds no run to go on with; a new one begins", file=sys.stderr)
+        say(f"{out} holds no run to go on with; a new one begins")
     if not main_process():
         return checkpoint  # the first process looks, and writes; the others would find what it has just written
     if checkpoints(out) and not file.is_file():
         raise ConfigurationError(f"{out} holds checkpoints of something else; give another folder")
-    now = digests(c)
+    now, found = digests(c), []
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if file.is_file():
         if not resume:
             raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
-        if changed := configuration.differences(configuration.of_run(out), configuration.plain(c)):
-            raise ConfigurationError(f"{out} holds a run with other settings: {', '.join(changed)}")
-        before = json.loads(rows.read_text(encoding="utf-8")) if rows.is_file() else {}
-        if changed := [name for name, one in now.items() if before.get(name, one) != one]:
-            raise ConfigurationError(
-                f"{out} holds a run over other rows: data.{', data.'.join(changed)} has changed since"
-            )
-        (out / "stopped.json").unlink(missing_ok=True)
+        decisive, free = resumption.changes(c, configuration.of_run(out), _written(out), now, step)
+        resumption.judge(out, decisive, accepted)
+        found = [*decisive, *free]
+        (out / STOPPED).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    for broken in checkpoints(out):
-        if not (broken / WHOLE).is_file():
-            shutil.rmtree(broken)
-    _write(rows, json.dumps(now))
+    for line in passed:
+        say(f"{line}; it is removed")
+    if passed:
+        say(f"goes on at {checkpoint.name}" if checkpoint else "no checkpoint is finite: begins from the start")
+    for later in checkpoints(out):
+        if not (later / WHOLE).is_file() or int(later.name.rpartition("-")[2]) > step:
+            shutil.rmtree(later)
+    if file.is_file():
+        resumption.note(out, found, step)
+    _write(out / DIGESTS, json.dumps(now))
     _write(file, yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True))
     return checkpoint
+
+
+def _written(out: Path) -> dict[str, str]:
+    """The digests that a run wrote down when it last began or went on; of rows alone where it is an older one."""
+    for name in (DIGESTS, "rows.json"):
+        try:
+            found: dict[str, str] = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return found
+    return {}
 
 
 def _write(file: Path, text: str) -> None:
@@ -167,17 +236,13 @@ def _write(file: Path, text: str) -> None:
     part.replace(file)
 
 
-def digests(c: Configuration) -> dict[str, str]:
-    """Of the rows to train and to validate on, where they are there."""
-    there = {"train": c.data.train, "validation": c.data.validation}
-    return {name: digest(folder) for name, folder in there.items() if folder and Path(folder).is_dir()}
-
-
 def _shrunk(c: Configuration, out: str) -> int:
+    from training.finetune.dry_run import check
     from training.finetune.shrink import shrunk
 
     if out and Path(out).exists() and not (Path(out).is_dir() and not any(Path(out).iterdir())):
         raise ConfigurationError(f"{out} is there already; give another folder to what --shrink leaves")
+    check(c)  # what the real run would refuse, and a small one might not
     with tempfile.TemporaryDirectory() as folder:
         small, replaced = shrunk(c, Path(folder))
         for line in replaced:

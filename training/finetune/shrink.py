@@ -1,5 +1,6 @@
-"""Any configuration, small enough for two updates on a CPU in seconds: the same recipe, a tiny random model of the same
-class, made-up rows, a small square. It tells whether the code runs, and nothing about learning."""
+"""Any configuration, small enough for two updates on a CPU in seconds: the same recipe and rows, a tiny random model of
+the same class, a small square; made-up rows where the configuration's are not there. It tells whether code and rows
+run, and nothing about learning."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from training.finetune.configuration import Batch, Configuration, architecture_file, differences, plain
-from training.finetune.prepared import rows_in
 from training.rewards import PROFILES
 
 ROWS, PROMPTS, GENERATIONS, TOKENS = 4, 2, 2, 6
@@ -23,14 +23,21 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
     """The small configuration, with its model and rows below folder, and a line for all that was replaced."""
     cell = make_model(c.model.architecture, folder / "model")
     square = -(-56 // cell) * cell
-    make_rows(c, folder / "rows", square)
+    own, validated = Path(c.data.train).is_dir(), Path(c.data.validation).is_dir()
+    if not own or (c.data.validation and not validated):
+        make_rows(c, folder / "rows", square)
     trl = {**c.trl, "bf16": False, "gradient_checkpointing": False, "use_cpu": True}
     trl |= {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True}
     for key in ("gradient_checkpointing_kwargs", "deepspeed", "fsdp", "optim"):
         trl.pop(key, None)
     model = replace(c.model, path=str(folder / "model"), revision=None, dtype="float32", attention="sdpa")
     data = replace(
-        c.data, train=str(folder / "rows"), validation=str(folder / "rows"), square=square, rows=0, validation_rows=2
+        c.data,
+        train=c.data.train if own else str(folder / "rows"),
+        validation=c.data.validation if validated or not c.data.validation else str(folder / "rows"),
+        square=square,
+        rows=c.data.rows if own else 0,
+        validation_rows=2,
     )
     keep = min(GENERATIONS, c.batch.keep)  # then of twice as many
     needs_masks = PROFILES[c.reward.profile].needs_masks
@@ -41,6 +48,7 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
         data=data,
         batch=Batch(prompts=PROMPTS, micro=2, evaluation=2, rollout=min(2, c.batch.rollout), keep=keep),
         rollout="transformers",
+        hardware=replace(c.hardware, sharding="none"),
         watch=replace(c.watch, spread_prompts=min(c.watch.spread_prompts, 1)),
         out=str(folder / "run"),
         save_every=1,
@@ -58,9 +66,14 @@ def told(c: Configuration, small: Configuration) -> list[str]:
     return [
         f"model of {c.model.architecture}: a random one of its class, {LAYERS} layers, {HIDDEN} wide, the embedded "
         "model's tokenizer",
-        f"rows: {ROWS} made-up ones",
+        f"rows: {_rows(c.data.train, small.data.train)}"
+        + (f"; to validate on: {_rows(c.data.validation, small.data.validation)}" if c.data.validation else ""),
         *(f"{key}: {_value(before, key)} -> {_value(after, key)}" for key in differences(before, after)),
     ]
+
+
+def _rows(wanted: str, taken: str) -> str:
+    return f"{wanted}, as they are there" if wanted == taken else f"{ROWS} made-up ones, since {wanted} is not there"
 
 
 def _value(settings: dict[str, Any], key: str) -> str:
@@ -136,14 +149,12 @@ def tiny(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 
 def make_rows(c: Configuration, folder: Path, square: int) -> None:
-    """Squares with a rectangle each, by the code that makes rows of real images, and a thought beside each; where the
-    real rows are there and hold the text to be taught, that as well."""
+    """Squares with a rectangle each, by the code that makes rows of real images, and a thought beside each."""
     import datasets
     import numpy as np
 
     from training.data.rows import features, row
     from training.data.samples import Sample
-    from training.finetune.conversations import answer_text
 
     rng = np.random.default_rng(0)
     rows = []
@@ -155,8 +166,4 @@ def make_rows(c: Configuration, folder: Path, square: int) -> None:
         rows.append(row(Sample(f"made-up-{n}", "the rectangle", pixels, (mask,)), square, c.data.answer))
     datasets.disable_progress_bars()
     found = datasets.Dataset.from_list(rows, features=features(c.data.answer, extra=True))
-    found = found.add_column("thought", [THOUGHT] * ROWS)
-    if Path(c.data.train).is_dir() and "completion" in rows_in(c.data.train).column_names:
-        texts = [answer_text(r["solution"], c.data.answer, THOUGHT) for r in rows]
-        found = found.add_column("completion", texts)
-    found.save_to_disk(str(folder))
+    found.add_column("thought", [THOUGHT] * ROWS).save_to_disk(str(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.finetune.checkpoints import WATCHED
 from training.finetune.configuration import Configuration, ConfigurationError, main_process
+from training.finetune.stopping import sampling, stop
 from training.finetune.validate import answer, answering, profile_of, with_image_part
 from training.rewards import spread
 
-STOPPED = "stopped.json"
 SAMPLES = 16  # of a prompt before a run, at most
 
 
@@ -48,7 +48,7 @@ def check_inputs(c: Configuration, processor: Any, tokens: int, rows: Any) -> in
 def describe_spread(trainer: Any, c: Configuration, rows: Any, needs: dict[str, Any]) -> str:
     """The start model's rewards on groups of sampled answers, as a table with warnings."""
     part = [rows[n] for n in range(min(c.watch.spread_prompts, len(rows)))]
-    with answering(trainer) as model:
+    with sampling(), answering(trainer) as model:
         said = answer(
             model,
             trainer.processing_class,
@@ -97,16 +97,13 @@ class Watch(TrainerCallback):
     ) -> None:
         reason = self.judge(logs or {})
         if reason and not self.reason:
-            self.reason = f"stopped after update {state.global_step}: {reason}"
+            self.reason = reason
             control.should_training_stop = True
-            if state.is_world_process_zero:
-                print(self.reason, flush=True)
-                record = {"step": state.global_step, "reason": reason}
-                (Path(self.c.out) / STOPPED).write_text(json.dumps(record) + "\n", encoding="utf-8")
+            stop(Path(self.c.out), state.global_step, reason)
 
     def judge(self, logs: dict[str, Any]) -> str:
         """A reason to stop now, or an empty text."""
-        for key in ("loss", "grad_norm", "kl"):
+        for key in WATCHED:
             if isinstance(logs.get(key), float) and not math.isfinite(logs[key]):
                 return f"{key} is {logs[key]}"
         w = self.c.watch

@@ -1,0 +1,79 @@
+"""A rehearsal on one's own rows opens them, learns from them, and meets what the real run would meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from training.finetune import logs
+from training.finetune import run as train
+from training.finetune.configuration import load
+from training.finetune.prepared import rows_in
+from training.finetune.shrink import make_rows, shrunk
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def rows(name: str, folder: Path, change: Any = None, times: int = 5) -> Path:
+    """A folder as `segzero-train prepare` leaves it, at the configuration's size; `change` is made to the fourth row.
+    Instructions are this test's own."""
+    c = load(name)
+    make_rows(c, folder / "made", c.data.square)
+    made = rows_in(str(folder / "made"))
+    many = [dict(row, id=f"mine-{n}-{row['id']}", problem="the one on the left") for n in range(times) for row in made]
+    if change:
+        many[3] |= change
+    datasets.Dataset.from_list(many, features=made.features).save_to_disk(str(folder / "mine"))
+    return folder / "mine"
+
+
+@pytest.mark.parametrize("name", ["lora_3b_24gb", "seg_zero_3b_sft", "vision_reasoner_7b", "star_lora_7b"])
+def test_own_rows_are_what_two_updates_learn_from(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = rows(name, tmp_path), tmp_path / "run"
+    call = ["--set", f"data.train={mine}", "--set", f"data.validation={mine}", "--set", "pictures=false"]
+    assert train.main([name, "--shrink", "--out", str(out), *call]) == 0
+    said = capsys.readouterr()
+    assert f"shrunk: rows: {mine}, as they are there; to validate on: {mine}, as they are there" in said.out
+    assert "shrunk: data.train" not in said.out and "made-up" not in said.out
+    assert "Traceback" not in said.err
+    samples = logs.read_jsonl(out / "samples.jsonl")
+    assert samples and all(s["id"].startswith("mine-") and s["problem"] == "the one on the left" for s in samples)
+    assert {s["kind"] for s in samples} == ({"validation"} if name.endswith("sft") else {"training", "validation"})
+    assert [r["step"] for r in logs.read_jsonl(out / "log.jsonl") if "loss" in r] == [1, 2]
+
+
+def test_rows_that_are_not_there_are_made_up_and_that_is_said(tmp_path: Path) -> None:
+    mine = rows("tabletop_sft", tmp_path)
+    train_alone = load("tabletop_sft", [f"data.train={mine}", "data.validation=nowhere"])
+    small, said = shrunk(train_alone, tmp_path / "a")
+    assert f"rows: {mine}, as they are there; to validate on: 4 made-up ones, since nowhere is not there" in said
+    assert small.data.train == str(mine) and small.data.validation == str(tmp_path / "a" / "rows")
+    _, said = shrunk(load("tabletop_sft", ["data.train=gone", "data.validation="]), tmp_path / "b")
+    assert "rows: 4 made-up ones, since gone is not there" in said, "and none where none are configured"
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "said"),
+    [
+        ({"solution": "<box>(1,2)</box>"}, [], "1 rows cannot be trained on: row 3 "),
+        ({"problem": "<|image_pad|>"}, [], "holds a special token's beginning"),
+        (
+            {},
+            ["data.answer=list", "reward.profile=vision-reasoner", "watch.format_term=format"],
+            "cannot be trained on",
+        ),
+        ({}, ["batch.prompts=32"], "has 20 rows, and an update takes 32"),
+    ],
+)
+def test_what_the_real_run_would_refuse_is_refused(
+    change: dict[str, str], settings: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = rows("seg_zero_3b", tmp_path, change)
+    call = [x for s in [f"data.train={mine}", *settings] for x in ("--set", s)]
+    assert train.main(["seg_zero_3b", "--shrink", *call]) == 2
+    assert said in capsys.readouterr().err

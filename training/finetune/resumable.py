@@ -1,0 +1,85 @@
+"""Checkpoints that a killed run goes on at: whole, and read by the names that they were saved under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer_utils import rotate_checkpoints
+
+from training.finetune.checkpoints import WHOLE
+from training.finetune.settings import ConfigurationError
+
+
+class Resumable:
+    """Before a trainer class: checkpoints that a killed run goes on at.
+
+    The library saves Qwen-VL in the published layout, whose names are not the model's, and its Trainer reads it with
+    strict=False: nothing fits, a warning is printed, and the run goes on with the start weights. Here a checkpoint is
+    read by the names that it was saved under.
+    """
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        """Marks the checkpoint once all of it is on the disk, and only then removes older ones."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (folder / WHOLE).write_text(f"{self.state.global_step}\n", encoding="utf-8")
+            # By number: a run that was copied has its folders' times in any order.
+            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=False)
+
+    def _finalize_training(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The library's would delete the last checkpoint where another was better and the limit is 1."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = self.model if model is None else model
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        try:
+            saved = type(model).from_pretrained(
+                resume_from_checkpoint,
+                dtype=model.dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+        except (OSError, SafetensorError) as error:
+            raise ConfigurationError(
+                f"{resume_from_checkpoint} is damaged ({error}); remove it, and --resume goes on at the one before"
+            ) from error
+        model.load_state_dict(saved.state_dict())  # strict: by the model's own names
+
+    def _init_training_state(self: Any, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """The library goes on with a checkpoint's intervals of logs, validations and checkpoints; here it takes those
+        that are set now."""
+        found = super()._init_training_state(max_steps, *args, **kwargs)  # type: ignore[misc]
+        self.state.compute_steps(self.args, max_steps)
+        return found
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        """The library goes on with a checkpoint's rate, decay and betas; here it takes those that are set now, which
+        are the same ones unless a change was accepted."""
+        if checkpoint is None or self.is_deepspeed_enabled or not isinstance(self.lr_scheduler, LambdaLR):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            return
+        groups = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self.optimizer.param_groups]
+        rates = list(self.lr_scheduler.base_lrs)
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        schedule = self.lr_scheduler
+        schedule.base_lrs = rates
+        schedule._last_lr = [r * f(schedule.last_epoch) for r, f in zip(rates, schedule.lr_lambdas, strict=True)]
+        for group, now, rate in zip(self.optimizer.param_groups, groups, schedule._last_lr, strict=True):
+            group.update(now, lr=rate)

@@ -1,0 +1,151 @@
+"""What may differ when a run goes on: what decides its weights must be what it was, all else is taken over and noted.
+
+A change that is accepted by name is a kink in the run: it stands in notes.jsonl, in curves.png and in the model card.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.finetune import configuration
+from training.finetune.configuration import Configuration, ConfigurationError
+from training.finetune.prepared import digest, images_digest, weights_digest
+
+# Where a run lies, what is shown of it and when it is stopped: none of it decides a weight.
+TAKEN_OVER = frozenset({"out", "hardware.memory", "pictures", "wandb"})
+TAKEN_OVER_SECTIONS = ("watch.",)
+# Places: another path is the same where what lies there has the same digests.
+PLACES = {
+    "data.train": ("train", "train images"),
+    "data.validation": ("validation", "validation images"),
+    "model.path": ("model",),
+    "reward.segmenter": ("segmenter",),
+}
+CONSTANT = ("constant", "constant_with_warmup")
+ACCEPTED, TAKEN = "accepted", "taken over"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting of a run that goes on after update `step`. kind: ACCEPTED, a kink in the run, or TAKEN."""
+
+    step: int
+    kind: str
+    setting: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        if self.before == self.now:
+            return f"{self.setting} (what lies in {_short(self.now)} has changed)"
+        return f"{self.setting} {_short(self.before)} -> {_short(self.now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def digests(c: Configuration) -> dict[str, str]:
+    """Of the rows to train and to validate on, their images, and the weights that a run starts from and is rewarded by,
+    where they are there. Raises ConfigurationError for rows that are not readable."""
+    found = {}
+    for name, folder in (("train", c.data.train), ("validation", c.data.validation)):
+        if folder and Path(folder).is_dir():
+            found |= {name: digest(folder), f"{name} images": images_digest(folder)}
+    for name, place in (("model", c.model.path), ("segmenter", c.reward.segmenter or "")):
+        if place and Path(place).is_dir():
+            found[name] = weights_digest(Path(place))
+    return found
+
+
+def changes(
+    c: Configuration, old: Mapping[str, Any], before: Mapping[str, str], now: Mapping[str, str], step: int
+) -> tuple[list[Change], list[Change]]:
+    """Of a run that goes on: changes that decide weights, and changes that do not.
+
+    old: what the run wrote down of its configuration; before, now: digests of then and of now.
+    """
+    new = configuration.plain(c)
+    old = _completed(old)
+    differing = configuration.differences(dict(old), new)
+    decisive, free = [], []
+    for key in [*differing, *(k for k in PLACES if k not in differing)]:
+        known = [n for n in PLACES.get(key, ()) if n in before and n in now]
+        same = all(before[n] == now[n] for n in known)
+        if key not in differing:
+            if not same:
+                decisive.append(Change(step, ACCEPTED, key, _at(old, key), _at(new, key)))
+        elif (known and same) or _may_differ(key, c, old, new):
+            free.append(Change(step, TAKEN, key, _at(old, key), _at(new, key)))
+        else:
+            decisive.append(Change(step, ACCEPTED, key, _at(old, key), _at(new, key)))
+    return decisive, free
+
+
+def _completed(old: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the defaults of settings that there were not yet when it was written."""
+    try:
+        return configuration.plain(configuration.build(dict(old)))
+    except ConfigurationError:
+        return old
+
+
+def _may_differ(key: str, c: Configuration, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if key in TAKEN_OVER or key.startswith(TAKEN_OVER_SECTIONS):
+        return True
+    if key == "batch.micro":  # bnpo's mean is over the tokens of a micro-batch
+        return not (c.method == "grpo" and c.arguments.get("loss_type") == "bnpo")
+    if key.endswith(".max_steps"):
+        then, now = _at(old, key), _at(new, key)
+        raised = isinstance(then, int) and isinstance(now, int) and 0 < then < now
+        return raised and c.arguments.get("lr_scheduler_type", "linear") in CONSTANT
+    return False
+
+
+def _at(settings: Mapping[str, Any], key: str) -> Any:
+    """Of a dotted key; None where it is not there."""
+    found: Any = settings
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def judge(out: Path, decisive: Collection[Change], accepted: Collection[str]) -> None:
+    """Raises ConfigurationError for changes that nobody accepted."""
+    refused = [change for change in decisive if change.setting not in accepted]
+    if not refused:
+        return
+    rows = [change for change in refused if change.before == change.now]
+    what = "with other settings"
+    if len(rows) == len(refused):
+        what = "over other rows or weights"
+    named = "; ".join(map(str, refused[:8])) + (f"; and {len(refused) - 8} more" if len(refused) > 8 else "")
+    accept = " ".join(f"--accept {change.setting}" for change in refused[:8])
+    raise ConfigurationError(f"{out} holds a run {what}: {named}. Put it back, or go on with a kink: {accept}")
+
+
+def note(out: Path, found: Collection[Change], step: int) -> None:
+    """Writes changes down in notes.jsonl and says them. Kinks after `step`, at which the run goes on, begin there."""
+    from training.finetune.logs import NOTES, append, read_jsonl
+
+    file = out / NOTES
+    records = read_jsonl(file)
+    if any(record.get("step", 0) > step for record in records):
+        part = file.with_suffix(".part")
+        moved = ({**record, "step": min(step, record.get("step", 0))} for record in records)
+        part.write_text("".join(json.dumps(record) + "\n" for record in moved), encoding="utf-8")
+        part.replace(file)
+    for change in found:
+        append(file, {**asdict(change), "time": round(time.time(), 3)})
+        say(f"{'a kink after update ' + str(step) if change.kind == ACCEPTED else 'taken over'}: {change}")
+
+
+def say(text: str) -> None:
+    print(f"segzero-train: {text}", file=sys.stderr)
