@@ -57,13 +57,15 @@ class Pipeline:
         return f"{self.reasoner.info.full_name} + {self.segmenter.info.full_name}"
 
     @property
-    def strict(self) -> bool:
-        """Whether answers are read as the published scripts read them: for evaluation."""
-        return self.reasoning.strict
+    def script(self) -> str:
+        """The published script, of published.SCRIPTS, as which instructions, answers and points are taken: for
+        evaluation. "": as the node takes them."""
+        return self.reasoning.script
 
-    @strict.setter
-    def strict(self, value: bool) -> None:
-        self.reasoning.strict = value
+    @script.setter
+    def script(self, name: str) -> None:
+        self.reasoning.script = name
+        self.segmenting.published = bool(name)
 
     @property
     def max_instruction_chars(self) -> int:
