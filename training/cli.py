@@ -19,6 +19,10 @@ COMMANDS = {
         "what it could do before: questions of standard sets or over the tabletop",
     ),
     "export": ("training.finetune.export", "a trained checkpoint to a folder that the node loads"),
+    "compare-published": (
+        "training.evaluation.against_published",
+        "parsers, protocols and prompts beside the published scripts",
+    ),
     "rewards": ("training.rewards.compare", "a reward beside another implementation"),
 }
 

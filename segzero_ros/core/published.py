@@ -8,13 +8,13 @@ refuses what its inference script takes for no objects. The text is hostile: not
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segzero_ros.core.contract import Answer, Box, Candidate, Point, Status
+from segzero_ros.core.geometry import to_source
 from segzero_ros.core.profile import Profile
 
 MAX_REPAIR = 20_000  # characters; StAR's repairs take quadratic time
@@ -27,7 +27,8 @@ class Script:
     """source: repository and file. read: a text's candidates, raising where the script raises or finds none readable.
 
     thought: what the script keeps as the thought, or None. needs_thought: an answer without one is refused.
-    max_new_tokens: what the script generates at most.
+    max_new_tokens: what the script generates at most. place: to source pixels (height, width), where that does not
+    follow from the profile.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Script:
     thought: Callable[[str], str | None]
     max_new_tokens: int
     needs_thought: bool = False
+    place: Callable[[Sequence[Candidate], int, int], list[Candidate]] | None = None
 
 
 def script_of(profile: Profile) -> str:
@@ -64,6 +66,12 @@ def read_published(text: str, script: str) -> Answer:
     except _WRONG as error:
         return Answer(Status.PARSE_ERROR, (), thought or "", "", (f"refused: {error!r}"[:300],))
     return Answer(Status.OK if candidates else Status.NO_OBJECT, tuple(candidates), thought or "", "")
+
+
+def place(candidates: Sequence[Candidate], script: str, profile: Profile, height: int, width: int) -> list[Candidate]:
+    """What `read_published` found, in source pixels."""
+    own = SCRIPTS[script].place
+    return own(candidates, height, width) if own else [to_source(c, profile, height, width) for c in candidates]
 
 
 # The published regular expressions take quadratic time on hostile text; these find the same in one pass.
@@ -156,36 +164,54 @@ def _read_library(text: str) -> list[Candidate]:
 def _read_star(text: str) -> list[Candidate]:
     """No answer in tags is no objects; what its repairs do not make JSON, and an object without a label, are errors."""
     data = _star_data(text)
-    if not isinstance(data, list) or not _is_nothing(data):
-        found = _objects(data)
-        return [Candidate(c.box, c.points, _label(item)) for c, item in zip(found, data, strict=True)]
-    return []
+    if isinstance(data, list) and _is_nothing(data):
+        return []
+    found = _objects(data)
+    _check_labels(data)
+    return found
 
 
 def _read_star_qwen3(text: str) -> list[Candidate]:
-    """As `_read_star`; lists that are none are passed over, boxes and points apart, and numbers are read as bins.
-
-    The script tells the unit from an answer's largest value: up to 1.2 a share of the sides, up to 1000.5 bins of 999.
-    Above it takes pixels of the picture, which is not known here: those end at the far edge.
-    """
+    """As `_read_star`, but lists that are none are passed over, boxes and points apart; numbers as they are written."""
     data = _star_data(text)
     if isinstance(data, list) and _is_nothing(data):
         return []
     boxes = [b for b in (item.get("bbox_2d") for item in data) if isinstance(b, list) and len(b) == 4]
     points = [p for p in (item.get("point_2d") for item in data) if isinstance(p, list) and len(p) == 2]
-    for item in data:
-        _label(item)
-    values = [abs(v) for v in (_float(v) for some in (*boxes, *points) for v in some) if math.isfinite(v)]
-    unit = 999.0 if max(values, default=0.0) <= 1.2 else 1.0
-
-    def scaled(some: list[Any]) -> list[float]:
-        return [min(max(_scalable(float(v)) * unit, 0.0), 999.0) for v in some]
-
+    _check_labels(data)
     out = []
     for n, box in enumerate(boxes):
-        x1, y1, x2, y2 = scaled(box)
-        x, y = scaled(points[n]) if n < len(points) else (0.0, 0.0)
-        out.append(Candidate((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), ((x, y),)))
+        x1, y1, x2, y2 = (_scalable(float(v)) for v in box)
+        point = tuple(_scalable(float(v)) for v in points[n]) if n < len(points) else (0.0, 0.0)
+        out.append(Candidate((x1, y1, x2, y2), ((point[0], point[1]),)))
+    return out
+
+
+def _place_star_qwen3(candidates: Sequence[Candidate], height: int, width: int) -> list[Candidate]:
+    """To source pixels, all inside. The script tells the unit from an answer's largest number: up to 1.2 a share of the
+    sides, up to 1000.5 bins of 999, above it pixels; corners are put in order, and a box has a pixel at least."""
+    boxes = [c.box for c in candidates if c.box]
+    largest = max((abs(v) for c in candidates for v in (*(c.box or ()), *c.points[0])), default=0.0)
+    parts = 1.0 if largest <= 1.2 else 999.0 if largest <= 1000.5 else 0.0
+
+    def moved(value: float, side: int) -> int:
+        pixel = round(value * (side - 1) / parts) if parts else round(value)
+        return max(0, min(side - 1, pixel))
+
+    def stretched(low: int, high: int, side: int) -> tuple[float, float]:
+        if high <= low:
+            high = min(side - 1, low + 1)
+            if high <= low and side >= 2:
+                low, high = min(low, side - 2), side - 1
+        return float(low), float(high)
+
+    out = []
+    for c, (x1, y1, x2, y2) in zip(candidates, boxes, strict=True):
+        left, right = stretched(*sorted((moved(x1, width), moved(x2, width))), width)
+        top, bottom = stretched(*sorted((moved(y1, height), moved(y2, height))), height)
+        x, y = c.points[0]
+        point = float(moved(x, width)), float(moved(y, height))
+        out.append(Candidate((left, top, right, bottom), (point,)))
     return out
 
 
@@ -225,9 +251,9 @@ def _is_nothing(data: list[Any]) -> bool:
     return not data or (len(data) == 1 and len(data[0]) == 0)
 
 
-def _label(item: Any) -> str:
-    label = item["label"]
-    return label if isinstance(label, str) else ""
+def _check_labels(data: Any) -> None:
+    for item in data:
+        item["label"]
 
 
 def _objects(data: Any) -> list[Candidate]:
@@ -244,13 +270,6 @@ def _box(item: Any) -> Box:
 def _point(item: Any) -> Point:
     x, y = (_scalable(item["point_2d"][i] * 1.0) for i in range(2))
     return x, y
-
-
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except (ValueError, TypeError, OverflowError):
-        return math.nan
 
 
 def _scalable(value: float) -> float:
@@ -284,6 +303,7 @@ SCRIPTS: dict[str, Script] = {
         _read_star_qwen3,
         _tagged_thinking,
         1024,
+        place=_place_star_qwen3,
     ),
     "star-inference": Script(
         _STAR + "inference_scripts/infer_multi_object.py", _read_star_inference, _tagged_thinking, 1024

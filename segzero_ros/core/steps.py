@@ -42,7 +42,7 @@ from segzero_ros.core.geometry import clip_point, pack, square_image, to_source
 from segzero_ros.core.partial import PartialAnswer
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.prompt import MAX_CHARS, build_prompt, validate_instruction
-from segzero_ros.core.published import read_published
+from segzero_ros.core.published import place, read_published
 
 OnEvent = Callable[[Event], None]
 MAX_NAMED = 5  # empty masks in a message
@@ -183,10 +183,11 @@ class ReasoningStep:
         progress.note(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
         if self.script:
             answer = read_published(generation.text, self.script)
+            candidates = tuple(place(answer.candidates, self.script, self.profile, height, width))
         else:
             answer = parse_answer(generation.text, self.profile, truncated=generation.truncated)
-        found = answer.candidates if answer.status is Status.OK else ()
-        candidates = tuple(to_source(c, self.profile, height, width) for c in found)
+            found = answer.candidates if answer.status is Status.OK else ()
+            candidates = tuple(to_source(c, self.profile, height, width) for c in found)
         return Thought(answer, candidates, generation.text, generation.thought_ended)
 
 
