@@ -524,7 +524,12 @@ def test_embedded_weights_killed_continued_shared_out_and_read_back(
     assert evaluate.main([*one, "--parser", "published"]) == 2  # two readings of texts do not mix in a file
     assert "parser" in capsys.readouterr().err
     strict = [*common, "--records", str(tmp_path / "strict.jsonl"), "--parser", "published"]
-    assert call(*strict)["parser"] == "published"
+    found = call(*strict)
+    assert (found["parser"], found["script"]) == ("published", "vision-reasoner")
+    assert found["published"]["source"].endswith("vision_reasoner/models/vision_reasoner_model.py")
+    assert found["published"]["giou"] == found["protocols"]["vision-reasoner"]["published_giou"]
+    settings = json.loads((tmp_path / "strict.settings.json").read_text())
+    assert settings["profile_settings"]["max_new_tokens"] == 2048 and settings["form"] == FORM
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,7 @@ class Pipeline:
 
     @property
     def script(self) -> str:
-        """The published script, of published.SCRIPTS, as which instructions, answers and points are taken: for
-        evaluation. "": as the node takes them."""
+        """The script of published.SCRIPTS as which words, answers and points are taken, for evaluation; "": none."""
         return self.reasoning.script
 
     @script.setter

@@ -198,7 +198,8 @@ def _place_star_qwen3(candidates: Sequence[Candidate], height: int, width: int) 
         pixel = round(value * (side - 1) / parts) if parts else round(value)
         return max(0, min(side - 1, pixel))
 
-    def stretched(low: int, high: int, side: int) -> tuple[float, float]:
+    def ends(a: float, b: float, side: int) -> tuple[float, float]:
+        low, high = sorted((moved(a, side), moved(b, side)))
         if high <= low:
             high = min(side - 1, low + 1)
             if high <= low and side >= 2:
@@ -207,8 +208,7 @@ def _place_star_qwen3(candidates: Sequence[Candidate], height: int, width: int) 
 
     out = []
     for c, (x1, y1, x2, y2) in zip(candidates, boxes, strict=True):
-        left, right = stretched(*sorted((moved(x1, width), moved(x2, width))), width)
-        top, bottom = stretched(*sorted((moved(y1, height), moved(y2, height))), height)
+        (left, right), (top, bottom) = ends(x1, x2, width), ends(y1, y2, height)
         x, y = c.points[0]
         point = float(moved(x, width)), float(moved(y, height))
         out.append(Candidate((left, top, right, bottom), (point,)))
