@@ -14,6 +14,7 @@ from segzero_ros.core.answer import parse_answer
 from segzero_ros.core.contract import Answer, Candidate, Status
 from segzero_ros.core.geometry import to_source
 from segzero_ros.core.profile import Profile
+from segzero_ros.core.published import read_published, script_of
 from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.profiles import load_profile
 from tests import tiny_models
@@ -201,8 +202,8 @@ def test_star_on_qwen3_ends_at_the_last_pixel_as_its_script_computes_it(value: i
 
 
 @pytest.mark.parametrize("profile", [GEMINI, GLM, REX, MOLMO_1])
-def test_where_no_published_parser_reads_the_form_a_strict_reading_is_refused(profile: Profile) -> None:
-    read = parse_answer('<answer>[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}]</answer>', profile, strict=True)
+def test_where_no_published_parser_reads_the_form_a_published_reading_is_refused(profile: Profile) -> None:
+    read = read_published('<answer>[{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}]</answer>', script_of(profile))
     assert read.status is Status.PARSE_ERROR and "no published parser" in read.reasons[0]
 
 

@@ -28,8 +28,9 @@ from training.evaluation import compare as compare_runs
 from training.evaluation import evaluate, page
 from training.evaluation.asking import Voting
 from training.evaluation.figures import summarise
-from training.evaluation.item_records import unread
+from training.evaluation.item_records import FORM, unread
 from training.evaluation.items import Case, sample_cases
+from training.measures.protocols import PROTOCOLS
 from training.measures.records import RecordFile, RecordsError, load, write
 
 SIDE = 224  # the demo profile's square, so that answers are in the image's own pixels
@@ -152,10 +153,16 @@ class TestFigures:
         assert found["statuses"] == {"BACKEND_ERROR": 1, "NO_OBJECT": 2, "OK": 4, "PARSE_ERROR": 1, "UNREAD": 1}
         both = found["protocols"]
         assert both["seg-zero"]["n"] == both["lisa"]["n"] == 7
-        assert both["seg-zero"]["dropped"] == 2  # the mask step that failed, and nothing where nothing is
+        dropped = {name: some["dropped"] for name, some in both.items() if some["dropped"]}
+        # The mask step that failed, and nothing where nothing is.
+        assert dropped == {"seg-zero": 1, "seg-zero-multi-object": 2, "star": 1}
         # mug 1, duck 1/3, bear 0, shelf 0, broken 0, nothing 0 or 1, half 1/3 or 1.
         assert both["seg-zero"]["giou"] == round((1 + 1 / 3 + 1 / 3) / 7, 4)
-        assert both["seg-zero"]["published_giou"] == round((1 + 1 / 3 + 1 / 3) / 5, 4)
+        assert both["seg-zero"]["published_giou"] == round((1 + 1 / 3 + 1 / 3) / 6, 4)
+        assert both["seg-zero-multi-object"]["published_giou"] == round((1 + 1 / 3 + 1 / 3) / 5, 4)
+        assert both["vision-reasoner"]["published_giou"] == both["seg-zero"]["giou"]
+        assert both["grefcoco"]["giou"] == round((1 + 1 / 3 + 1 + 1 / 3) / 7, 4)
+        assert both["star"]["published_giou"] == round((1 + 1 / 3 + 1 + 1 / 3) / 6, 4)
         assert both["lisa"]["giou"] == round((1 + 1 / 3 + 1 + 1) / 7, 4)
         assert both["lisa"]["ciou"] == round((1600 + 800 + 800) / (1600 + 2400 + 800 + 1600 + 1600 + 0 + 800), 4)
 
@@ -168,13 +175,32 @@ class TestFigures:
     def test_counting_with_failures(self) -> None:
         found = summarise({}, run([SAMPLES[0], SAMPLES[1], SAMPLES[3]]))
         assert found["counting"]["exact"] == 0.3333 and found["counting"]["mae"] == 0.6667
-        assert found["counting_published"]["exact"] == 0.6667, "a failure passes for one object"
+        assert found["counting_published"]["exact"] == 0.6667, "in records of the first form a failure is one object"
+        now = summarise({"form": FORM}, run([SAMPLES[0], SAMPLES[1], SAMPLES[3]]))
+        assert now["counting_published"] == found["counting"], "in VisionReasoner's library it is none"
 
-    def test_a_table_shows_both_protocols_side_by_side(self) -> None:
+    def test_a_table_has_a_line_for_each_protocol(self) -> None:
         lines = evaluate.table(summarise({"batch": 3}, run())).splitlines()
-        (head,) = (line for line in lines if line.startswith("protocol"))
-        assert head.split() == ["protocol", "seg-zero", "lisa"]
-        assert any(line.startswith("giou") and line.count("[") == 2 for line in lines)
+        head = next(n for n, line in enumerate(lines) if line.startswith("protocol"))
+        assert [line.split()[0] for line in lines[head + 1 : head + 7]] == list(PROTOCOLS)
+        assert all(line.count("[") == 4 for line in lines[head + 1 : head + 7])
+
+    def test_records_of_the_first_form_give_the_figures_of_their_time(self) -> None:
+        """They know two protocols, and left every failure out of the published means of Seg-Zero's."""
+        old = run()
+        for r in old:
+            if r["protocols"]:
+                both = {name: r["protocols"][name] for name in ("seg-zero", "lisa")}
+                both["seg-zero"]["dropped"] |= r["status"] == "BACKEND_ERROR"
+                r["protocols"] = both
+        found = summarise({"parser": "published"}, old)
+        assert list(found["protocols"]) == ["seg-zero", "lisa"] and "published" not in found
+        assert found["protocols"]["seg-zero"]["dropped"] == 2
+        assert found["protocols"]["seg-zero"]["published_giou"] == round((1 + 1 / 3 + 1 / 3) / 5, 4)
+        assert set(found["if_unread_wrong"]) >= {"giou seg-zero", "giou lisa"}
+        assert "as dvlab" not in evaluate.table(found)
+        names = {c.name for c in compare_runs.compare(old, run(), resamples=50)}
+        assert {"giou lisa", "ciou seg-zero"} <= names and "giou star" not in names
 
 
 class TestWhatCannotBeRead:
@@ -290,9 +316,9 @@ def test_a_row_that_is_right_and_no_item_is_in_no_figure() -> None:
 
 def test_the_published_parser_refuses_what_the_node_takes() -> None:
     quoted = said(MUG).replace('"', "'")  # as the published example has it
-    for strict, status in ((False, "OK"), (True, "PARSE_ERROR")):
+    for script, status in (("", "OK"), ("vision-reasoner", "PARSE_ERROR")):
         asked = Pipeline(Scripted({"mug": [quoted]}), Boxes(), load_profile("demo"))
-        asked.strict = strict
+        asked.script = script
         (r,) = evaluate.evaluate(asked, sample_cases([SAMPLES[0]], "test"), batch=1, latency_items=0)
         assert r["status"] == status
 
@@ -498,7 +524,12 @@ def test_embedded_weights_killed_continued_shared_out_and_read_back(
     assert evaluate.main([*one, "--parser", "published"]) == 2  # two readings of texts do not mix in a file
     assert "parser" in capsys.readouterr().err
     strict = [*common, "--records", str(tmp_path / "strict.jsonl"), "--parser", "published"]
-    assert call(*strict)["parser"] == "published"
+    found = call(*strict)
+    assert (found["parser"], found["script"]) == ("published", "vision-reasoner")
+    assert found["published"]["source"].endswith("vision_reasoner/models/vision_reasoner_model.py")
+    assert found["published"]["giou"] == found["protocols"]["vision-reasoner"]["published_giou"]
+    settings = json.loads((tmp_path / "strict.settings.json").read_text())
+    assert settings["profile_settings"]["max_new_tokens"] == 2048 and settings["form"] == FORM
 
 
 @pytest.mark.parametrize(

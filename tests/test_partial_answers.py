@@ -251,9 +251,9 @@ IMAGE = np.zeros((500, 2000, 3), np.uint8)
 TEXT = in_thought('[{"bbox_2d": [0, 0, 100, 200]}, {"bbox_2d": [500, 500, 1000, 1000], "label": "mug"}]')
 
 
-def events(text: str, strict: bool = False) -> list[Event]:
+def events(text: str, script: str = "") -> list[Event]:
     step = ReasoningStep(Writing(text), TAGGED)
-    step.strict = strict
+    step.script = script
     seen: list[Event] = []
     step.run(IMAGE, "it", stop=Deadline(None, None), progress=Progress(), on_event=seen.append)
     return seen
@@ -269,7 +269,7 @@ def test_boxes_come_between_the_words_in_source_pixels_and_then_all_at_once() ->
 
 
 def test_the_published_readers_see_whole_answers_alone() -> None:
-    assert all(e.whole for e in events(TEXT, strict=True) if isinstance(e, Boxes))
+    assert all(e.whole for e in events(TEXT, script="vision-reasoner") if isinstance(e, Boxes))
 
 
 def test_an_answer_without_objects_has_no_boxes() -> None:

@@ -1,4 +1,4 @@
-"""The two protocols and the figures of boxes, counts and ranks, each beside a naive implementation of its own."""
+"""The protocols and the figures of boxes, counts and ranks, each beside a naive implementation of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from segzero_ros.core.published import SCRIPTS
 from training.measures import protocols
 from training.measures.metrics import counting, detection_ap, interval, lenient_box_hit, ratio_interval
 
@@ -48,9 +49,12 @@ def naive_lisa(predicted: Any, target: Any, ignore: Any) -> tuple[int, int, floa
 
 @settings(max_examples=300, deadline=None)
 @given(SPARSE, SPARSE, SPARSE)
-def test_both_protocols_equal_naive_counting(predicted: Any, target: Any, ignore: Any) -> None:
-    ours = protocols.seg_zero(predicted, target, ignore)
-    assert (ours.intersection, ours.union, ours.iou) == naive_seg_zero(predicted, target, ignore)
+def test_every_protocol_equals_naive_counting(predicted: Any, target: Any, ignore: Any) -> None:
+    above, below, iou = naive_seg_zero(predicted, target, ignore)
+    for protocol, empty in ((protocols.vision_reasoner, 0), (protocols.grefcoco, 1), (protocols.star, 1)):
+        assert protocol(predicted, target, ignore) == protocols.Overlap(above, below, iou if below else empty)
+    for protocol in (protocols.seg_zero, protocols.seg_zero_multi_object):
+        assert protocol(predicted, target, ignore) == protocols.Overlap(above, below, iou, dropped=not below)
     ours = protocols.lisa(predicted, target, ignore)
     above, below, iou = naive_lisa(predicted, target, ignore)
     assert (ours.intersection, ours.union) == (above, below) and ours.iou == pytest.approx(iou, abs=1e-5)
@@ -97,14 +101,58 @@ def test_nothing_found_where_nothing_is() -> None:
     assert protocols.lisa(pixels(1), NOTHING) == protocols.Overlap(0, 1, 0.0)
 
 
-def test_an_answer_that_cannot_be_read_is_punished_and_a_failure_is_what_was_dropped() -> None:
+def test_an_answer_that_cannot_be_read_is_punished() -> None:
     target, ignore = pixels(0, 1), pixels(2)
-    assert protocols.seg_zero(None, target, ignore) == protocols.Overlap(0, 3, 0.0)
-    assert protocols.lisa(None, target, ignore) == protocols.Overlap(0, 2, 0.0)
-    assert protocols.seg_zero(None, target, failed=True) == protocols.Overlap(0, 2, 0.0, dropped=True)
-    assert protocols.lisa(None, target, failed=True) == protocols.Overlap(0, 2, 0.0)
-    for protocol in protocols.PROTOCOLS.values():
-        assert protocol(None, NOTHING).iou == 0, "no answer is not the answer that nothing matches"
+    for name, protocol in protocols.PROTOCOLS.items():
+        union = 2 if name == "lisa" else 3
+        assert protocol(None, target, ignore) == protocols.Overlap(0, union, 0.0), name
+
+
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
+def test_no_readable_answer_where_nothing_is_to_be_found(name: str) -> None:
+    """The two rules that give 1 for an empty union give it to an unreadable answer as well."""
+    expected = 1 if name in ("grefcoco", "star") else 0
+    assert protocols.PROTOCOLS[name](None, NOTHING) == protocols.Overlap(0, 0, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped"),
+    [
+        ("seg-zero", False),
+        ("seg-zero-multi-object", True),
+        ("vision-reasoner", False),
+        ("grefcoco", False),
+        ("star", True),
+        ("lisa", False),
+    ],
+)
+def test_a_mask_step_that_fails_is_left_out_where_the_script_leaves_it_out(name: str, dropped: bool) -> None:
+    found = protocols.PROTOCOLS[name](None, pixels(0, 1), failed=True)
+    assert found == protocols.Overlap(0, 2, 0.0, dropped)
+
+
+def test_a_box_without_a_mask_is_no_empty_answer_to_grefcocos_rule() -> None:
+    assert protocols.grefcoco(NOTHING, NOTHING, boxes=1) == protocols.Overlap(0, 0, 0.0)
+    assert protocols.grefcoco(None, NOTHING, boxes=0).iou == 1
+    assert protocols.grefcoco(NOTHING, NOTHING, pixels(3), boxes=0).iou == 0, "ignored pixels are target"
+    assert protocols.score(NOTHING, NOTHING, None, failed=False, boxes=1)["grefcoco"]["iou"] == 0
+
+
+def test_stars_rule_gives_an_empty_union_the_whole_point_and_paints_ignored_pixels() -> None:
+    assert protocols.star(NOTHING, NOTHING) == protocols.Overlap(0, 0, 1.0)
+    assert protocols.star(pixels(2), pixels(0), pixels(2)) == protocols.Overlap(1, 2, 0.5)
+
+
+def test_every_script_with_figures_has_its_protocol() -> None:
+    named = {name: protocols.of_script(name) for name in SCRIPTS}
+    assert named == {
+        "seg-zero": "seg-zero",
+        "seg-zero-multi-object": "seg-zero-multi-object",
+        "vision-reasoner": "vision-reasoner",
+        "star": "star",
+        "star-qwen3": "star",
+        "star-inference": "",
+    }
 
 
 def test_masks_of_another_size_are_refused() -> None:
@@ -115,7 +163,7 @@ def test_masks_of_another_size_are_refused() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(SPARSE, SPARSE, st.booleans()), min_size=1, max_size=8))
 def test_every_item_counts_and_the_published_means_stand_beside(items: list[tuple[Any, Any, bool]]) -> None:
-    overlaps = [protocols.score(p, t, None, failed=f)["seg-zero"] for p, t, f in items]
+    overlaps = [protocols.score(p, t, None, failed=f)["seg-zero-multi-object"] for p, t, f in items]
     found = protocols.summary(overlaps)
     assert found["n"] == len(items)
     ious, above, below, kept = [], 0, 0, []

@@ -214,13 +214,16 @@ class TestStar:
         assert won(half, two) == 2 + 5, "tier 2 for an IoU of .6"
         assert won(one, two, item(0, 0, 9, 9)) == pytest.approx(20 / 3)
         assert won() == 0
-        for wrong in (
-            item("100", "100", "200", "200"),
-            item(1, 2, 3),
+        for wrong in (item("100", "100", "200", "200"), item(1, 2, 3), item(1, 2, 3, 4, point=(1,))):
+            assert won(wrong) == won(wrong, one) == 0, "an array of text, or none"
+        for unread in (
+            item(1, 2, 3, None),
             item(1, 2, 3, math.nan),
-            item(1, 2, 3, 4, point=(1,)),
+            item(1, 2, 3, 10**30 * 10**30),
+            item(1, 2, 3, 4, point=(None, 3)),
         ):
-            assert won(wrong) == won(wrong, one) == 0
+            assert won(unread) == 0 and won(unread, one) == 5 == won(one, unread), "the other object counts"
+            assert won(unread, one, two) == pytest.approx(20 / 3)
         assert parts("star-stage-2", text([one]), "not read")["accuracy"] == 0, "without masks"
 
     @pytest.mark.parametrize("profile", ["star", "star-code", "star-stage-2", "segzero-mask"])

@@ -9,13 +9,20 @@ from collections.abc import Sequence
 COMMANDS = {
     "prepare": ("training.data.prepare", "annotated images to rows that a reasoner is trained on"),
     "train": ("training.finetune.run", "run a configuration of training/configs: --dry-run, --shrink, or for real"),
-    "evaluate": ("training.evaluation.evaluate", "figures with intervals, per-item records, both protocols"),
+    "evaluate": (
+        "training.evaluation.evaluate",
+        "figures with intervals, per-item records, by every published protocol",
+    ),
     "compare": ("training.evaluation.compare", "two runs on the same items, paired"),
     "abilities": (
         "training.evaluation.abilities",
         "what it could do before: questions of standard sets or over the tabletop",
     ),
     "export": ("training.finetune.export", "a trained checkpoint to a folder that the node loads"),
+    "compare-published": (
+        "training.evaluation.against_published",
+        "parsers, protocols and prompts beside the published scripts",
+    ),
     "rewards": ("training.rewards.compare", "a reward beside another implementation"),
 }
 

@@ -1,13 +1,11 @@
 """From the model's text to candidates. The text is hostile: nothing here raises on any string, in bounded time.
 
-The tolerant parser takes what can be understood, object by object, and says what it could not. `strict=True` takes
-exactly what the published parsers take (for evaluation): dvlab-research/Seg-Zero, inference_scripts/infer.py for
-"single", infer_multi_object.py for "list", and ysj9909/StAR, inference_scripts/infer_multi_object.py, for its prompt.
+What can be understood is taken, object by object, and what could not be is said; `published.py` reads as the published
+scripts do.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
@@ -20,20 +18,17 @@ from segzero_ros.core.readers import read_objects
 MAX_CHARS = 200_000  # of a text; no model of ours writes a tenth of it
 MAX_OBJECTS = 254  # one byte in the label image: 0 is background, 255 is reserved
 MAX_LABEL = 80
-MAX_REPAIR = 20_000  # characters; StAR's repairs take quadratic time
 
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 _NUMBER = re.compile(r"\s*[-+]?(?:\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})(?:[eE][-+]?\d{1,3})?\s*")
 
 
-def parse_answer(text: str, profile: Profile, *, strict: bool = False, truncated: bool = False) -> Answer:
+def parse_answer(text: str, profile: Profile, *, truncated: bool = False) -> Answer:
     """Candidates in the profile's own coordinates (x in [0, extent]), in the order of the text.
 
     OK with at least one object; NO_OBJECT for an empty list; PARSE_ERROR otherwise. reasons: one sentence per
     thing that was wrong, also beside objects that survived. truncated: the token limit ended the text.
     """
-    if strict:
-        return _strict(text, profile)
     reasons: list[str] = []
     if truncated:
         reasons.append("the token limit cut the text off")
@@ -187,125 +182,3 @@ def _clipped(box: Box, extent: float, complaints: list[str]) -> Box | None:
         complaints.append("the box is empty or lies outside the image")
         return None
     return inside[0], inside[1], inside[2], inside[3]
-
-
-def _strict(text: str, profile: Profile) -> Answer:
-    """The published parsers, which raise on most bad texts: that is PARSE_ERROR here."""
-    if profile.reader != "json" or profile.order != "xy":
-        said = f"refused: no published parser here reads {profile.reader} in order {profile.order}"
-        return Answer(Status.PARSE_ERROR, reasons=(said,))
-    think = _plain_thinking(text)
-    try:
-        if profile.prompt in ("star", "star-stage-1", "star-stage-2"):
-            candidates = _strict_star(text)
-        else:
-            candidates = _strict_single(text) if profile.schema == "single" else _strict_list(text)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        return Answer(Status.PARSE_ERROR, (), think or "", "", (f"refused: {error!r}"[:300],))
-    if think is None and profile.schema == "single":
-        return Answer(Status.PARSE_ERROR, (), "", "", ("refused: no thinking",))
-    status = Status.OK if candidates else Status.NO_OBJECT
-    return Answer(status, tuple(candidates), think or "", "")
-
-
-# The published regular expressions take quadratic time on hostile text; these find the same in one pass.
-
-
-def _plain_thinking(text: str) -> str | None:
-    """What `<think>([^<]+)</think>` finds."""
-    start = text.find("<think>")
-    while start >= 0:
-        inside = start + len("<think>")
-        end = text.find("<", inside)
-        if end > inside and text.startswith("</think>", end):
-            return text[inside:end]
-        start = text.find("<think>", inside)
-    return None
-
-
-def first_braces(text: str) -> str | None:
-    """What `{[^}]+}` finds."""
-    start = text.find("{")
-    while start >= 0:
-        end = text.find("}", start)
-        if end < 0:
-            return None
-        if end > start + 1:
-            return text[start : end + 1]
-        start = text.find("{", end)
-    return None
-
-
-def tagged_answer(text: str) -> str | None:
-    """What `<answer>\\s*(.*?)\\s*</answer>` finds, where "." is any character."""
-    start = text.find("<answer>")
-    end = text.find("</answer>", start) if start >= 0 else -1
-    return text[start + len("<answer>") : end].strip() if end >= 0 else None
-
-
-def _strict_single(text: str) -> list[Candidate]:
-    braces = first_braces(text)
-    if braces is None:
-        raise ValueError("no object")
-    data = json.loads(braces)
-    box_key = next((key for key in data if "bbox" in key.lower()), None)
-    if not box_key or len(data[box_key]) != 4:
-        raise ValueError("no box")
-    box = tuple(_scalable(int(v)) for v in data[box_key])
-    keys = [key for key in data if "points" in key.lower()][:2]
-    if len(keys) != 2:
-        raise ValueError("no two points")
-    points = tuple((_scalable(int(data[k][0])), _scalable(int(data[k][1]))) for k in keys)
-    return [Candidate((box[0], box[1], box[2], box[3]), points)]
-
-
-def _strict_list(text: str) -> list[Candidate]:
-    body = tagged_answer(text)
-    if body is None:
-        raise ValueError("no answer")
-    return _strict_objects(json.loads(body))
-
-
-def _strict_star(text: str) -> list[Candidate]:
-    """No answer, nothing in it and what its repairs do not make JSON are all no objects."""
-    body = tagged_answer(text)
-    if body is None:
-        return []
-    try:
-        data = json.loads(body)
-    except json.JSONDecodeError:
-        if len(body) > MAX_REPAIR:
-            return []
-        try:
-            data = json.loads(_star_repair(body))
-        except json.JSONDecodeError:
-            return []
-    return _strict_objects(data) if data else []
-
-
-def _star_repair(body: str) -> str:
-    """A brace where an array should end, one too many at the end of the list, and quotes in or behind an array."""
-    point, array = r'("point_2d"\s*:\s*\[[^\]]*?)\}\s*', r'("{}"\s*:\s*\[)([^\]]*)(\])'
-    body = re.sub(point + r"(\})", r"\1]\2", body)
-    body = re.sub(point + r"(\])", r"\1]}\2", body)
-    body = re.sub(r"\}\}(\s*\])", r"}\1", body)
-    for key in ("bbox_2d", "point_2d"):
-        body = re.sub(array.format(key), lambda m: m[1] + m[2].replace('"', "") + m[3], body)
-    return re.sub(r'("(?:bbox|point)_2d"\s*:\s*\[[^\]]*\])"', r"\1", body)
-
-
-def _strict_objects(data: Any) -> list[Candidate]:
-    found = []
-    for item in data:
-        # The published code multiplies, so anything that a number multiplies to an int-able value passes.
-        box = [_scalable(item["bbox_2d"][i] * 1.0) for i in range(4)]
-        point = [_scalable(item["point_2d"][i] * 1.0) for i in range(2)]
-        found.append(Candidate((box[0], box[1], box[2], box[3]), ((point[0], point[1]),)))
-    return found
-
-
-def _scalable(value: float) -> float:
-    """The published code fails where a coordinate times the image's scale is no finite number."""
-    if not abs(value) < 1e300:
-        raise OverflowError(f"{value:g} cannot be scaled")
-    return float(value)

@@ -57,13 +57,14 @@ class Pipeline:
         return f"{self.reasoner.info.full_name} + {self.segmenter.info.full_name}"
 
     @property
-    def strict(self) -> bool:
-        """Whether answers are read as the published scripts read them: for evaluation."""
-        return self.reasoning.strict
+    def script(self) -> str:
+        """The script of published.SCRIPTS as which words, answers and points are taken, for evaluation; "": none."""
+        return self.reasoning.script
 
-    @strict.setter
-    def strict(self, value: bool) -> None:
-        self.reasoning.strict = value
+    @script.setter
+    def script(self, name: str) -> None:
+        self.reasoning.script = name
+        self.segmenting.published = bool(name)
 
     @property
     def max_instruction_chars(self) -> int:

@@ -94,6 +94,7 @@ _STRIPPED = {
     **dict.fromkeys(("vision-reasoner", "vision-reasoner-without-thought", "star"), '."?!'),
     "plain": '."?! ',
 }
+_STRIPPED_IN_TRAINING = {name: "." if name != "plain" else strip for name, strip in _STRIPPED.items()}
 
 
 def validate_instruction(text: str, max_chars: int = MAX_CHARS) -> str:
@@ -111,13 +112,16 @@ def validate_instruction(text: str, max_chars: int = MAX_CHARS) -> str:
     return line
 
 
-def normalise_instruction(profile: Profile, instruction: str) -> str:
-    """As the profile's published code treats a question; our own profiles keep it as it is."""
-    strip = _STRIPPED.get(profile.prompt)
+def normalise_instruction(profile: Profile, instruction: str, *, training: bool = False) -> str:
+    """As the profile's published code treats a question; our own profiles keep it as it is.
+
+    training: as verl/utils/rl_dataset.py, which strips full stops alone where the evaluation strips more.
+    """
+    strip = (_STRIPPED_IN_TRAINING if training else _STRIPPED).get(profile.prompt)
     return instruction if strip is None else instruction.lower().strip(strip)
 
 
-def build_prompt(profile: Profile, instruction: str) -> str:
-    """The user turn's text, without the image."""
+def build_prompt(profile: Profile, instruction: str, *, training: bool = False) -> str:
+    """The user turn's text, without the image; training: as a checkpoint is trained and not used."""
     template = TEMPLATES.get(profile.prompt, profile.prompt)
-    return template.replace("{question}", normalise_instruction(profile, instruction))
+    return template.replace("{question}", normalise_instruction(profile, instruction, training=training))

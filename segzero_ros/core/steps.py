@@ -43,6 +43,7 @@ from segzero_ros.core.geometry import clip_point, pack, square_image, to_source
 from segzero_ros.core.partial import PartialAnswer
 from segzero_ros.core.profiles import Profile
 from segzero_ros.core.prompt import MAX_CHARS, build_prompt, validate_instruction
+from segzero_ros.core.published import place, read_published
 
 OnEvent = Callable[[Event], None]
 MAX_NAMED = 5  # empty masks in a message
@@ -117,21 +118,27 @@ class NoReasoner:
 
 
 class ReasoningStep:
-    """Image and instruction to candidates. With `strict`, answers are read as the published scripts read them.
+    """Image and instruction to candidates.
 
+    script: a name of published.SCRIPTS, whose way of reading is taken, with the instruction as it is; "": the node's.
     thought_budget: of the next request on; None: a thought may be as long as the token limit lets it.
     """
 
     def __init__(self, reasoner: Reasoner, profile: Profile) -> None:
         self.reasoner, self.profile = reasoner, profile
         self.max_instruction_chars = MAX_CHARS
-        self.strict = False
+        self.script = ""
         self.thought_budget: ThoughtBudget | None = None
 
     def prompt(self, image: Image, instruction: str) -> str:
         """The model's words for an instruction. Raises SegzeroError for an image or an instruction that is none."""
         check_image(image)
-        return build_prompt(self.profile, validate_instruction(instruction, max_chars=self.max_instruction_chars))
+        if not self.script:
+            instruction = validate_instruction(instruction, max_chars=self.max_instruction_chars)
+        elif len(instruction) > self.max_instruction_chars:
+            said = f"the instruction has {len(instruction)} characters; {self.max_instruction_chars} are taken"
+            raise SegzeroError(Status.BAD_INSTRUCTION, said)
+        return build_prompt(self.profile, instruction)
 
     def limits(self) -> dict[str, Any]:
         """What a reasoner is given where it is wished: one that knows no budget is asked for none."""
@@ -143,7 +150,7 @@ class ReasoningStep:
         Raises SegzeroError and what the model raises.
         """
         began = time.perf_counter()
-        partial = None if self.strict else PartialAnswer(self.profile)
+        partial = None if self.script else PartialAnswer(self.profile)
 
         def on_text(_: int, piece: str) -> None:
             if not progress.text:
@@ -175,17 +182,26 @@ class ReasoningStep:
         """A generated text, read and mapped to source pixels."""
         height, width = image.shape[:2]
         progress.note(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
-        answer = parse_answer(generation.text, self.profile, strict=self.strict, truncated=generation.truncated)
-        found = answer.candidates if answer.status is Status.OK else ()
-        candidates = tuple(to_source(c, self.profile, height, width) for c in found)
+        if self.script:
+            answer = read_published(generation.text, self.script)
+            candidates = tuple(place(answer.candidates, self.script, self.profile, height, width))
+        else:
+            answer = parse_answer(generation.text, self.profile, truncated=generation.truncated)
+            found = answer.candidates if answer.status is Status.OK else ()
+            candidates = tuple(to_source(c, self.profile, height, width) for c in found)
         return Thought(answer, candidates, generation.text, generation.thought_ended)
 
 
 class SegmentingStep:
-    """Candidates in source pixels to instances with masks. Keeps the features of the last image."""
+    """Candidates in source pixels to instances with masks. Keeps the features of the last image.
+
+    published: as the published scripts, points outside the image stay there, and without points there is no mask;
+    otherwise points are moved to the image's edge, and a box alone is enough.
+    """
 
     def __init__(self, segmenter: Segmenter, profile: Profile) -> None:
         self.segmenter, self.profile = segmenter, profile
+        self.published = False
         self._encoded: tuple[str, object] | None = None
 
     def run(
@@ -205,9 +221,13 @@ class SegmentingStep:
         named = [c if c.label else replace(c, label=instruction) for c in candidates]
         segment = self.segmenter.segment
         stop = stop or Deadline(None, None)
-        instances = self._instances(
-            image, named, lambda f: segment(f, boxes, points, cancel=stop), stop, progress or Progress()
-        )
+
+        def masks(features: object) -> Sequence[tuple[Mask, float]]:
+            if self.published and not all(c.points for c in candidates):
+                return [(np.zeros((height, width), np.bool_), 0.0)] * len(candidates)
+            return segment(features, boxes, points, cancel=stop)
+
+        instances = self._instances(image, named, masks, stop, progress or Progress())
         on_event(Masks(instances))
         return instances
 
@@ -270,7 +290,7 @@ class SegmentingStep:
 
     def _prompts(self, c: Candidate, height: int, width: int) -> tuple[Box | None, tuple[Point, ...]]:
         """What SAM is given: by the profile, and what there is when that is missing."""
-        points = tuple(clip_point(p, height, width) for p in c.points)
+        points = tuple(clip_point(p, height, width) for p in c.points) if not self.published else c.points
         if self.profile.sam_prompts == "box" and c.box is not None:
             return c.box, ()
         if self.profile.sam_prompts == "points" and points:

@@ -48,7 +48,11 @@ def _present(value: Value) -> Value:
 
 
 def _protocol(name: str) -> Value:
-    return lambda r: r["protocols"][name]["iou"] if r.get("protocols") else None
+    def iou(r: Record) -> float | None:
+        scored = (r.get("protocols") or {}).get(name)  # records of the first form know two protocols
+        return None if scored is None else float(scored["iou"])
+
+    return iou
 
 
 # What is averaged over items; None: the item is not in this figure.
@@ -59,6 +63,8 @@ FIGURES: dict[str, Value] = {
     "box_acc_lenient": lambda r: r["box_acc_lenient"],
     "giou seg-zero": _protocol("seg-zero"),
     "giou lisa": _protocol("lisa"),
+    "giou grefcoco": _protocol("grefcoco"),
+    "giou star": _protocol("star"),
     "no_target_acc": lambda r: float(r["status"] == "NO_OBJECT") if r["absent"] else None,
     "t_acc": _present(lambda r: float(r["status"] == "OK")),
 }

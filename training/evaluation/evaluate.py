@@ -5,7 +5,8 @@
     segzero-train evaluate ... --shard 0/8          # one process per GPU (shard I takes GPU I), all eight, then
     segzero-train evaluate --from-records out/val.*-of-8.jsonl --records out/val.jsonl
     segzero-train evaluate ... --samples 32 --temperature 1 --top-p 0.9  # voting (training/measures/voting.py)
-    segzero-train evaluate ... --parser published   # answers read as the published scripts do, which refuse more
+    segzero-train evaluate ... --parser published   # as the script that made the published figures of this profile
+    segzero-train evaluate ... --parser seg-zero-multi-object     # as a published script by its name
 
 A call with --records that was killed is continued by the same call. Shards take whole batches in turn, so that a text
 does not depend on their number; every figure is made from the records alone
@@ -18,17 +19,19 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from segzero_ros.core.contract import Image, Mask, SegzeroError, ThoughtBudget
+from segzero_ros.core.published import SCRIPTS, script_of
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import ProfileError, load_profile
 from training.data.tabletop.evaluation import QUESTIONS, SCENES
 from training.evaluation.asking import Voting, evaluate
 from training.evaluation.figures import summarise, table
 from training.evaluation.identity import digest_of, weights
+from training.evaluation.item_records import FORM
 from training.evaluation.items import Case, read_cases
 from training.measures.records import Record, RecordFile, RecordsError, load, shard_path, write
 
@@ -70,9 +73,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, default=32)
     p.add_argument(
         "--parser",
-        choices=("node", "published"),
+        choices=("node", "published", *SCRIPTS),
         default="node",
-        help="what reads answers; published: as their scripts",
+        help="what reads answers; published: the profile's own script of the others, which are published scripts",
     )
     p.add_argument("--samples", type=int, default=0, help="vote over so many samples per item; 0: greedy")
     p.add_argument("--temperature", type=float, default=1.0, help="of samples")
@@ -157,8 +160,14 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     else:
         settings |= {"split": a.split, "by": a.by, "sentences": a.sentences, "categories": a.categories}
         settings |= {"images": str(a.images) if a.images else None}
+    settings |= {"form": FORM}
     if a.parser != "node":
-        settings |= {"parser": a.parser}
+        own = script_of(profile)
+        script = own if a.parser == "published" else a.parser
+        if not own or (script == "seg-zero") != (own == "seg-zero"):
+            raise ValueError(f"--parser {a.parser}: no such script reads answers of the profile {a.profile}")
+        settings |= {"parser": a.parser, "script": script}
+        profile = replace(profile, max_new_tokens=SCRIPTS[script].max_new_tokens)
     if a.samples:
         settings |= {"samples": a.samples, "temperature": a.temperature, "top_p": a.top_p}
     if a.constrain or a.thought_budget is not None:
@@ -180,7 +189,7 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     )
     if a.thought_budget is not None:
         pipeline.reasoning.thought_budget = ThoughtBudget(a.thought_budget)
-    pipeline.strict = a.parser == "published"
+    pipeline.script = settings.get("script", "")
     ids = digest_of(c.id for c in cases)
     settings |= {"items": len(cases), "ids": ids, "profile_settings": asdict(profile), "shard": list(a.shard)}
     for role, info in (("reasoner", pipeline.reasoner.info), ("segmenter", pipeline.segmenter.info)):

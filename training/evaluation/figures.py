@@ -9,8 +9,11 @@
 * t_acc: share of items with a target that are answered by an object (T-acc; an unreadable answer is none).
 * n_acc_published: N-acc as VisionReasoner counts it, where an unreadable answer passes for "nothing matches".
 * box_acc_lenient: box accuracy as VisionReasoner publishes it, over all items (training/measures/metrics.py).
-* protocols: giou and ciou over all items by the two published protocols (training/measures/protocols.py).
-* counting, detection: of the objects in answers (training/measures/metrics.py). counting_published: a failure is 1.
+* protocols: giou and ciou over all items, by each way of scoring that a published script has
+  (training/measures/protocols.py). published: with `--parser published` those of the script that made the published
+  figure, its own omissions made, by its name; of records from before scripts had names there is none.
+* counting, detection: of the objects in answers (training/measures/metrics.py). counting_published: as VisionReasoner's
+  library, where an unreadable answer has 0 objects (in records of the first form it counts 1, as in their time).
 * sam_iou: the segmenter alone, from the true box and point, per object.
 * sampled_*, best_of_n_*: with --samples, over single samples, and for the best sample of each item.
 * left_out: rows that are right and no item, such as a category that is but a crowd in an image; in no figure.
@@ -19,6 +22,16 @@
   are over the items read; if_unread_wrong has each as it is if the others were answered wrongly, the least that it can
   be. There an item whose truth is not known counts in every mean, and leaves ciou without a value.
 * *_ci: 95 % bootstrap interval over items.
+
+Where a published figure and ours are not the same thing:
+
+* point_acc and Seg-Zero's table 11: no script of that figure is published. Ours looks at the first of an answer's two
+  points, and counts it only inside the mask of the object whose box is matched.
+* box_acc_lenient: where a published set has a column `bbox`, VisionReasoner's script compares with that box; here it is
+  always the hull of the mask. Seg-Zero's evaluation_visionreasoner.py does not try the hull of all predicted boxes.
+* detection: the published truth is COCO's own file, in which a box over a crowd is neither right nor wrong, and every
+  image and category of the file counts. Here crowds are no objects, a box over one is wrong, and items asked count.
+* voting: a sample at whose masks the segmenter fails has no vote here; StAR's keeps those made until then.
 """
 
 from __future__ import annotations
@@ -29,6 +42,7 @@ from typing import Any
 
 import numpy as np
 
+from segzero_ros.core.published import SCRIPTS
 from training.data.tabletop.instructions import KINDS
 from training.evaluation.item_records import ANSWERED, READABLE
 from training.measures import protocols
@@ -74,7 +88,7 @@ def if_unread_wrong(records: Sequence[Record]) -> dict[str, Any]:
     masked = [r for r in known if r["protocols"] is not None]
     series = _series(known) | {"t_acc": [float(r["status"] == "OK") for r in known if not r["absent"]]}
     areas = {"ciou": _areas(known)}
-    for name in protocols.PROTOCOLS:
+    for name in protocols.known_to([r["protocols"] for r in masked]):
         scored = [r["protocols"][name] for r in masked]
         series[f"giou {name}"] = [s["iou"] for s in scored]
         areas[f"ciou {name}"] = [s["intersection"] for s in scored], [s["union"] for s in scored]
@@ -100,7 +114,9 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     failed = [r for r in read if r["status"] not in READABLE]
     tabletop = str(settings.get("data", "")).startswith("tabletop:")
     out = {
-        key: settings[key] for key in ("profile", "data", "split", "seed", "parser") if settings.get(key) is not None
+        key: settings[key]
+        for key in ("profile", "data", "split", "seed", "parser", "script")
+        if settings.get(key) is not None
     }
     out |= figures(read)
     out |= _mean("sam_iou", [v for r in read for v in r.get("sam_ious", ())])
@@ -113,7 +129,11 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     reasons = Counter(r["message"] for r in records if r["status"] == "UNREAD")
     out |= {"unread_reasons": dict(reasons.most_common(3)), "if_unread_wrong": if_unread_wrong(records)}
     out["statuses"] = dict(sorted(Counter(r["status"] for r in records).items()))
-    out["protocols"] = {p: protocols.summary([r["protocols"][p] for r in masked]) for p in protocols.PROTOCOLS}
+    known = protocols.known_to([r["protocols"] for r in masked])
+    out["protocols"] = {p: protocols.summary([r["protocols"][p] for r in masked]) for p in known}
+    own = protocols.of_script(settings.get("script", ""))
+    if own in out["protocols"]:
+        out["published"] = _published(settings["script"], own, out["protocols"][own])
     out["with_ignored_pixels"] = sum(r["ignored"] > 0 for r in read)
     out |= _mean("box_acc_lenient", [r["box_acc_lenient"] for r in masked])
     out |= _mean("t_acc", [float(r["status"] == "OK") for r in present])
@@ -121,8 +141,9 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     if read:
         true, said = [len(r["true_boxes"]) for r in read], [len(r["boxes"]) for r in read]
         out["counting"] = counting(said, true)
+        unreadable = 0 if settings.get("form", 1) >= 2 else 1
         out["counting_published"] = counting(
-            [n if r["status"] in ANSWERED else 1 for n, r in zip(said, read, strict=True)], true
+            [n if r["status"] in ANSWERED else unreadable for n, r in zip(said, read, strict=True)], true
         )
     if present:
         items = [r | {"category": r["instruction"] if settings.get("categories") else "object"} for r in read]
@@ -141,8 +162,14 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     return out
 
 
+def _published(script: str, protocol: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The published script's own gIoU and cIoU."""
+    values = {key.removeprefix("published_"): v for key, v in found.items() if key.startswith("published_")}
+    return {"script": script, "source": SCRIPTS[script].source, "protocol": protocol, **values}
+
+
 def table(summary: dict[str, Any]) -> str:
-    """The figures for a terminal; both protocols side by side."""
+    """The figures for a terminal, a line for each protocol."""
 
     def shown(some: dict[str, Any], name: str) -> str:
         low_high = some.get(f"{name}_ci")
@@ -155,11 +182,13 @@ def table(summary: dict[str, Any]) -> str:
     for name in ("sampled_box_acc", "best_of_n_box_acc"):
         if name in summary:
             lines.append(f"{name:16} {shown(summary, name)}")
-    both = summary["protocols"]
-    lines.append(f"\n{'protocol':16} " + " ".join(f"{name:30}" for name in both))
-    for name in ("giou", "ciou", "published_giou", "published_ciou"):
-        lines.append(f"{name:16} " + " ".join(f"{shown(some, name):30}" for some in both.values()))
-    lines.append(f"{'n, dropped':16} " + " ".join(f"{some['n']}, {some['dropped']!s:25}" for some in both.values()))
+    names = ("giou", "ciou", "published_giou", "published_ciou")
+    lines.append(f"\n{'protocol':22} " + " ".join(f"{name:24}" for name in names) + " n, dropped")
+    for protocol, some in summary["protocols"].items():
+        values = " ".join(f"{shown(some, name):24}" for name in names)
+        lines.append(f"{protocol:22} {values} {some['n']}, {some['dropped']}")
+    if own := summary.get("published"):
+        lines.append(f"as {own['source']}: giou {shown(own, 'giou')}, ciou {shown(own, 'ciou')}")
     lines.append(f"\nread {summary['read']} of {summary['items']} items, in batches of {summary['batch']}")
     if summary.get("left_out"):
         lines.append(f"left out: {summary['left_out']} rows that are right and no item (their records say why)")

@@ -12,6 +12,7 @@ from training.measures import protocols
 from training.measures.metrics import box_accuracy, intersection_union, lenient_box_hit, matched
 from training.measures.records import Record
 
+FORM = 2  # of records: the first had two protocols, and said nothing of scripts
 ANSWERED = ("OK", "NO_OBJECT")
 READABLE = (*ANSWERED, "PARSE_ERROR")
 
@@ -29,7 +30,9 @@ def record(index: int, case: Case, asked: Asked, result: Segmentation) -> Record
         inside += bool(points) and _hit(points[0], asked.targets[t], height, width)
     answered, failed = result.status.value in ANSWERED, result.status.value not in READABLE
     intersection, union = intersection_union(predicted, true) if true is not None else (None, None)
-    scored = protocols.score(predicted if answered else None, true, ignore, failed=failed) if true is not None else None
+    scored = None
+    if true is not None:
+        scored = protocols.score(predicted if answered else None, true, ignore, failed=failed, boxes=len(boxes))
     # As published: ignored pixels are target, and what failed has no boxes.
     painted = true if true is None or ignore is None else true | ignore
     lenient = None if painted is None else float(lenient_box_hit(boxes, painted) and not failed)

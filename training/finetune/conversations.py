@@ -43,7 +43,7 @@ def prompt_profile(data: Data) -> Profile:
 
 def messages(data: Data, problem: str) -> list[dict[str, str]]:
     """The turns before the answer; TRL puts the image before the user's words."""
-    text = ("\n" if data.newline_after_image else "") + build_prompt(prompt_profile(data), problem)
+    text = ("\n" if data.newline_after_image else "") + build_prompt(prompt_profile(data), problem, training=True)
     system = [{"role": "system", "content": data.system}] if data.system else []
     return [*system, {"role": "user", "content": text}]
 

@@ -69,7 +69,8 @@ def lenient_box_hit(predicted: Sequence[Box], target: NDArray[np.bool_]) -> bool
     predicted box, or the hull of all of them, has IoU > 0.5 with the hull of the target. One right box of several is
     enough and wrong ones cost nothing. target: (H, W); empty with no box predicted is a hit.
 
-    The hull's far edges are its last pixels, as published, and widths are differences.
+    The hull's far edges are its last pixels, as published, and widths are differences. Published sets with a column
+    `bbox` are compared with that box there, not with the hull.
     """
     ys, xs = np.flatnonzero(target.any(1)), np.flatnonzero(target.any(0))
     if not len(ys):
@@ -108,7 +109,8 @@ def detection_ap(items: Sequence[dict[str, Any]], *, zero_without_target: bool =
 
     A reasoner gives no confidence. The published one is used, a box's area over the image's (VisionReasoner,
     evaluation/evaluation_coco.py), which is arbitrary: AP then says little of a detector's worth. zero_without_target:
-    as published, boxes over an item without true boxes rank last, which takes the truth for a ranking.
+    as published, boxes over an item without true boxes rank last, which takes the truth for a ranking. The published
+    truth is COCO's whole file, with its crowds, over which a box is neither right nor wrong; items here have none.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

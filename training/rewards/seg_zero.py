@@ -13,7 +13,7 @@ import math
 import re
 from typing import Any
 
-from segzero_ros.core.answer import first_braces
+from segzero_ros.core.published import first_braces
 from training.rewards.texts import SQUARE, each, scaled, well_tagged
 
 BOX = re.compile(r"<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")

@@ -71,6 +71,38 @@ def _tiers(ious: NDArray[np.float64], tiers: Sequence[tuple[float, float]]) -> N
     return won
 
 
+def _readable(values: NDArray[Any], size: int) -> NDArray[np.bool_]:
+    """(M,): of which rows SAM makes a mask: those of `size` numbers that float32 holds. Text in one row of an array has
+    made text of all; `null`, and a whole number too long for an array's, have not."""
+    if values.shape[1:] != (size,) or values.dtype.kind not in "biufO":
+        return np.zeros(len(values), bool)
+    largest = float(np.finfo(np.float32).max)
+
+    def held(value: Any) -> bool:
+        return isinstance(value, (bool, int, float)) and abs(value) <= largest
+
+    return np.array([all(map(held, row)) for row in values.tolist()], bool)
+
+
+def _mask_tiers(
+    segmenter: Segmenter,
+    image: Any,
+    mask: Any,
+    boxes: NDArray[Any],
+    points: NDArray[Any],
+    square: int,
+    tiers: Sequence[tuple[float, float]],
+) -> NDArray[np.float64]:
+    """(M, N); where SAM cannot read an object's numbers its mask is empty, as published, and the others count."""
+    true = np.asarray(mask, bool)[:MAX_OBJECTS]
+    won = np.zeros((len(boxes), len(true)))
+    rows = _readable(boxes, 4) & _readable(points, 2)
+    if rows.any():
+        said = boxes[rows].astype(float), points[rows].astype(float)
+        won[rows] = _tiers(mask_ious(predicted_masks(segmenter, image, *said, square), true), tiers)
+    return won
+
+
 def _accuracy(
     tiers: Sequence[tuple[float, float]], count: float
 ) -> Callable[[str, str, Any, Any, Segmenter | None, int], float]:
@@ -83,16 +115,12 @@ def _accuracy(
                 boxes, points = boxes_and_points(items_of(text))
                 iou, l1, near = hits(boxes, points, true_boxes, true_points, square)
             total = iou + l1 + near
-            said = np.asarray(boxes, float), np.asarray(points, float)
         except Exception:  # whatever the text made it raise, as published
             return 0.0
         cost = 3.0 - total
         if mask is not None and image is not None and segmenter is not None and len(boxes):
-            if not all(np.isfinite(values).all() for values in said):
-                return 0.0
             # Outside the try: a segmenter that fails is no fault of the text's.
-            true = np.asarray(mask, bool)[:MAX_OBJECTS]
-            total = _tiers(mask_ious(predicted_masks(segmenter, image, *said, square), true), tiers) + total
+            total = _mask_tiers(segmenter, image, mask, boxes, points, square, tiers) + total
             cost = top - total
         rows, columns = linear_sum_assignment(cost)
         won = float(total[rows, columns].sum() / max(len(boxes), len(true_boxes)))
@@ -108,13 +136,9 @@ def _masks_alone(text: str, solution: str, mask: Any, image: Any, segmenter: Seg
         return 0.0
     if mask is None or image is None or segmenter is None or not len(boxes) or not len(mask):
         return 0.0
-    for values, size in ((boxes, 4), (points, 2)):  # others SAM does not read, and the published masks are empty
-        if values.shape[1:] != (size,) or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-            return 0.0
-    true = np.asarray(mask, bool)[:MAX_OBJECTS]
-    won = _tiers(mask_ious(predicted_masks(segmenter, image, boxes, points, square), true), CODE_TIERS)
+    won = _mask_tiers(segmenter, image, mask, boxes, points, square, CODE_TIERS)
     rows, columns = linear_sum_assignment(-won)
-    return float(2 * won[rows, columns].sum() / max(len(boxes), len(true)))
+    return float(2 * won[rows, columns].sum() / max(won.shape))
 
 
 def _term(one: Callable[..., float], doc: str) -> Callable[..., list[float]]:

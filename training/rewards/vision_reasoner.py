@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from segzero_ros.core.answer import tagged_answer
+from segzero_ros.core.published import tagged_answer
 from training.rewards.texts import SQUARE, each, scaled, well_tagged
 
 MAX_OBJECTS = 120

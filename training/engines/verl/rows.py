@@ -37,7 +37,7 @@ def messages(row: Mapping[str, Any], profile: Profile, newline: bool = False) ->
     """
     user = [
         {"type": "image", "image": square_image(row, profile.square)},
-        {"type": "text", "text": "\n" * newline + build_prompt(profile, row["problem"])},
+        {"type": "text", "text": "\n" * newline + build_prompt(profile, row["problem"], training=True)},
     ]
     system = [{"role": "system", "content": profile.system}] if profile.system else []
     return [*system, {"role": "user", "content": user}]
