@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def made_ahead(make: Callable[[int], T], steps: Iterable[int], ahead: int = 5) -> Iterator[T]:
+def made_ahead(make: Callable[[int], T], steps: Iterable[int], ahead: int = 5) -> Generator[T, None, None]:
     """What `make` gives for every step, in their order, `ahead` of them begun before they are asked for.
 
     Close it where the steps end early. What `make` raises is raised where its step is asked for.

@@ -3,6 +3,12 @@
 Next-token loss alone learns the format and does not ground, so the image tokens also predict what they show
 (heads that are thrown away), and some attention heads are told where to look. Worker processes, one thread each,
 average their gradients; a checkpoint holds everything, so a killed run continues where it was.
+
+    reasoner_settings     what a run is given
+    reasoner_worker       a worker process: batches, steps, log, checkpoints
+    reasoner_learner      the model with its heads, and a step's loss
+    reasoner_losses       the losses and the heads
+    reasoner_optimisers   how the weights move
 """
 
 from __future__ import annotations
