@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 
 from segzero_ros.profiles import load_profile
-from training.engines.mismatch import (
-    Completion,
-    Transformers,
-    figures,
-    main,
-    read_prompts,
-    with_processor,
-    write_prompts,
-)
+from training.engines.mismatch.__main__ import main
+from training.engines.mismatch.by_transformers import Transformers
+from training.engines.mismatch.by_vllm import with_processor
+from training.engines.mismatch.completions import Completion
+from training.engines.mismatch.prompts import read_prompts, write_prompts
+from training.engines.mismatch.report import figures
 
 WEIGHTS = Path(__file__).parents[1] / "segzero_ros" / "weights" / "reasoner"
 

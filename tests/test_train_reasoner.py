@@ -15,6 +15,7 @@ import torch
 from training.data.tabletop.instructions import KINDS, answer, write
 from training.data.tabletop.store import Scenes, render_shard
 from training.embedded.batch import PREFIX, SUFFIX, Writer, drawn, make_batch, segments
+from training.embedded.prefetch import made_ahead
 from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, library_inputs
 from training.embedded.tokenizer import build_tokenizer
 from training.embedded.train_reasoner import Settings, train
@@ -82,6 +83,30 @@ def test_the_fast_forward_gives_the_librarys_logits(data: Path) -> None:
                 ).logits[0, -int(mine.sum()) :]
                 torch.testing.assert_close(fast[image][mine], library, atol=1e-4, rtol=1e-4)
     assert tokenizer.encode(SUFFIX)[0] == token("<|im_end|>")
+
+
+def test_what_steps_need_is_made_ahead_in_their_order_and_no_further() -> None:
+    begun: list[int] = []
+
+    def make(step: int) -> int:
+        begun.append(step)
+        return 10 * step
+
+    batches = made_ahead(make, range(3, 30), ahead=4)
+    assert [next(batches), next(batches)] == [30, 40]
+    batches.close()
+    assert begun == list(range(3, 3 + len(begun))) and len(begun) <= 6
+    assert list(made_ahead(make, range(3, 6), ahead=4)) == [30, 40, 50]
+
+
+def test_a_batch_that_cannot_be_made_ends_the_run_at_its_step() -> None:
+    def make(step: int) -> float:
+        return 1 / (2 - step)
+
+    batches = made_ahead(make, range(4))
+    assert [next(batches), next(batches)] == [0.5, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
 
 
 def _run(data: Path, out: Path, **change: Any) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,13 @@ class Placement:
     offline: bool = False
 
 
+def choose_checkpoint(own: Checkpoint, name: str | None, revision: str | None) -> Checkpoint:
+    """The profile's own, or another by name: the own one's revision, subfolder and adapter go with no other."""
+    if name is None or name == own.name:
+        return replace(own, revision=revision or own.revision)
+    return Checkpoint(name or own.name, revision or None)
+
+
 def wanted_dtype(requested: str | None, profile: Profile) -> str:
     return profile.dtype if not requested or requested == "auto" else requested
 
@@ -64,13 +71,14 @@ def load_model(
     role: str,
     model_types: Collection[str],
     placement: Placement,
-    tell: OnProgress,
+    on_progress: OnProgress | None,
     cancel: Cancel | None,
 ) -> tuple[Any, Path, LoadedModel]:
     """The model in evaluation mode, its folder, and what is told of it. Raises SegzeroError.
 
     role: "reasoner" or "segmenter". model_types: of config.json, those that model_class can load.
     """
+    tell = on_progress or (lambda share, what: None)
     name = checkpoint.name
     tell(0.0, f"finding {name}")
     folder = checkpoints.resolve(

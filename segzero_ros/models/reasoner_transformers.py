@@ -33,7 +33,7 @@ from segzero_ros.core.contract import (
 )
 from segzero_ros.core.profiles import Profile
 from segzero_ros.models.grammar import Grammar
-from segzero_ros.models.loading import Checkpoint, Placement, load_model, wanted_dtype
+from segzero_ros.models.loading import Checkpoint, Placement, choose_checkpoint, load_model, wanted_dtype
 from segzero_ros.models.steering import Steering
 from segzero_ros.models.stopping import stoppable
 from segzero_ros.models.vocabulary import load_tokenizer
@@ -70,31 +70,27 @@ def load_reasoner(
     constrain = profile.constrain if constrain is None else constrain
     if constrain:
         check_grammar(profile)
-    tell = on_progress or (lambda share, what: None)
-    own = checkpoint is None or checkpoint == profile.reasoner
-    wanted = Checkpoint(
-        checkpoint or profile.reasoner,
-        revision or (profile.reasoner_revision if own else None),
-        profile.subfolder if own else None,
+    own = Checkpoint(
+        profile.reasoner,
+        profile.reasoner_revision,
+        profile.subfolder,
+        profile.adapter,
+        profile.adapter_revision,
+        profile.adapter_subfolder,
     )
-    if profile.adapter and not own and not adapter:
+    wanted = choose_checkpoint(own, checkpoint, revision)
+    if profile.adapter and not wanted.adapter and not adapter:
         raise SegzeroError(
             Status.NOT_READY,
             f"profile {profile.name} merges the adapter {profile.adapter} into its own reasoner; with another one say"
             " adapter, too: its folder or name, or none where it is merged already",
         )
-    if adapter and adapter != "none":
-        wanted = replace(wanted, adapter=adapter)
-    elif own and profile.adapter and adapter != "none":
-        wanted = replace(
-            wanted,
-            adapter=profile.adapter,
-            adapter_revision=profile.adapter_revision,
-            adapter_subfolder=profile.adapter_subfolder,
-        )
+    if adapter:
+        given = None if adapter == "none" else adapter
+        wanted = replace(wanted, adapter=given, adapter_revision=None, adapter_subfolder=None)
     placement = Placement(device, wanted_dtype(dtype, profile), attention, offline)
     types = {profile.model_class}
-    model, folder, info = load_model(_model_class(profile), wanted, "reasoner", types, placement, tell, cancel)
+    model, folder, info = load_model(_model_class(profile), wanted, "reasoner", types, placement, on_progress, cancel)
     tokenizer = load_tokenizer(folder, model)
     # A file's other settings (beams, penalties, outputs) are not the checkpoint's but its publisher's wishes.
     own_ends = model.generation_config

@@ -26,7 +26,7 @@ from segzero_ros.core.contract import (
     Stopped,
 )
 from segzero_ros.core.profiles import Profile
-from segzero_ros.models.loading import Checkpoint, Placement, load_model, wanted_dtype
+from segzero_ros.models.loading import Checkpoint, Placement, choose_checkpoint, load_model, wanted_dtype
 from segzero_ros.models.stopping import stoppable
 
 MODEL_TYPES = {"sam2", "sam2_video"}  # a video checkpoint holds the image model and more
@@ -48,11 +48,9 @@ def load_segmenter(
     cancel: Cancel | None = None,
 ) -> TransformersSegmenter:
     """Loads a checkpoint folder or hub name (SAM 2.0 or 2.1, any size). Raises SegzeroError."""
-    tell = on_progress or (lambda share, what: None)
-    own = checkpoint is None or checkpoint == profile.segmenter
-    wanted = Checkpoint(checkpoint or profile.segmenter, revision or (profile.segmenter_revision if own else None))
+    wanted = choose_checkpoint(Checkpoint(profile.segmenter, profile.segmenter_revision), checkpoint, revision)
     placement = Placement(device, wanted_dtype(dtype, profile), "sdpa", offline)
-    model, _, info = load_model(Sam2Model, wanted, "segmenter", MODEL_TYPES, placement, tell, cancel)
+    model, _, info = load_model(Sam2Model, wanted, "segmenter", MODEL_TYPES, placement, on_progress, cancel)
     return TransformersSegmenter(model, info)
 
 

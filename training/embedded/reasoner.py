@@ -6,9 +6,11 @@ faster on a CPU. tests/test_train_reasoner.py holds the two forms together.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,6 +146,23 @@ def _fourier_numbers(embeddings: Tensor) -> None:
     numbers = embeddings[FIRST_NUMBER : FIRST_NUMBER + NUMBERS]
     numbers *= 0.3
     numbers[:, : 2 * waves] = torch.cat([phase.cos(), phase.sin()], 1) * 1.4 * embeddings.shape[1] ** -0.5
+
+
+def read_model(folder: str) -> Any:
+    """A checkpoint as it is, in float32."""
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="float32")
+
+
+def keep(part: Any, folder: str, prefix: str = "") -> None:
+    """Takes the weights below a name from a checkpoint of the same dimensions."""
+    found = read_model(folder).state_dict()
+    part.load_state_dict({k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)})
+
+
+def rope_base(folder: str) -> float:
+    """Of a checkpoint's vision tower."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    return float(config["vision_config"]["rope_parameters"]["rope_theta"])
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ import argparse
 import json
 import math
 import os
-import queue
 import subprocess
 import sys
-import threading
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from training.embedded.prefetch import made_ahead
 from training.embedded.processes import MALLOC
 
 SIDE = 256  # pixels of the model's square
@@ -113,6 +113,7 @@ def run(settings: Settings) -> None:
     from training.data.tabletop import instructions
     from training.data.tabletop.scene import SIZE
     from training.data.tabletop.store import MIN_AREA, Scenes
+    from training.embedded.run_files import note, read_state, save_state
 
     torch.set_num_threads(settings.threads)
     out = Path(settings.out)
@@ -130,9 +131,8 @@ def run(settings: Settings) -> None:
         torch.optim.Muon(matrices, lr=1.0, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.95), weight_decay=0.01),
     ]
-    checkpoint, start = out / "state.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    start = 0
+    if state := read_state(out / "state.pt"):
         model.load_state_dict(state["model"])
         heads.load_state_dict(state["heads"])
         for one, saved in zip(optimisers, state["optimisers"], strict=True):
@@ -180,23 +180,6 @@ def run(settings: Settings) -> None:
             torch.from_numpy(np.stack(boxes).astype(np.float32) * scale).view(*shape, 4),
             (torch.tensor(points) * scale).view(*shape, 1, 2),
         )
-
-    ready: queue.Queue[tuple[Tensor, ...]] = queue.Queue(4)
-    stop = threading.Event()
-
-    def feed() -> None:
-        for step in range(start, settings.steps):
-            made = batch_at(step)
-            while not stop.is_set():
-                try:
-                    ready.put(made, timeout=1)
-                    break
-                except queue.Full:
-                    continue
-            if stop.is_set():
-                return
-
-    threading.Thread(target=feed, daemon=True).start()
 
     def prompts_of(form: str, boxes: Tensor, points: Tensor) -> dict[str, Tensor]:
         prompt: dict[str, Tensor] = {}
@@ -290,58 +273,45 @@ def run(settings: Settings) -> None:
             "above_half": round(float((both > 0.5).mean()), 4),
         }
 
-    def save(step: int) -> None:
-        part = checkpoint.with_suffix(".part")
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "heads": heads.state_dict(),
-                "optimisers": [o.state_dict() for o in optimisers],
-                "step": step,
-            },
-            part,
-        )
-        part.replace(checkpoint)
-
-    log = (out / "log.jsonl").open("a")
-
-    def note(record: dict[str, Any]) -> None:
-        log.write(json.dumps(record) + "\n")
-        log.flush()
+    def state_at(step: int) -> dict[str, Any]:
+        return {
+            "model": model.state_dict(),
+            "heads": heads.state_dict(),
+            "optimisers": [o.state_dict() for o in optimisers],
+            "step": step,
+        }
 
     model.train()
     smooth: dict[str, float] = {}
     began = time.monotonic()
     bar = tqdm(total=settings.steps, initial=start, desc="segmenter", unit="step", mininterval=5)
-    for step in range(start, settings.steps):
-        loss, seen = loss_of(step, ready.get())
-        loss.backward()
-        nn.utils.clip_grad_norm_([*matrices, *others], 5.0)
-        shape = min(1.0, (step + 1) / settings.warmup) * (
-            0.01 + 0.495 * (1 + math.cos(math.pi * step / max(1, settings.steps)))
-        )
-        for one, rate in zip(optimisers, (settings.lr, settings.lr_rest), strict=True):
-            for group in one.param_groups:
-                group["lr"] = rate * shape
-            one.step()
-            one.zero_grad(set_to_none=True)
-        for name, value in seen.items():
-            smooth[name] = 0.97 * smooth.get(name, value) + 0.03 * value
-        bar.update()
-        done = step + 1
-        if done % 50 == 0:
-            shown = {name: round(value, 4) for name, value in smooth.items()}
-            note({"step": done, "seconds": round(time.monotonic() - began, 1), **shown})
-            bar.set_postfix_str(" ".join(f"{k}={v}" for k, v in shown.items()))
-        if done % settings.validate_every == 0 or done == settings.steps:
-            note({"step": done, "validation": validate()})
-        if done % settings.save_every == 0 or done == settings.steps:
-            save(done)
-        if done == settings.stop_after:
-            break
-    stop.set()
-    bar.close()
-    log.close()
+    with bar, closing(made_ahead(batch_at, range(start, settings.steps))) as batches:
+        for step, batch in enumerate(batches, start):
+            loss, seen = loss_of(step, batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_([*matrices, *others], 5.0)
+            shape = min(1.0, (step + 1) / settings.warmup) * (
+                0.01 + 0.495 * (1 + math.cos(math.pi * step / max(1, settings.steps)))
+            )
+            for one, rate in zip(optimisers, (settings.lr, settings.lr_rest), strict=True):
+                for group in one.param_groups:
+                    group["lr"] = rate * shape
+                one.step()
+                one.zero_grad(set_to_none=True)
+            for name, value in seen.items():
+                smooth[name] = 0.97 * smooth.get(name, value) + 0.03 * value
+            bar.update()
+            done = step + 1
+            if done % 50 == 0:
+                shown = {name: round(value, 4) for name, value in smooth.items()}
+                note(out / "log.jsonl", {"step": done, "seconds": round(time.monotonic() - began, 1), **shown})
+                bar.set_postfix_str(" ".join(f"{k}={v}" for k, v in shown.items()))
+            if done % settings.validate_every == 0 or done == settings.steps:
+                note(out / "log.jsonl", {"step": done, "validation": validate()})
+            if done % settings.save_every == 0 or done == settings.steps:
+                save_state(out / "state.pt", state_at(done))
+            if done == settings.stop_after:
+                break
     model.config._attn_implementation = "sdpa"
     model.to(torch.bfloat16).save_pretrained(out / "model")
     (out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))

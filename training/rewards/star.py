@@ -8,7 +8,6 @@ of boxes, points and number; 14 at most.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,14 @@ from scipy.optimize import linear_sum_assignment
 from segzero_ros.core.contract import Segmenter
 from training.rewards import vision_reasoner
 from training.rewards.texts import SQUARE, each, well_tagged
-from training.rewards.vision_reasoner import MAX_OBJECTS, boxes_and_points, hits, items_of
+from training.rewards.vision_reasoner import (
+    MAX_OBJECTS,
+    boxes_and_points,
+    items_of,
+    lists_in_form,
+    mean_of_items,
+    read_hits,
+)
 
 PAPER_TIERS = ((0.5, 2.0), (0.7, 3.0), (0.8, 4.0))
 CODE_TIERS = ((0.3, 1.0), (0.5, 2.0), (0.7, 3.0), (0.8, 4.0), (0.9, 5.0))
@@ -110,11 +116,7 @@ def _accuracy(
 
     def one(text: str, solution: str, mask: Any, image: Any, segmenter: Segmenter | None, square: int) -> float:
         try:
-            with np.errstate(all="ignore"):
-                true_boxes, true_points = boxes_and_points(json.loads(solution))
-                boxes, points = boxes_and_points(items_of(text))
-                iou, l1, near = hits(boxes, points, true_boxes, true_points, square)
-            total = iou + l1 + near
+            boxes, points, wanted, total = read_hits(text, solution, square)
         except Exception:  # whatever the text made it raise, as published
             return 0.0
         cost = 3.0 - total
@@ -123,8 +125,8 @@ def _accuracy(
             total = _mask_tiers(segmenter, image, mask, boxes, points, square, tiers) + total
             cost = top - total
         rows, columns = linear_sum_assignment(cost)
-        won = float(total[rows, columns].sum() / max(len(boxes), len(true_boxes)))
-        return won + (count if len(boxes) == len(true_boxes) else 0.0)
+        won = float(total[rows, columns].sum() / max(len(boxes), wanted))
+        return won + (count if len(boxes) == wanted else 0.0)
 
     return one
 
@@ -173,21 +175,12 @@ accuracy_masks = _term(_masks_alone, "0 to 10: twice the finer tiers of the best
 @each
 def form_with_label(text: str, solution: str) -> float:
     """0 to 3: 1 for the tags; per object 2/3 each for the box, the point and a label that is not blank, averaged."""
-    total = 0.0
-    try:
-        items = items_of(text)
-        count = len(items)
-        for item in items:
-            won = 0.0
-            for key, size in (("bbox_2d", 4), ("point_2d", 2)):
-                if key in item and isinstance(item[key], list) and len(item[key]) == size:
-                    won += 2.0 / 3.0
-            if "label" in item and isinstance(item["label"], str) and item["label"].strip() != "":
-                won += 2.0 / 3.0
-            total += won / count
-    except Exception:  # what was summed until then counts
-        pass
-    return float(well_tagged(text)) + total
+    return float(well_tagged(text)) + mean_of_items(text, _parts_in_form)
+
+
+def _parts_in_form(item: Any) -> float:
+    labelled = "label" in item and isinstance(item["label"], str) and item["label"].strip() != ""
+    return (lists_in_form(item) + labelled) * (2.0 / 3.0)
 
 
 PAPER = {"format": vision_reasoner.form, "accuracy": accuracy_paper, "non_repeat": vision_reasoner.non_repeat}

@@ -7,6 +7,7 @@ format reward is 2; an empty answer is 0 also where nothing was to be found; an 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,21 +28,28 @@ def items_of(text: str) -> Any:
     return json.loads(body)
 
 
-def answer_format(text: str) -> float:
-    """0 to 2: per object 1 for a list of four under `bbox_2d` and 1 for a list of two under `point_2d`, averaged."""
+def mean_of_items(text: str, worth: Callable[[Any], float]) -> float:
+    """The mean over an answer's objects; where one cannot be read, what was summed until then, over all of them."""
     total = 0.0
     try:
         items = items_of(text)
         count = len(items)
         for item in items:
-            won = 0.0
-            for key, size in (("bbox_2d", 4), ("point_2d", 2)):
-                if key in item and isinstance(item[key], list) and len(item[key]) == size:
-                    won += 1.0
-            total += won / count
-    except Exception:  # what was summed until then counts
+            total += worth(item) / count
+    except Exception:  # as published
         pass
     return total
+
+
+def lists_in_form(item: Any) -> int:
+    """0 to 2: a list of four under `bbox_2d`, a list of two under `point_2d`."""
+    wanted = (("bbox_2d", 4), ("point_2d", 2))
+    return sum(key in item and isinstance(item[key], list) and len(item[key]) == size for key, size in wanted)
+
+
+def answer_format(text: str) -> float:
+    """0 to 2: `lists_in_form`, averaged."""
+    return mean_of_items(text, lists_in_form)
 
 
 @each
@@ -79,17 +87,26 @@ def hits(
     return iou.astype(float), l1.astype(float), near.astype(float)
 
 
+def read_hits(text: str, solution: str, square: int) -> tuple[NDArray[Any], NDArray[Any], int, NDArray[np.float64]]:
+    """What a text says, boxes (M, 4) and points (M, 2); how many true objects; every pair's hits summed (M, N).
+
+    Raises whatever the text makes it raise.
+    """
+    with np.errstate(all="ignore"):
+        true_boxes, true_points = boxes_and_points(json.loads(solution))
+        boxes, points = boxes_and_points(items_of(text))
+        iou, l1, near = hits(boxes, points, true_boxes, true_points, square)
+    return boxes, points, len(true_boxes), iou + l1 + near
+
+
 @each
 def accuracy(text: str, solution: str, square: int = SQUARE) -> float:
     """0 to 3: hits of the best assignment, summed, over the larger number of objects."""
     try:
-        with np.errstate(all="ignore"):
-            true_boxes, true_points = boxes_and_points(json.loads(solution))
-            boxes, points = boxes_and_points(items_of(text))
-            iou, l1, near = hits(boxes, points, true_boxes, true_points, square)
-        cost = 3.0 - (iou + l1 + near)
+        boxes, _, true, total = read_hits(text, solution, square)
+        cost = 3.0 - total
         rows, columns = linear_sum_assignment(cost)
-        return float((len(rows) * 3.0 - cost[rows, columns].sum()) / max(len(boxes), len(true_boxes)))
+        return float((len(rows) * 3.0 - cost[rows, columns].sum()) / max(len(boxes), true))
     except Exception:
         return 0.0
 
