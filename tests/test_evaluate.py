@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from segzero_ros.core.contract import Generation, LoadedModel, Sampling
+from segzero_ros.core.contract import Generation, LoadedModel, Sampling, Segmentation, Status
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 from training.data import prepare
@@ -28,7 +28,7 @@ from training.evaluation import compare as compare_runs
 from training.evaluation import evaluate, page
 from training.evaluation.asking import Voting
 from training.evaluation.figures import summarise
-from training.evaluation.item_records import FORM, unread
+from training.evaluation.item_records import FORM, record, unread
 from training.evaluation.items import Case, sample_cases
 from training.measures.protocols import PROTOCOLS
 from training.measures.records import RecordFile, RecordsError, load, write
@@ -567,6 +567,37 @@ def test_a_folder_of_reasonseg_with_a_broken_file(tmp_path: Path) -> None:
     assert [(r["id"], r["status"]) for r in records] == [("a", "OK"), ("b", "UNREAD")]
     assert records[0]["protocols"]["lisa"]["iou"] == 1 and records[0]["ignored"] == 40 * 20
     assert records[0]["protocols"]["seg-zero"]["iou"] == 1600 / 2400 and "b.json" in records[1]["message"]
+
+
+def own_data_to_mend(folder: Path) -> dict[str, Any]:
+    """Settings over one image whose only annotation has a bbox without area."""
+    PIL.new("RGB", (40, 30), "red").save(folder / "a.png")
+    square = {"segmentation": [[5, 5, 20, 5, 20, 20, 5, 20]], "bbox": [0, 0, 0, 0], "text": "the square"}
+    data = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
+        "annotations": [{"id": 1, "image_id": 1, **square}],
+    }
+    (folder / "a.json").write_text(json.dumps(data))
+    base = {"data": f"coco:{folder / 'a.json'}", "images": str(folder), "n": None, "seed": 0, "split": "test"}
+    return base | {"by": None, "sentences": "first"}
+
+
+def test_what_was_mended_is_counted_in_records_and_figures(tmp_path: Path) -> None:
+    told = own_data_to_mend(tmp_path)
+    (case,) = evaluate.read_cases(told, Path())
+    asked = case.read()
+    assert len(asked.targets) == 1 and len(asked.mended) == 1
+    height, width = asked.image.shape[:2]
+    nothing = Segmentation(Status.NO_OBJECT, "", asked.text, height, width)
+    summary = summarise(told | {"profile": "demo"}, [record(0, case, asked, nothing)])
+    assert list(summary["mended"].values()) == [1]
+    assert "1 mended: its bbox" in evaluate.table(summary)
+
+
+def test_strictly_what_would_be_mended_is_unread(tmp_path: Path) -> None:
+    (case,) = evaluate.read_cases(own_data_to_mend(tmp_path) | {"reading": {"strict": True}}, Path())
+    with pytest.raises(ValueError, match="--strict"):
+        case.read()
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ PARTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         (("training/measures/metrics.py", "lenient_box_hit"), ("training/measures/metrics.py", "box_accuracy")),
         "VisionReasoner: any predicted box, or the hull of all, makes a hit",
     ),
-    ("question answering kept", (("training/evaluation/abilities.py", "SETS"),), "no code is published"),
+    ("question answering kept", (("training/evaluation/question_sets.py", "SETS"),), "no code is published"),
     ("voting (StAR)", (("training/measures/voting.py", "vote"),), "batches of one where it votes, of 32 elsewhere"),
 )
 

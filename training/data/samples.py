@@ -111,16 +111,19 @@ class Source:
                 yield sample
 
 
+def with_images_mended(sample: Sample) -> Sample:
+    """The sample, which says too what was mended in finding and reading its image."""
+    more = sample.image.mended if isinstance(sample.image, Picture) else ()
+    return replace(sample, mended=(*sample.mended, *more)) if more else sample
+
+
 def read(item: Item, file: str) -> tuple[Sample | None, list[Problem]]:
     """The sample, or why there is none. Whatever a row makes the reader raise is that row's problem, not the run's.
 
     What was mended in the image is said of the sample.
     """
     try:
-        sample = item.read()
-        if isinstance(sample.image, Picture) and sample.image.mended:
-            sample = replace(sample, mended=(*sample.mended, *sample.image.mended))
-        return sample, []
+        return with_images_mended(item.read()), []
     except LeftOut as error:
         return None, [Problem(file, who, why, "left out") for who, why in error.reasons]
     except BadRow as error:

@@ -27,6 +27,7 @@ from segzero_ros.core.contract import Image, Mask, SegzeroError, ThoughtBudget
 from segzero_ros.core.published import SCRIPTS, script_of
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import ProfileError, load_profile
+from training.data.sources import Reading, add_options, options
 from training.data.tabletop.evaluation import QUESTIONS, SCENES
 from training.evaluation.asking import Voting, evaluate
 from training.evaluation.figures import summarise, table
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--by", help="whose splits of RefCOCO*")
     p.add_argument("--images", type=Path, help="folder of the images, where the format does not say")
     p.add_argument("--sentences", choices=("first", "all"), default="first")
+    add_options(p)
     p.add_argument("--categories", action="store_true", help="instructions are category names: AP is their mean")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--batch", type=int, default=32)
@@ -160,6 +162,8 @@ def _measure(a: argparse.Namespace) -> tuple[dict[str, Any], list[Case], list[Re
     else:
         settings |= {"split": a.split, "by": a.by, "sentences": a.sentences, "categories": a.categories}
         settings |= {"images": str(a.images) if a.images else None}
+        if how := {k: v for k, v in options(a).items() if v != getattr(Reading, k)}:
+            settings |= {"reading": how}
     settings |= {"form": FORM}
     if a.parser != "node":
         own = script_of(profile)

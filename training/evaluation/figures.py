@@ -134,6 +134,7 @@ def summarise(settings: dict[str, Any], records: Sequence[Record]) -> dict[str, 
     own = protocols.of_script(settings.get("script", ""))
     if own in out["protocols"]:
         out["published"] = _published(settings["script"], own, out["protocols"][own])
+    out["mended"] = dict(Counter(why for r in read for why in r.get("mended", ())).most_common(10))
     out["with_ignored_pixels"] = sum(r["ignored"] > 0 for r in read)
     out |= _mean("box_acc_lenient", [r["box_acc_lenient"] for r in masked])
     out |= _mean("t_acc", [float(r["status"] == "OK") for r in present])
@@ -192,6 +193,7 @@ def table(summary: dict[str, Any]) -> str:
     lines.append(f"\nread {summary['read']} of {summary['items']} items, in batches of {summary['batch']}")
     if summary.get("left_out"):
         lines.append(f"left out: {summary['left_out']} rows that are right and no item (their records say why)")
+    lines += [f"  {count} mended: {reason[:200]}" for reason, count in summary.get("mended", {}).items()]
     if summary["unread"]:
         lines += [f"  {count} unread: {reason[:200]}" for reason, count in summary["unread_reasons"].items()]
         lines.append(f"all figures are over those; if the other {summary['unread']} were wrong:")

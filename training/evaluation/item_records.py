@@ -55,6 +55,7 @@ def record(index: int, case: Case, asked: Asked, result: Segmentation) -> Record
         "labels": [i.label for i in result.instances],
         "scores": [i.score for i in result.instances],
         "masks": [rle_encode(i.mask) for i in result.instances],
+        **({"mended": list(asked.mended)} if asked.mended else {}),
         "ignored": int(np.count_nonzero(ignore)) if ignore is not None else 0,
         "tokens": result.timing.completion_tokens,
         "box_acc": box_accuracy(boxes, true_boxes),

@@ -12,7 +12,7 @@ import numpy as np
 
 from segzero_ros.core.contract import Box, Image, Mask, Point
 from segzero_ros.core.geometry import mask_box
-from training.data.samples import Problem, Sample, Source
+from training.data.samples import Problem, Sample, Source, with_images_mended
 from training.data.sources import SOURCES, Reading, check_images, open_source
 from training.data.tabletop import wordings
 from training.data.tabletop.evaluation import QUESTIONS, Question, questions
@@ -36,6 +36,7 @@ class Asked:
     image: Image = field(repr=False)
     targets: tuple[Target, ...]
     ignore: Mask | None = field(default=None, repr=False)
+    mended: tuple[str, ...] = ()  # as Sample has it
 
     def truth(self) -> Mask | None:
         """All targets, (H, W); None where masks are not known."""
@@ -79,11 +80,18 @@ def tabletop_cases(scenes: Scenes, asked: Sequence[Question], name: str) -> list
     ]
 
 
-def sample_cases(source: Source | Iterable[Sample | Problem], kind: str) -> list[Case]:
+def sample_cases(source: Source | Iterable[Sample | Problem], kind: str, *, strict: bool = False) -> list[Case]:
     """Cases of a source, read lazily, or of any samples.
 
-    What a source knows to be bad becomes a case that cannot be read. Raises ValueError for an id that is there twice.
+    What a source knows to be bad becomes a case that cannot be read; strict: so does what was mended. Raises ValueError
+    for an id that is there twice.
     """
+
+    def asked(sample: Sample) -> Asked:
+        found = with_images_mended(sample)
+        if strict and found.mended:
+            raise ValueError("; ".join(f"{why} (--strict)" for why in found.mended))
+        return asked_of(found)
 
     def fails(problem: Problem) -> Callable[[], Asked]:
         def read() -> Asked:
@@ -93,11 +101,11 @@ def sample_cases(source: Source | Iterable[Sample | Problem], kind: str) -> list
 
     if isinstance(source, Source):
         bad = [p for p in source.problems if p.kind == "bad" and p.file == source.file]  # not those of a file beside
-        cases = [Case(i.id, kind, lambda i=i: asked_of(i.read())) for i in source.items]  # type: ignore[misc]
+        cases = [Case(i.id, kind, lambda i=i: asked(i.read())) for i in source.items]  # type: ignore[misc]
         cases += [Case(f"{p.id} (problem {n})", kind, fails(p)) for n, p in enumerate(bad)]  # last: --n takes items
     else:
         cases = [
-            Case(s.id, kind, fails(s) if isinstance(s, Problem) else lambda s=s: asked_of(s))  # type: ignore[misc]
+            Case(s.id, kind, fails(s) if isinstance(s, Problem) else lambda s=s: asked(s))  # type: ignore[misc]
             for s in source
         ]
     twice = [i for i, n in Counter(c.id for c in cases).items() if n > 1]
@@ -127,7 +135,7 @@ def asked_of(sample: Sample) -> Asked:
     else:
         known = sample.targets or ()
         targets = [Target(_exclusive(t.box), as_floats(t.points[0]) if t.points else None, None) for t in known]
-    asked = Asked(sample.text, image, tuple(targets), sample.ignore)
+    asked = Asked(sample.text, image, tuple(targets), sample.ignore, sample.mended)
     if why is not None:
         raise Unseen(reason_of(why), asked) from why
     return asked
@@ -167,5 +175,6 @@ def read_cases(settings: dict[str, Any], root: Path) -> list[Case]:
     if not Path(where).exists() and family != "rows":
         raise ValueError(f"--data {settings['data']}: there is no {where}")
     given = {key: settings[key] for key in ("split", "by", "sentences", "seed")}
-    source = open_source(Reading(family, where, images=images, **given))
-    return sample_cases(source, family)[: settings["n"]]
+    how = settings.get("reading", {})
+    source = open_source(Reading(family, where, images=images, **given, **how))
+    return sample_cases(source, family, strict=how.get("strict", False))[: settings["n"]]
