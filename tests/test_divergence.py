@@ -218,6 +218,7 @@ FULL = (
     OSError(errno.ENOSPC, "No space left on device"),
     OSError(errno.EDQUOT, "Disk quota exceeded"),
     RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/3"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 391232 vs 391120"),
     ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),
 )
 

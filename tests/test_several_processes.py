@@ -23,8 +23,8 @@ from training.finetune.shrink import shrunk
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
-def launch(c: Configuration, *more: str) -> None:
-    """As the README has it, but for the accelerate file: two processes on the CPU."""
+def launch(c: Configuration, *more: str, fails: bool = False) -> str:
+    """As the README has it, but for the accelerate file: two processes on the CPU. Returns what they said."""
     file = Path(c.out).with_suffix(".yaml")
     file.write_text(yaml.safe_dump(configuration.plain(c)))
     call = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
@@ -36,7 +36,8 @@ def launch(c: Configuration, *more: str) -> None:
         check=False,
         text=True,
     )
-    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert bool(ended.returncode) == fails, ended.stderr[-4000:]
+    return ended.stdout + ended.stderr
 
 
 def small(name: str, folder: Path, rate: float, *more: str) -> Configuration:
@@ -81,3 +82,13 @@ def test_a_run_of_two_processes_goes_on_to_the_same_weights(tmp_path: Path) -> N
     again, first = (load_file(out / f"checkpoint-{n}" / "model.safetensors") for n in (4, 2))
     assert all(torch.equal(again[key], whole[key]) for key in whole)
     assert not all(torch.equal(again[key], first[key]) for key in whole)
+
+
+def test_two_processes_that_diverge_stop_together_and_keep_what_was_good(tmp_path: Path) -> None:
+    c = small("seg_zero_3b_sft", tmp_path, 1e30, "trl.weight_decay=0", "trl.warmup_steps=1")
+    assert "stopped after update 2" in launch(c, fails=True)
+    assert [p.name for p in train.checkpoints(Path(c.out))] == ["checkpoint-1"], "of which the rate was still 0"
+    again = launch(c, "--resume", fails=True)
+    assert again.count("stopped after update 2") == 1, "said once"
+    assert "Timeout" not in again
+    assert [p.name for p in train.checkpoints(Path(c.out))] == ["checkpoint-1"]

@@ -62,11 +62,7 @@ def test_rows_that_are_not_there_are_made_up_and_that_is_said(tmp_path: Path) ->
     [
         ({"solution": "<box>(1,2)</box>"}, [], "1 rows cannot be trained on: row 3 "),
         ({"problem": "<|image_pad|>"}, [], "holds a special token's beginning"),
-        (
-            {},
-            ["data.answer=list", "reward.profile=vision-reasoner", "watch.format_term=format"],
-            "cannot be trained on",
-        ),
+        ({"problem": " "}, [], "the problem is empty"),
         ({}, ["batch.prompts=32"], "has 20 rows, and an update takes 32"),
     ],
 )

@@ -30,7 +30,7 @@ def last_checkpoint(out: Path) -> Path | None:
 
 def last_finite(out: Path) -> tuple[Path | None, list[str]]:
     """The last whole checkpoint whose weights and log are finite, and a line for each later one that is passed over."""
-    passed = []
+    passed: list[str] = []
     for checkpoint in reversed(whole_ones(out)):
         flaw = flaw_of(checkpoint)
         if not (checkpoint / WHOLE).is_file():

@@ -120,9 +120,9 @@ def check(c: Configuration) -> None:
     if c.method == "grpo" and c.generations < 2:
         wrong.append(f"num_generations is {c.generations}; a group has at least 2")
     if c.method == "grpo":
-        for key, known in _NAMES.items():
-            if (value := c.arguments.get(key, known[0])) not in known:
-                wrong.append(f"{key} {str(value)[:80]!r}; known: {', '.join(map(str, known))}")
+        for key, names in _NAMES.items():
+            if (value := c.arguments.get(key, names[0])) not in names:
+                wrong.append(f"{key} {str(value)[:80]!r}; known: {', '.join(map(str, names))}")
     if 1 < (warm := c.arguments.get("warmup_steps", 0)) != int(warm):
         wrong.append(f"warmup_steps is {warm}; expected a whole number, or a share of all updates, below 1")
     if not any({**dict.fromkeys(profile.terms, 1.0), **profile.weights, **c.reward.weights}.values()):

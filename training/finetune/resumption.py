@@ -55,7 +55,7 @@ def _short(value: Any) -> str:
 def digests(c: Configuration) -> dict[str, str]:
     """Of the rows to train and to validate on, their images, and the weights that a run starts from and is rewarded by,
     where they are there. Raises ConfigurationError for rows that are not readable."""
-    found = {}
+    found: dict[str, str] = {}
     for name, folder in (("train", c.data.train), ("validation", c.data.validation)):
         if folder and Path(folder).is_dir():
             found |= {name: digest(folder), f"{name} images": images_digest(folder)}

@@ -15,8 +15,14 @@ STOPPED_EARLY = 3  # the exit code
 
 # Of torch.multinomial on the CPU, and of its assertion on a GPU.
 _NOT_FINITE = ("probability tensor contains either", "device-side assert triggered")
-# Of safetensors (Rust's words for ENOSPC and EDQUOT) and of torch.save, which does not say why.
-_NO_ROOM = ("os error 28", "os error 122", "No space left on device", "PytorchStreamWriter failed writing")
+# Of safetensors (Rust's words for ENOSPC and EDQUOT) and of torch.save, which does not say why it wrote less.
+_NO_ROOM = (
+    "os error 28",
+    "os error 122",
+    "No space left on device",
+    "PytorchStreamWriter failed writing",
+    ". unexpected pos ",
+)
 
 
 class Diverged(RuntimeError):
