@@ -325,9 +325,7 @@ class TestAnotherRunInTheSameFolder:
         rows.map(lambda r: {"problem": r["problem"] + "s"}).save_to_disk(str(tmp_path / "others"))
         (tmp_path / "rows").rename(tmp_path / "before")
         (tmp_path / "others").rename(c.data.train)
-        with pytest.raises(
-            ConfigurationError, match=r"other rows or weights: data\.train .*; data\.valid.* changed"
-        ):
+        with pytest.raises(ConfigurationError, match=r"other rows or weights: data\.train .*; data\.valid.* changed"):
             train.start(c, resume=True)
 
     def test_is_refused_while_another_process_is_at_it(
