@@ -180,3 +180,12 @@ def test_a_tower_that_is_kept_keeps_its_rope_base(data: Path, other_base: Path, 
     _run(data, tmp_path / "kept", tower=str(other_base), vision_steps=0)
     config = json.loads((tmp_path / "kept" / "model" / "config.json").read_text())
     assert config["vision_config"]["rope_parameters"]["rope_theta"] == 100.0
+
+
+def test_a_continued_run_keeps_the_number_format_that_it_began_with(data: Path, tmp_path: Path) -> None:
+    """Whichever this machine's clock would choose now."""
+    _run(data, tmp_path, stop_after=1)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save(state | {"half": not state["half"]}, tmp_path / "state.pt")
+    _run(data, tmp_path)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["half"] is not state["half"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class Learner:
         torch.manual_seed(settings.seed + 1)
         self.see, self.know = VisionHeads(dims.hidden), LanguageHeads(dims.hidden)
         self.tower_learns = not settings.tower and settings.lr_vision_joint > 0  # beside the language
-        self._half = _half_is_faster()
+        self._half = _chosen_together(_half_is_faster())
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """All weights by name, of the tower and of the rest; the order is the optimisers' in a checkpoint."""
@@ -69,12 +70,14 @@ class Learner:
         return {"tower": tower, "rest": rest}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "see": self.see.state_dict(), "know": self.know.state_dict()}
+        weights = {"model": self.model.state_dict(), "see": self.see.state_dict(), "know": self.know.state_dict()}
+        return weights | {"half": self._half}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.see.load_state_dict(state["see"])
         self.know.load_state_dict(state["know"])
+        self._half = state.get("half", self._half)  # another format would come to other weights
 
     def loss(self, step: int, b: Batch) -> tuple[Tensor, Found]:
         settings = self.settings
@@ -116,6 +119,15 @@ class Learner:
         for one in losses:
             loss = loss + one
         return loss, found | looked | known
+
+
+def _chosen_together(mine: bool) -> bool:
+    """What the first process has chosen: on a busy machine a clock says this to one and that to another."""
+    if not dist.is_initialized():
+        return mine
+    choice = torch.tensor([mine], dtype=torch.uint8)
+    dist.broadcast(choice, 0)
+    return bool(choice.item())
 
 
 def _half_is_faster() -> bool:
