@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import reduce
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
 from training.data import prepare
-from training.engines.verl.keys import dotted, names, pinned, read, unknown
+from training.engines.verl.keys import FOLDER, dotted, names, pinned, read, unknown
 from training.engines.verl.reward import compute_score
 from training.engines.verl.rows import check_columns, check_profile, messages, prepared, verl_row
 from training.finetune.configuration import load
@@ -279,3 +280,11 @@ def test_trls_configuration_of_the_same_name_says_the_same(name: str) -> None:
 def _flat(name: str) -> dict[str, object]:
     tree = read(name)
     return {key: reduce(lambda below, part: below[part], key.split("."), tree) for key in dotted(tree)}
+
+
+@pytest.mark.parametrize("name", ["seg_zero_7b.yaml", "dataset.py", "reward.py"])
+def test_what_verl_is_told_to_import_is_there(name: str) -> None:
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    modules = re.findall(r"pkg://([\w.]+)", text)
+    assert modules
+    assert all(Path(*module.split(".")).with_suffix(".py").is_file() for module in modules)

@@ -1,6 +1,6 @@
 """Prepared rows as verl's custom dataset. Needs verl; in a configuration:
 
-data.custom_cls: {path: "pkg://training.verl_adapter.dataset", name: PreparedRows}
+data.custom_cls: {path: "pkg://training.engines.verl.dataset", name: PreparedRows}
 data.segzero:
   profile: seg-zero              # of segzero_ros/profiles, for prompt, system turn and square
   newline_after_image: false     # before the prompt

@@ -4,7 +4,7 @@ verl 0.9.1 calls `compute_score(data_source=, solution_str=, ground_truth=, extr
 completion and takes a float, or a dict with "score" whose other entries it logs (verl/trainer/ppo/reward.py,
 experimental/reward_loop/reward_manager/naive.py). In a configuration:
 
-    reward.custom_reward_function: {path: "pkg://training.verl_adapter.reward", reward_kwargs: {profile: seg-zero}}
+    reward.custom_reward_function: {path: "pkg://training.engines.verl.reward", reward_kwargs: {profile: seg-zero}}
 """
 
 from __future__ import annotations
