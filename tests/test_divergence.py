@@ -152,8 +152,18 @@ def test_weights_that_are_finite_and_too_large_to_compute_with_are_not_kept(tmp_
     c = small("seg_zero_3b", tmp_path, "trl.learning_rate=1e30")
     for resume in (False, True, True, True):
         assert train.run(c, resume=resume) == train.STOPPED_EARLY
-        assert stopped(c)["reason"].startswith("what the model makes of a few words is not finite")
+        assert stopped(c)["reason"].startswith("what the model makes of its last inputs is not finite")
         assert names(c) == []
+
+
+@pytest.mark.parametrize("rate", ["1e4", "1e6"])
+def test_weights_that_a_few_words_do_not_betray_push_no_good_checkpoint_out(rate: str, tmp_path: Path) -> None:
+    """What an image and its prompt make of them is not finite."""
+    c = small("seg_zero_3b", tmp_path, f"trl.learning_rate={rate}")
+    c = replace(c, trl={**c.trl, "max_steps": 8})
+    assert train.run(c) == train.STOPPED_EARLY
+    last = stopped(c)["step"]
+    assert last > 1 and names(c) == [f"checkpoint-{last - 1}"]
 
 
 class TestCheckpointsThatHaveDivergedBefore:

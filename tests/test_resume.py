@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from training.finetune import configuration, export, logs, resumption
 from training.finetune import run as train
 from training.finetune.configuration import Configuration, ConfigurationError, Reward, load
-from training.finetune.prepared import rows_in
+from training.finetune.prepared import masks_digest, rows_in
 from training.finetune.shrink import make_rows, shrunk
 from training.rewards import PROFILES, Profile
 
@@ -215,6 +215,24 @@ def test_a_run_that_is_moved_and_called_from_elsewhere_goes_on_to_the_same_weigh
     assert train.run(moved, resume=True) == 0
     assert equal(goal, weights(moved, 4))
     assert len(train.checkpoints(Path("moved"))) <= 3, "the best one beside the last two, though its path was another"
+
+
+@pytest.mark.parametrize(("warmup", "free"), [("2", True), ("0.5", False)])
+def test_more_updates_are_refused_where_the_warm_up_is_a_share_of_them(warmup: str, free: bool, tmp_path: Path) -> None:
+    c = small("seg_zero_3b", tmp_path, "trl.lr_scheduler_type=constant_with_warmup", f"trl.warmup_steps={warmup}")
+    old = configuration.plain(changed(c, "trl.max_steps=4"))
+    decisive, taken = resumption.changes(changed(c, "trl.max_steps=12"), old, {}, {}, 4)
+    assert [change.setting for change in (taken if free else decisive)] == ["trl.max_steps"]
+    assert not (decisive if free else taken)
+
+
+def test_other_masks_are_other_rows(tmp_path: Path) -> None:
+    def rows(name: str, masks: list[str]) -> str:
+        datasets.Dataset.from_dict({"id": ["a"], "problem": ["b"], "masks": [masks]}).save_to_disk(tmp_path / name)
+        return str(tmp_path / name)
+
+    one, same, other = rows("one", ["x"]), rows("same", ["x"]), rows("other", ["y"])
+    assert masks_digest(one) == masks_digest(same) != masks_digest(other)
 
 
 @pytest.mark.parametrize("name", ["seg_zero_3b", "tabletop_grpo"])

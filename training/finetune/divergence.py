@@ -16,9 +16,22 @@ from training.finetune.stopping import sampling, stop
 
 class StopsDiverged:
     """Before a trainer class. Looked at after every update, logged or not: loss, gradient and KL; before a checkpoint
-    is written: the weights, and what the model makes of a few words. All processes come to the same end."""
+    is written: the weights, and what the model makes of the last inputs. All processes come to the same end."""
 
     configuration: Configuration
+    _inputs: tuple[Any, dict[str, Any]] | None = None  # of the last forward pass that was learnt from
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watched = self.model.register_forward_pre_hook(self._remember, with_kwargs=True)
+        try:
+            return super().train(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            watched.remove()
+            self._inputs = None
+
+    def _remember(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled() and model.training:
+            self._inputs = args, kwargs
 
     def _maybe_log_save_evaluate(self: Any, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         values = [tr_loss, 0.0 if grad_norm is None else grad_norm, *self._metrics["train"].get("kl", ())]
@@ -33,7 +46,7 @@ class StopsDiverged:
         reason = f"the weight {name} is not finite" if name else "a weight is not finite"
         bad = self._anywhere(bool(name))
         if not bad:
-            reason = "what the model makes of a few words is not finite"
+            reason = "what the model makes of its last inputs is not finite"
             bad = self._anywhere(not self._probe(model))
         if not bad:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
@@ -51,11 +64,20 @@ class StopsDiverged:
         return bool(self.accelerator.reduce(said, reduction="sum").item() > 0)
 
     def _probe(self: Any, model: Any) -> bool:
-        """Whether the logits of a short text are finite: weights may be finite and too large to compute with."""
-        given = self.processing_class.tokenizer("The answer is here.", return_tensors="pt").to(self.accelerator.device)
+        """Whether what the model makes of its last inputs, image and all, is finite: weights may be finite and too
+        large to compute with. Of a short text where another engine than the model's own forward learns."""
+        if self._inputs is None:
+            encoded = self.processing_class.tokenizer("The answer is here.", return_tensors="pt")
+            encoded = encoded.to(self.accelerator.device)
+            kwargs = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+            args, kwargs = (), kwargs | {"use_cache": False}
+        else:
+            args, kwargs = self._inputs
         with torch.no_grad():
-            logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"], use_cache=False).logits
-        return not first_not_finite([("logits", logits)])
+            found = model(*args, **kwargs)
+        # Logits, or what TRL's own forward makes of them: a loss, or the tokens' log-probabilities.
+        named = found.items() if hasattr(found, "items") else vars(found).items()
+        return not first_not_finite([(name, value) for name, value in named if isinstance(value, torch.Tensor)])
 
 
 def _shards(model: Any) -> Iterator[tuple[str, Any]]:

@@ -33,7 +33,7 @@ PANELS = (
     ("gradient norm", ("grad_norm",)),
 )
 TEXTS, ROWS, PICTURE = 4, 4, 224  # answers per prompt and prompts per step on the page; pixels of a picture there
-NOTES = "notes.jsonl"  # settings that differed when the run went on, a line each (training/finetune/resume.py)
+NOTES = "notes.jsonl"  # settings that differed when the run went on, a line each (training/finetune/resumption.py)
 REDRAW = 60.0  # seconds between two drawings of the curves
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,20 @@ def rows_in(folder: str) -> Any:
 
 def digest(folder: str) -> str:
     """SHA-256 of the texts of a folder's rows; `images_digest` is of their images. Raises ConfigurationError."""
+    return _columns_digest(folder, ("id", "problem", "solution", "thought", "completion"))
+
+
+def masks_digest(folder: str) -> str:
+    """SHA-256 of the masks of a folder's rows, which some rewards learn from. Raises ConfigurationError."""
+    return _columns_digest(folder, ("masks", "ignore"))
+
+
+def _columns_digest(folder: str, names: Sequence[str]) -> str:
     rows = rows_in(folder)
-    named = [n for n in ("id", "problem", "solution", "thought", "completion") if n in rows.column_names]
+    named = [n for n in names if n in rows.column_names]
     whole = hashlib.sha256()
+    if not named:
+        return whole.hexdigest()
     for row in rows.select_columns(named):
         whole.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return whole.hexdigest()

@@ -15,15 +15,15 @@ from typing import Any
 
 from training.finetune import configuration
 from training.finetune.configuration import Configuration, ConfigurationError
-from training.finetune.prepared import digest, images_digest, weights_digest
+from training.finetune.prepared import digest, images_digest, masks_digest, weights_digest
 
 # Where a run lies, what is shown of it and when it is stopped: none of it decides a weight.
 TAKEN_OVER = frozenset({"out", "hardware.memory", "pictures", "wandb"})
 TAKEN_OVER_SECTIONS = ("watch.",)
 # Places: another path is the same where what lies there has the same digests.
 PLACES = {
-    "data.train": ("train", "train images"),
-    "data.validation": ("validation", "validation images"),
+    "data.train": ("train", "train images", "train masks"),
+    "data.validation": ("validation", "validation images", "validation masks"),
     "model.path": ("model",),
     "reward.segmenter": ("segmenter",),
 }
@@ -58,7 +58,11 @@ def digests(c: Configuration) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, folder in (("train", c.data.train), ("validation", c.data.validation)):
         if folder and Path(folder).is_dir():
-            found |= {name: digest(folder), f"{name} images": images_digest(folder)}
+            found |= {
+                name: digest(folder),
+                f"{name} images": images_digest(folder),
+                f"{name} masks": masks_digest(folder),
+            }
     for name, place in (("model", c.model.path), ("segmenter", c.reward.segmenter or "")):
         if place and Path(place).is_dir():
             found[name] = weights_digest(Path(place))
@@ -105,7 +109,9 @@ def _may_differ(key: str, c: Configuration, old: Mapping[str, Any], new: Mapping
     if key.endswith(".max_steps"):
         then, now = _at(old, key), _at(new, key)
         raised = isinstance(then, int) and isinstance(now, int) and 0 < then < now
-        return raised and c.arguments.get("lr_scheduler_type", "linear") in CONSTANT
+        kind, warmup = c.arguments.get("lr_scheduler_type", "linear"), c.arguments.get("warmup_steps", 0)
+        # A warm-up of a share of all updates becomes longer with them.
+        return raised and (kind == "constant" or (kind in CONSTANT and not 0 < warmup < 1))
     return False
 
 

@@ -146,7 +146,10 @@ def _train(out: Path, trainer: Any, checkpoint: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Diverged as error:
-        stop(out, trainer.state.global_step, str(error))
+        step = trainer.state.global_step
+        if main_process():  # the weights of this update cannot answer
+            (out / f"checkpoint-{step}" / WHOLE).unlink(missing_ok=True)
+        stop(out, step, str(error))
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)  # curves and page
 
 
