@@ -213,6 +213,10 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--no-target: {arguments.source} does not say what an image has none of; {' and '.join(NEGATIVES)} do"
         )
     check_images(arguments.source, arguments.images)
+    if any("\ud800" <= c <= "\udfff" for c in str(arguments.out.absolute())):
+        raise WrongUse(
+            f"--out {str(arguments.out)!a}: the name of this folder is no UTF-8, which rows cannot be written to"
+        )
     if not SPLIT.fullmatch(arguments.split) or arguments.split == "shards":
         raise WrongUse(
             f"--split {arguments.split!r}: expected a name of letters, digits, _, + and -, other than shards"
