@@ -138,7 +138,7 @@ def test_two_files_of_one_image_are_refused_where_they_differ(tmp_path: Path) ->
         photo(tmp_path / f"{n}.png")
     found = read(tmp_path)
     assert [s.ann_ids for s in found.samples] == [("2",)]
-    assert [p.split(" is of the same image")[0] for p in found.problems] == ["1_copy.json", "1.json"]
+    assert [p.split(" is of the same image")[0] for p in found.problems] == ["'1_copy.json'", "'1.json'"]
 
 
 def test_a_renamed_file_that_names_its_old_image_gives_nothing_to_it(tmp_path: Path) -> None:
@@ -156,6 +156,35 @@ def test_a_file_that_repeats_another_is_not_needed(tmp_path: Path) -> None:
     photo(tmp_path / "1.png")
     found = read(tmp_path)
     assert found.objects == {"mug": 1} and not found.problems and "1 annotation files only repeat" in found.notes[0]
+
+
+def test_instructions_that_differ_have_names_that_differ(tmp_path: Path) -> None:
+    annotate(tmp_path / "1.json", shape("red mug"), shape("red/mug", B), shape("red - mug", C))
+    annotate(tmp_path / "1.JSON", shape("red mug"), image="2.png")
+    for n in (1, 2):
+        photo(tmp_path / f"{n}.png")
+    items = read_labelme(tmp_path).items
+    assert len({item.id for item in items}) == 4 and len({item.image for item in items}) == 2
+
+
+@pytest.mark.parametrize(
+    "image", ["a" * 300 + ".png", "../" + "a" * 300, "a\0b", "../" * 400, "\ud83c.png", "."], ids=range(6)
+)
+def test_a_hostile_file_falls_alone(image: str, tmp_path: Path) -> None:
+    annotate(tmp_path / "1.json", shape("mug"))
+    annotate(tmp_path / "2.json", shape("mug"), image=image)
+    deep: Any = 1
+    for _ in range(400):
+        deep = [deep]
+    for n in (3, 4):  # of one image, to be compared
+        annotate(tmp_path / f"{n}.json", shape("mug", points=deep), image="3.png")
+    annotate(tmp_path / "5.json", shape("mug", points=[[float("nan"), 1], [1e300, 2], [3, 4]]), image="5.png")
+    annotate(tmp_path / "6.json", shape("mug"), image="6.png")
+    (tmp_path / "6.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
+    for n in (1, 3, 5):
+        photo(tmp_path / f"{n}.png")
+    found = read(tmp_path)
+    assert found.objects == {"mug": 1} and len(found.problems) == 4
 
 
 def test_one_image_stands_for_no_two_names(tmp_path: Path) -> None:
@@ -217,8 +246,15 @@ HOT = np.where(RAMP == 1, 1e6, RAMP)
 
 @pytest.mark.parametrize(
     ("values", "grey"),
-    [(RAMP, (0, 4095)), (RAMP * 65535, (0, 1)), (RAMP + 5, (0.0, 1.0)), (RAMP, (2, 3)), (HOT, "auto")],
-    ids=["of another unit", "far too bright", "above it", "below it", "a hot pixel"],
+    [
+        (RAMP, (0, 4095)),
+        (RAMP * 4095, (0, 65535)),
+        (RAMP * 65535, (0, 1)),
+        (RAMP + 5, (0.0, 1.0)),
+        (RAMP, (2, 3)),
+        (HOT, "auto"),
+    ],
+    ids=["of another unit", "12 bits as 16", "far too bright", "above it", "below it", "a hot pixel"],
 )
 def test_a_range_that_shows_nearly_nothing_is_refused(values: Any, grey: Any) -> None:
     with pytest.raises(ValueError, match=r"nearly all of its values, .* would be shown black or white between"):

@@ -68,8 +68,9 @@ def read_labelme(
     problems += [Problem(folder.name, name, why) for name, why in rivals.items()]
     every = [s for file in files for s in file.shapes.values()]
     notes += _notes(every, len(repeats))
+    taken = Counter[str]()
     kept = [file for file in files if file.path.name not in rivals and file.path.name not in repeats]
-    return Source("labelme", folder.name, [item for file in kept for item in _items(file)], problems, notes)
+    return Source("labelme", folder.name, [item for file in kept for item in _items(file, taken)], problems, notes)
 
 
 def _labelled(data: Any, problem: Any, problems: list[Problem]) -> dict[int, Shape]:
@@ -94,6 +95,8 @@ def _found(path: Path, data: Any, images: ImageFolder) -> Picture | str:
         return picture_of(path, data, images)
     except ValueError as error:
         return str(error)
+    except Exception as error:  # whatever an image makes a decoder raise is its file's problem, not the run's
+        return f"{type(error).__name__}: {error}"
 
 
 def _aside(shape: Shape) -> str:
@@ -116,14 +119,21 @@ def _over_one_image(files: Iterable[_File]) -> tuple[dict[str, str], set[str]]:
             by_image.setdefault(file.picture.path.resolve(), []).append(file)
     rivals, repeats = {}, set[str]()
     for image, several in by_image.items():
-        if all(file.shapes == several[0].shapes for file in several):
+        if all(_equal(file.shapes, several[0].shapes) for file in several):
             repeats |= {file.path.name for file in several[1:]}
             continue
         names = [file.path.name for file in several]
         for name in names:
             other = next(o for o in names if o != name)
-            rivals[name] = f"{other} is of the same image, {image.name}, and says otherwise: neither is taken"
+            rivals[name] = f"{other!r} is of the same image, {image.name!r}, and says otherwise: neither is taken"
     return rivals, repeats
+
+
+def _equal(a: dict[int, Shape], b: dict[int, Shape]) -> bool:
+    try:
+        return a == b
+    except RecursionError:  # of lists in lists without end, which are no shapes
+        return False
 
 
 def _notes(shapes: Sequence[Shape], repeats: int) -> Iterator[str]:
@@ -136,8 +146,8 @@ def _notes(shapes: Sequence[Shape], repeats: int) -> Iterator[str]:
         yield f'"{key[:60]}" is not read: {count} shapes hold words there; the instruction is a shape\'s label'
 
 
-def _items(file: _File) -> Iterator[Item]:
-    """An item for each instruction, in the order in which they are first named."""
+def _items(file: _File, taken: Counter[str]) -> Iterator[Item]:
+    """An item for each instruction, in the order in which they are first named. taken: names of items before it."""
     groups: dict[str, list[tuple[str, Shape]]] = {}
     for label, shape in file.objects:
         groups.setdefault(clean_name(label), []).append((label, shape))
@@ -145,6 +155,8 @@ def _items(file: _File) -> Iterator[Item]:
         labels = [label for label, _ in members]
         text = spelling(labels)
         name = f"{file.path.stem}_{text}".replace(" ", "-")
+        taken[name] += 1
+        name = name if taken[name] == 1 else f"{name}_{taken[name]}"
         spelled = (SPELLED,) if len(set(labels)) > 1 else ()
         yield Item(name, file.path.name, partial(_sample, file, name, text, [s for _, s in members], spelled))
 
@@ -158,7 +170,8 @@ def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], spelled:
         whole = [s for s in shapes if not is_speck(s)]
         if not whole:
             raise ValueError(f"a shape of {text[:80]!r}: a polygon of fewer than 3 points has no area")
-        if len(whole) < len(shapes):
+        ignored = [s for s in file.ignored if not is_speck(s)]
+        if len(whole) + len(ignored) < len(shapes) + len(file.ignored):
             mended.append(SPECK)
         objects: dict[Any, list[Shape]] = {}
         for n, shape in enumerate(whole):
@@ -168,7 +181,6 @@ def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], spelled:
         kept = different(masks)
         if len(kept) < len(masks):
             mended.append(SAME_MASK)
-        ignored = [s for s in file.ignored if not is_speck(s)]
         ignore = _mask(ignored, size, mended) if ignored else None
     except ValueError as error:
         raise BadRow((file.path.name, str(error))) from error

@@ -162,10 +162,11 @@ def picture_of(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture
 
 def _hint(path: Path, name: str, images: ImageFolder) -> str:
     """Which folder to give where `imagePath`, which is relative to the JSON file, leads to another one."""
-    there = path.parent.joinpath(*name.replace("\\", "/").split("/"))
-    if "\0" in name or len(name) > 1000 or there.parent.resolve() == images.path.resolve() or not there.is_file():
+    there = os.path.join(path.parent, name.replace("\\", "/"))
+    folder = os.path.normpath(os.path.dirname(there))
+    if not os.path.isfile(there) or os.path.realpath(folder) == os.path.realpath(images.path):
         return ""
-    return f": if {there} is meant, say --images {os.path.normpath(there.parent)}"
+    return f"; if {there} is meant, say --images {folder}"
 
 
 def _namesakes(stem: str, folder: Path) -> list[str]:
