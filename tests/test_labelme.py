@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,6 +157,18 @@ def test_a_file_that_repeats_another_is_not_needed(tmp_path: Path) -> None:
     photo(tmp_path / "1.png")
     found = read(tmp_path)
     assert found.objects == {"mug": 1} and not found.problems and "1 annotation files only repeat" in found.notes[0]
+
+
+def test_the_pictures_that_the_files_hold_are_not_kept(tmp_path: Path) -> None:
+    for n in range(8):
+        path = annotate(tmp_path / f"{n}.json", shape("mug"), image=f"{n}.png")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "imageData": "A" * 2_000_000}))
+        photo(tmp_path / f"{n}.png")
+    tracemalloc.start()
+    source = read_labelme(tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(source.items) == 8 and held < 4_000_000
 
 
 def test_instructions_that_differ_have_names_that_differ(tmp_path: Path) -> None:

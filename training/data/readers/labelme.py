@@ -27,6 +27,7 @@ from training.data.readers.shapes import annotation_files, cut_at_border, drawin
 from training.data.samples import BadRow, Item, Problem, Sample, Source
 from training.data.text_files import load_json
 
+HEAD = ("imagePath", "imageHeight", "imageWidth")  # what is kept of a file beside its shapes: imageData is large
 Shape = dict[str, Any]
 
 
@@ -54,11 +55,12 @@ def read_labelme(
     """images: where they are, if not beside the files. Raises ValueError for a folder without annotations."""
     paths, notes = annotation_files(folder)
     problems: list[Problem] = []
-    given: dict[Path, tuple[Any, dict[int, Shape]]] = {}
+    given: dict[Path, tuple[dict[str, Any], dict[int, Shape]]] = {}
     for path in paths:
         try:
             data = load_json(path, encoding)
-            given[path] = data, _labelled(data, partial(Problem, folder.name, path.name), problems)
+            shapes = _labelled(data, partial(Problem, folder.name, path.name), problems)
+            given[path] = {key: data.get(key) for key in HEAD}, shapes
         except ValueError as error:
             problems.append(Problem(folder.name, path.name, str(error)))
     where = images or ImageFolder(folder, grey)
@@ -90,7 +92,7 @@ def _labelled(data: Any, problem: Any, problems: list[Problem]) -> dict[int, Sha
     return found
 
 
-def _found(path: Path, data: Any, images: ImageFolder) -> Picture | str:
+def _found(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture | str:
     try:
         return picture_of(path, data, images)
     except ValueError as error:
