@@ -17,13 +17,13 @@ from PIL import Image as PIL
 
 from training.data import prepare, summary
 from training.data.images import _shown
-from training.data.masks import CUT, SPECK
+from training.data.masks import CUT, SPECK, decode
 from training.data.readers.groups import SPELLED
 from training.data.readers.instances import SAME_MASK
 from training.data.readers.labelme import read_labelme
 from training.data.readers.reasonseg import read_reasonseg
 from training.data.readers.shapes import CUT_CIRCLE
-from training.data.samples import Problem, Sample
+from training.data.samples import Item, Problem, Sample
 from training.data.text_files import load_json
 
 WIDTH, HEIGHT = 96, 64
@@ -243,12 +243,23 @@ def test_no_pixel_of_an_object_is_ignored(tmp_path: Path) -> None:
 
 
 def test_what_one_text_ignores_is_no_less_another_texts_object() -> None:
-    image = np.zeros((8, 8, 3), np.uint8)
-    mug, cup, crowd = (np.zeros((8, 8), bool) for _ in range(3))
-    mug[:2], cup[4:6], crowd[4:] = True, True, True
+    image = np.zeros((64, 64, 3), np.uint8)
+    mug, cup, crowd = (np.zeros((64, 64), bool) for _ in range(3))
+    mug[:16], cup[32:48], crowd[32:] = True, True, True
     samples = [Sample("1_a", "mug", image, (mug,), crowd), Sample("1_b", "cup", image, (cup,))]
-    ((whole, _),) = prepare.joined([(s, image) for s in samples], "image")
-    assert whole.ignore is not None and np.flatnonzero(whole.ignore.any(1)).tolist() == [6, 7]
+    items = tuple(Item(s.id, "1", lambda s=s: s) for s in samples)  # type: ignore[misc]
+    recipe = prepare.Recipe("my.json", square=64, masks=True, group="image")
+    (row,) = prepare.process(items, recipe).rows
+    ignored = decode(row["ignore"], 64, 64)
+    assert row["problem"] == "'mug' and 'cup'" and np.flatnonzero(ignored.any(1)).tolist() == list(range(48, 64))
+
+
+def test_a_crowd_that_repeats_an_object_leaves_it_an_object() -> None:
+    image, mug = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), bool)
+    mug[:16] = True
+    items = (Item("1", "1", lambda: Sample("1", "mug", image, (mug,), mug.copy())),)
+    (row,) = prepare.process(items, prepare.Recipe("my.json", square=64, form="mask")).rows
+    assert row["ignore"] is None and len(row["masks"]) == 1
 
 
 # Grey ranges.

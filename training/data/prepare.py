@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from training.data import out_folder, quality, store
 from training.data.images import Picture
+from training.data.objects import ignored_beside
 from training.data.page import page
 from training.data.rows import FORMS, row
 from training.data.samples import Item, Problem, Sample, Source, read
@@ -268,6 +269,7 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
         except ValueError as error:
             done.problems.append(Problem(recipe.file, item.id, str(error)))
     for sample, pixels in joined(kept, recipe.group):
+        sample = replace(sample, ignore=ignored_beside(sample.ignore, sample.masks))
         try:
             columns = row(sample, recipe.square, recipe.form, recipe.points, pixels)
         except ValueError as error:

@@ -29,9 +29,9 @@ class Sample:
     """One instruction over one image.
 
     text: as annotated. masks: of the objects that match, bool (H, W) each; none where nothing matches. ignore: pixels
-    that count neither way (LISA's protocol), none of them an object's; or None. image: a file, or RGB uint8 (H, W, 3).
-    targets: where boxes and points are annotated and masks are not (the published rows). source_size: (height, width)
-    before somebody else's resize, or None. others: further texts that mean the same.
+    that count neither way (LISA's protocol), or None. image: a file, or RGB uint8 (H, W, 3). targets: where boxes and
+    points are annotated and masks are not (the published rows). source_size: (height, width) before somebody else's
+    resize, or None. others: further texts that mean the same.
     """
 
     id: str
@@ -44,12 +44,6 @@ class Sample:
     source_size: tuple[int, int] | None = None
     ann_ids: tuple[str, ...] = ()
     mended: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        same = [mask for mask in self.masks if self.ignore is not None and mask.shape == self.ignore.shape]
-        if same:  # what is an object is not ignored: a crowd's outline runs over those that stand before it
-            left = np.asarray(self.ignore & ~np.logical_or.reduce(same))
-            object.__setattr__(self, "ignore", left if left.any() else None)
 
     def pixels(self) -> NDArray[np.uint8]:
         """RGB uint8 (H, W, 3). Raises ValueError for a file that is no image."""

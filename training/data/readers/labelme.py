@@ -19,7 +19,7 @@ import numpy as np
 from training.data.image_names import ImageFolder, image_folder
 from training.data.images import Grey, Picture
 from training.data.masks import SPECK
-from training.data.objects import Mask
+from training.data.objects import Mask, ignored_beside
 from training.data.readers.groups import SPELLED
 from training.data.readers.instances import SAME_MASK, different
 from training.data.readers.names import clean_name, spelling, unread_texts
@@ -188,6 +188,7 @@ def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], spelled:
         raise BadRow((file.path.name, str(error))) from error
     found = tuple(masks[n] for n in kept)
     borne = tuple(dict.fromkeys(mended))
+    ignore = ignored_beside(ignore, found)
     return Sample(name, text, file.picture, found, ignore, ann_ids=(file.path.stem,), mended=borne)
 
 
