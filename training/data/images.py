@@ -33,6 +33,8 @@ _SWAPPED = (5, 6, 7, 8)
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _COLOURS = (*_ALPHA, "1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")  # modes that Pillow makes RGB without loss of range
 _SEVERAL = ("GIF", "TIFF", "PNG", "WEBP")
+MOST_LOST = 0.98  # of the pixels, that a range may show as black or white though their values are others
+BLACK = 16  # the lightest of 255 that looks black: 12 bits shown as 16 reach it
 IN_DOUBT = (
     "its EXIF orientation turns or mirrors it, and its size cannot tell whether the annotations do so too; it is read "
     "as turned: look at the page, and take the tag out of the file where that is wrong"
@@ -257,4 +259,11 @@ def _shown(values: NDArray[Any], grey: Grey) -> Pixels:
         low, high = grey
     shown = np.nan_to_num(np.clip((real - low) / (high - low), 0, 1))
     pixels = np.rint(shown * 255).astype(np.uint8)
+    # Neither darkness nor glare if it is another value than the range's end: of another unit, or another camera.
+    lost = ((pixels <= BLACK) & (real != low)) | ((pixels == 255) & (real != high))
+    if finite.size and lost[np.isfinite(real)].mean() > MOST_LOST:
+        raise ValueError(
+            f"nearly all of its values, {finite.min():g} to {finite.max():g}, would be shown black or white "
+            f"between {low:g} and {high:g}: give the range that most of them have, --grey-range LOW HIGH"
+        )
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if pixels.ndim == 2 else pixels)

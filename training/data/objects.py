@@ -6,6 +6,7 @@ edges inclusive, as in the published data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,18 @@ def _nearest_inside(mask: NDArray[Any], x: int, y: int) -> Point:
     ys, xs = np.nonzero(mask == 1)
     n = int(np.argmin((xs - x) ** 2 + (ys - y) ** 2))
     return int(xs[n]), int(ys[n])
+
+
+def ignored_beside(ignore: Mask | None, masks: Sequence[Mask]) -> Mask | None:
+    """The ignored pixels that are no object's, or None: a crowd's outline runs over those that stand before it.
+
+    masks: of the objects; one of another shape is left to those who check it.
+    """
+    same = [] if ignore is None else [mask for mask in masks if mask.shape == ignore.shape]
+    if ignore is None or not same:
+        return ignore
+    left = np.asarray(ignore & ~np.logical_or.reduce(same))
+    return left if left.any() else None
 
 
 def largest_circles(mask: Mask, count: int = 2) -> list[tuple[Point, float]]:

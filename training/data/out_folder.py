@@ -94,7 +94,7 @@ def contents(*roots: str) -> str:
     were mended are not taken for done."""
     whole = hashlib.sha256()
     for root in map(Path, roots):
-        files = sorted(f for f in root.rglob("*") if f.suffix in (".json", ".p")) if root.is_dir() else [root]
+        files = sorted(f for f in root.rglob("*") if f.suffix.lower() in (".json", ".p")) if root.is_dir() else [root]
         for file in files:
             if file.is_file():
                 with file.open("rb") as opened:

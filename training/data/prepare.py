@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from training.data import out_folder, quality, store
 from training.data.images import Picture
+from training.data.objects import ignored_beside
 from training.data.page import page
 from training.data.rows import FORMS, row
 from training.data.samples import Item, Problem, Sample, Source, read
@@ -213,6 +214,10 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--no-target: {arguments.source} does not say what an image has none of; {' and '.join(NEGATIVES)} do"
         )
     check_images(arguments.source, arguments.images)
+    if any("\ud800" <= c <= "\udfff" for c in str(arguments.out.absolute())):
+        raise WrongUse(
+            f"--out {str(arguments.out)!a}: the name of this folder is no UTF-8, which rows cannot be written to"
+        )
     if not SPLIT.fullmatch(arguments.split) or arguments.split == "shards":
         raise WrongUse(
             f"--split {arguments.split!r}: expected a name of letters, digits, _, + and -, other than shards"
@@ -264,6 +269,7 @@ def process(group: tuple[Item, ...], recipe: Recipe) -> store.Shard:
         except ValueError as error:
             done.problems.append(Problem(recipe.file, item.id, str(error)))
     for sample, pixels in joined(kept, recipe.group):
+        sample = replace(sample, ignore=ignored_beside(sample.ignore, sample.masks))
         try:
             columns = row(sample, recipe.square, recipe.form, recipe.points, pixels)
         except ValueError as error:

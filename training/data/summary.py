@@ -74,28 +74,35 @@ def title(summary: dict[str, Any]) -> str:
     )
 
 
+def say(text: str) -> None:
+    """Prints a line; what standard output's encoding lacks (and half characters, of file names) is escaped, since a
+    run's rows are there whatever the terminal can show."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def report(summary: dict[str, Any], out: Path, as_json: bool) -> int:
     """Prints what came of it; the exit code."""
     if as_json:
-        print(json.dumps(summary))
+        say(json.dumps(summary))
     else:
-        print(title(summary))
+        say(title(summary))
         for note in summary["notes"]:
-            print(f"  {note}")
+            say(f"  {note}")
         for reason, count in list(summary["reasons"].items())[:SHOWN]:
-            print(f"  {count:6}  {reason}")
+            say(f"  {count:6}  {reason}")
         if summary["reasons"]:
             with (out / "problems.jsonl").open(encoding="utf-8") as file:
                 lines = list(file)
             for line in lines[:SHOWN]:
                 one = json.loads(line)
-                print(f"  {one['file']}, {one['id']}: {one['reason']}")
+                say(f"  {one['file']}, {one['id']}: {one['reason']}")
             more = f" ({len(lines) - SHOWN} more)" if len(lines) > SHOWN else ""
-            print(f"  all of them: {out / 'problems.jsonl'}{more}")
+            say(f"  all of them: {out / 'problems.jsonl'}{more}")
         if lost := summary.get("ignored_pixels_left_out"):
-            print(f"  {lost} rows lose their ignored pixels: --masks writes them, and --form mask always does")
+            say(f"  {lost} rows lose their ignored pixels: --masks writes them, and --form mask always does")
         if (out / "page.png").exists():
-            print(f"  look at {out / 'page.png'}")
+            say(f"  look at {out / 'page.png'}")
     if not summary["rows"]:
         why = "no row is good" if summary["bad"] or summary["left_out"] else "nothing is annotated"
         print(f"segzero-train prepare: {why}", file=sys.stderr)

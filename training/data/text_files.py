@@ -15,6 +15,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_PACKED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
+_NULLS = re.compile(rb"(?:(\0\0\0[^\0])|([^\0]\0\0\0)|(\0[^\0])|([^\0]\0))")  # a text's first character
+_WIDE = ("utf-32-be", "utf-32-le", "utf-16-be", "utf-16-le")
 LATIN = "cp1252"
 _FOREIGN = re.compile(rb"[\x80-\xff]{3}")  # three such bytes in a row are hardly words in Latin letters
 
@@ -42,11 +51,16 @@ def read_text(path: Path, encoding: str | None = None, latin: bool = False) -> t
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if packed := next((name for mark, name in _PACKED if data.startswith(mark)), ""):
+        raise ValueError(f"{path} is packed ({packed}): unpack it first")
     if encoding is not None:
         return _decoded(data, path, check_encoding(encoding)), False
     for mark, name in _MARKS:
         if data.startswith(mark):
             raise ValueError(f"{path} is in {name.upper()} by its mark, and only UTF-8 is read: say --encoding {name}")
+    if wide := _NULLS.match(data):
+        name = _WIDE[(wide.lastindex or 1) - 1]
+        raise ValueError(f"{path} seems to be in {name.upper()}, and only UTF-8 is read: say --encoding {name}")
     try:
         return data.decode("utf-8-sig"), False
     except UnicodeDecodeError as error:

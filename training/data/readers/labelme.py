@@ -1,100 +1,205 @@
 """labelme's files: a folder of NAME.json, each with one image's shapes (`training.data.readers.shapes`).
 
-The instruction is a shape's label; all shapes of a label are its objects, and those of one `group_id` are one object.
-`__ignore__` is ignored pixels of every instruction of its image, and `_background_` nothing.
+The instruction is a shape's label; all shapes of a label, whatever its case, underscores and final stop, are its
+objects, and those of one `group_id` are one object. `__ignore__` is ignored pixels of every instruction of its image,
+and `_background_` nothing. An image has one file: of two that differ, nothing says which is right.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training.data.image_names import ImageFolder
-from training.data.images import Grey
-from training.data.objects import Mask
-from training.data.readers.shapes import drawing_of, picture_of
+from training.data.image_names import ImageFolder, image_folder
+from training.data.images import Grey, Picture
+from training.data.masks import SPECK
+from training.data.objects import Mask, ignored_beside
+from training.data.readers.groups import SPELLED
+from training.data.readers.instances import SAME_MASK, different
+from training.data.readers.names import clean_name, spelling, unread_texts
+from training.data.readers.shapes import annotation_files, cut_at_border, drawing_of, is_speck, names_of, picture_of
 from training.data.samples import BadRow, Item, Problem, Sample, Source
 from training.data.text_files import load_json
 
-IGNORE, BACKGROUND = "__ignore__", "_background_"
+HEAD = ("imagePath", "imageHeight", "imageWidth")  # what is kept of a file beside its shapes: imageData is large
 Shape = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A readable file. shapes: those with a label, by their numbers. picture: its image, or why there is none."""
+
+    path: Path
+    shapes: dict[int, Shape] = field(repr=False)
+    picture: Picture | str
+
+    @property
+    def objects(self) -> list[tuple[str, Shape]]:
+        """(label as one would say it, shape) of those that are no background and not ignored."""
+        return [(_spoken(s), s) for s in self.shapes.values() if not _aside(s)]
+
+    @property
+    def ignored(self) -> list[Shape]:
+        return [s for s in self.shapes.values() if _aside(s) == "ignore"]
 
 
 def read_labelme(
     folder: Path, images: ImageFolder | None = None, *, encoding: str | None = None, grey: Grey = None
 ) -> Source:
     """images: where they are, if not beside the files. Raises ValueError for a folder without annotations."""
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise ValueError(f"there are no annotations (*.json) in {folder}")
-    where = images or ImageFolder(folder, grey)
-    items, problems = [], []
+    paths, notes = annotation_files(folder)
+    problems: list[Problem] = []
+    given: dict[Path, tuple[dict[str, Any], dict[int, Shape]]] = {}
     for path in paths:
         try:
-            labels = _groups(_shapes(load_json(path, encoding)))
+            data = load_json(path, encoding)
+            shapes = _labelled(data, partial(Problem, folder.name, path.name), problems)
+            given[path] = {key: data.get(key) for key in HEAD}, shapes
         except ValueError as error:
             problems.append(Problem(folder.name, path.name, str(error)))
-            continue
-        for label in labels:
-            name = f"{path.stem}_{label}".replace(" ", "-")
-            items.append(Item(name, path.stem, partial(_sample, path, where, name, label, encoding)))
-    return Source("labelme", folder.name, items, problems)
+    where = images or ImageFolder(folder, grey)
+    where = image_folder(where, [name for path, (data, _) in given.items() for name in names_of(path, data, where)])
+    files = [_File(path, shapes, _found(path, data, where)) for path, (data, shapes) in given.items()]
+    rivals, repeats = _over_one_image(files)
+    problems += [Problem(folder.name, name, why) for name, why in rivals.items()]
+    every = [s for file in files for s in file.shapes.values()]
+    notes += _notes(every, len(repeats))
+    taken = Counter[str]()
+    kept = [file for file in files if file.path.name not in rivals and file.path.name not in repeats]
+    return Source("labelme", folder.name, [item for file in kept for item in _items(file, taken)], problems, notes)
 
 
-def _shapes(data: Any) -> list[Shape]:
+def _labelled(data: Any, problem: Any, problems: list[Problem]) -> dict[int, Shape]:
+    """Shapes that have a label; the others are problems, each for itself."""
     shapes = data.get("shapes") if isinstance(data, dict) else None
     if not isinstance(shapes, list):
         raise ValueError("it has no shapes")
+    found = {}
     for n, shape in enumerate(shapes):
         label = shape.get("label") if isinstance(shape, dict) else None
-        if not isinstance(label, str) or not label.strip():
-            raise ValueError(f"shape {n} has no label")
-    return shapes
+        if isinstance(label, (int, float)) and not isinstance(label, bool):
+            label = str(label)
+        if not isinstance(label, str) or not label.replace("_", " ").strip():
+            problems.append(problem(f"shape {n} has no label"))
+            continue
+        found[n] = {**shape, "label": label}
+    return found
 
 
-def _name(shape: Shape) -> str:
-    """A label as one would say it."""
-    return str(shape["label"]).replace("_", " ").strip()
-
-
-def _groups(shapes: list[Shape]) -> dict[str, list[Shape]]:
-    """Shapes by label, upper and lower case being one, in the order of the file."""
-    groups: dict[str, tuple[str, list[Shape]]] = {}
-    for shape in shapes:
-        if shape["label"].strip() not in (IGNORE, BACKGROUND):
-            groups.setdefault(_name(shape).casefold(), (_name(shape), []))[1].append(shape)
-    return dict(groups.values())
-
-
-def _sample(path: Path, images: ImageFolder, name: str, label: str, encoding: str | None) -> Sample:
+def _found(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture | str:
     try:
-        data = load_json(path, encoding)
-        shapes = _shapes(data)
-        group = _groups(shapes)[label]
-        picture = picture_of(path, data, images)
-        ignored = [s for s in shapes if s["label"].strip() == IGNORE]
+        return picture_of(path, data, images)
+    except ValueError as error:
+        return str(error)
+    except Exception as error:  # whatever an image makes a decoder raise is its file's problem, not the run's
+        return f"{type(error).__name__}: {error}"
+
+
+def _aside(shape: Shape) -> str:
+    """ "ignore" or "background" for a label that means no object, else ""."""
+    label = shape["label"].strip()
+    name = label.strip("_ ").casefold()
+    return name if label.startswith("_") and name in ("ignore", "background") else ""
+
+
+def _spoken(shape: Shape) -> str:
+    """A label as one would say it."""
+    return " ".join(str(shape["label"]).replace("_", " ").split())
+
+
+def _over_one_image(files: Iterable[_File]) -> tuple[dict[str, str], set[str]]:
+    """What is wrong with files that are of one image, by their names; and those that only repeat another."""
+    by_image: dict[Path, list[_File]] = {}
+    for file in files:
+        if isinstance(file.picture, Picture) and (file.objects or file.ignored):
+            by_image.setdefault(file.picture.path.resolve(), []).append(file)
+    rivals, repeats = {}, set[str]()
+    for image, several in by_image.items():
+        if all(_equal(file.shapes, several[0].shapes) for file in several):
+            repeats |= {file.path.name for file in several[1:]}
+            continue
+        names = [file.path.name for file in several]
+        for name in names:
+            other = next(o for o in names if o != name)
+            rivals[name] = f"{other!r} is of the same image, {image.name!r}, and says otherwise: neither is taken"
+    return rivals, repeats
+
+
+def _equal(a: dict[int, Shape], b: dict[int, Shape]) -> bool:
+    try:
+        return a == b
+    except RecursionError:  # of lists in lists without end, which are no shapes
+        return False
+
+
+def _notes(shapes: Sequence[Shape], repeats: int) -> Iterator[str]:
+    if repeats:
+        yield f"{repeats} annotation files only repeat another of the same image, and are not needed"
+    if count := sum(_aside(s) == "background" for s in shapes):
+        yield f"{count} shapes are labelled as background and are no objects"
+    held = Counter(key for s in shapes for key in {str(k) for k in unread_texts(s)})
+    for key, count in held.most_common(8):
+        yield f'"{key[:60]}" is not read: {count} shapes hold words there; the instruction is a shape\'s label'
+
+
+def _items(file: _File, taken: Counter[str]) -> Iterator[Item]:
+    """An item for each instruction, in the order in which they are first named. taken: names of items before it."""
+    groups: dict[str, list[tuple[str, Shape]]] = {}
+    for label, shape in file.objects:
+        groups.setdefault(clean_name(label), []).append((label, shape))
+    for members in groups.values():
+        labels = [label for label, _ in members]
+        text = spelling(labels)
+        name = f"{file.path.stem}_{text}".replace(" ", "-")
+        taken[name] += 1
+        name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        spelled = (SPELLED,) if len(set(labels)) > 1 else ()
+        yield Item(name, file.path.name, partial(_sample, file, name, text, [s for _, s in members], spelled))
+
+
+def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], spelled: tuple[str, ...]) -> Sample:
+    try:
+        if isinstance(file.picture, str):
+            raise ValueError(file.picture)
+        size = file.picture.size
+        mended = list(spelled)
+        whole = [s for s in shapes if not is_speck(s)]
+        if not whole:
+            raise ValueError(f"a shape of {text[:80]!r}: a polygon of fewer than 3 points has no area")
+        ignored = [s for s in file.ignored if not is_speck(s)]
+        if len(whole) + len(ignored) < len(shapes) + len(file.ignored):
+            mended.append(SPECK)
         objects: dict[Any, list[Shape]] = {}
-        for n, shape in enumerate(group):
+        for n, shape in enumerate(whole):
             known = shape.get("group_id")
             objects.setdefault(("group", str(known)) if known is not None else n, []).append(shape)
-        masks = tuple(_mask(parts, picture.size) for parts in objects.values())
-        ignore = _mask(ignored, picture.size) if ignored else None
-    except (ValueError, KeyError) as error:
-        raise BadRow((path.name, str(error))) from error
-    return Sample(name, label, picture, masks, ignore, ann_ids=(path.stem,))
+        masks = [_mask(parts, size, mended) for parts in objects.values()]
+        kept = different(masks)
+        if len(kept) < len(masks):
+            mended.append(SAME_MASK)
+        ignore = _mask(ignored, size, mended) if ignored else None
+    except ValueError as error:
+        raise BadRow((file.path.name, str(error))) from error
+    found = tuple(masks[n] for n in kept)
+    borne = tuple(dict.fromkeys(mended))
+    ignore = ignored_beside(ignore, found)
+    return Sample(name, text, file.picture, found, ignore, ann_ids=(file.path.stem,), mended=borne)
 
 
-def _mask(shapes: list[Shape], size: tuple[int, int]) -> Mask:
+def _mask(shapes: Sequence[Shape], size: tuple[int, int], mended: list[str]) -> Mask:
     """bool (H, W): the union. Raises ValueError for a shape that is none, or lies outside."""
     canvas = np.zeros(size, np.uint8)
     for shape in shapes:
         try:
-            if shape.get("shape_type") in (None, "polygon") and len(shape.get("points") or ()) < 3:
-                raise ValueError("a polygon of fewer than 3 points has no area")
-            drawing_of(shape)(canvas, 1)
+            draw = drawing_of(shape)
+            mended += cut_at_border(shape, *size)
+            draw(canvas, 1)
         except (ValueError, TypeError) as error:
             raise ValueError(f"a shape of {shape['label'][:80]!r}: {error}") from error
     if not canvas.any():

@@ -19,7 +19,7 @@ import numpy as np
 from training.data.image_names import ImageFolder
 from training.data.images import Grey
 from training.data.objects import Mask
-from training.data.readers.shapes import Draw, drawing_of, picture_of
+from training.data.readers.shapes import Draw, annotation_files, drawing_of, picture_of
 from training.data.samples import BadRow, Item, Sample, Source
 from training.data.text_files import parse_json, read_text
 
@@ -40,16 +40,14 @@ def read_reasonseg(
     A sample's mask is the union of its targets, one object, since the file does not tell parts from objects.
     Raises ValueError for a folder without annotations.
     """
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise ValueError(f"there are no annotations (*.json) in {folder}")
+    paths, notes = annotation_files(folder)
     where = images or ImageFolder(folder, grey)
     items = []
     for path in paths:
         for n in range(_count(path, encoding) if sentences == "all" else 1):
             name = path.stem if sentences != "all" else f"{path.stem}_{n}"
             items.append(Item(name, path.stem, partial(_sample, path, where, name, n, encoding)))
-    return Source("reasonseg", folder.name, items)
+    return Source("reasonseg", folder.name, items, notes=notes)
 
 
 def _load(path: Path, encoding: str | None) -> tuple[Any, bool]:

@@ -21,11 +21,39 @@ from numpy.typing import NDArray
 
 from training.data.image_names import ImageFolder
 from training.data.images import Picture
+from training.data.masks import CUT, reaches_out
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 FAR = 1e6  # no pixel of an image
 Draw = Callable[[NDArray[np.uint8], int], None]  # paints a shape with a value
+CUT_CIRCLE = "a circle reaches outside of the image, and is cut off there"
 OTHER_NAME = "its imagePath is not there, and the image beside it of its own name is read"
+
+
+def annotation_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The JSON files of a folder, in order, and what is to be said of those that are not read.
+
+    Raises ValueError where there is none.
+    """
+    try:
+        paths = sorted(p for p in folder.iterdir() if _is_json(p.name) and p.is_file())
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be read: {error.strerror}") from error
+    below = [Path(where) / n for where, _, names in os.walk(folder) for n in names if _is_json(n)]
+    below = sorted(p for p in below if p.parent != folder and not _hidden(p.relative_to(folder)))
+    some = f"such as {below[0].relative_to(folder)}" if below else ""
+    if not paths:
+        more = f"; there are {len(below)} in folders below, {some}: say --root {below[0].parent}" if below else ""
+        raise ValueError(f"there are no annotations (*.json) in {folder}{more}")
+    return paths, [f"{len(below)} *.json in folders below are not read, {some}"] if below else []
+
+
+def _is_json(name: str) -> bool:
+    return name.casefold().endswith(".json") and not name.startswith(".")
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def drawing_of(shape: dict[str, Any]) -> Draw:
@@ -74,6 +102,34 @@ def flat_points(points: Any) -> list[float]:
     return flat
 
 
+def is_speck(shape: dict[str, Any]) -> bool:
+    """Whether it is a polygon of one or two points, as a stray click leaves."""
+    points = shape.get("points")
+    return shape.get("shape_type") in (None, "polygon") and isinstance(points, list) and 0 < len(points) < 3
+
+
+def cut_at_border(shape: dict[str, Any], height: int, width: int) -> tuple[str, ...]:
+    """What is to be said of a shape that `drawing_of` takes and that reaches outside of the image.
+
+    Raises ValueError where its points lie too far outside, as those of another image do.
+    """
+    flat = flat_points(shape["points"])
+    if reaches_out(flat, height, width):
+        return (CUT,)
+    if shape.get("shape_type") != "circle":
+        return ()
+    x, y, ex, ey = flat  # the circle may leave an image in which its points lie
+    radius = math.hypot(ex - x, ey - y)
+    inside = min(x, y) >= radius and x + radius <= width and y + radius <= height
+    return () if inside else (CUT_CIRCLE,)
+
+
+def names_of(path: Path, data: dict[str, Any], images: ImageFolder) -> list[str]:
+    """The names under which the image of a JSON file is looked for."""
+    name = data.get("imagePath")
+    return [name] if isinstance(name, str) and name.strip() else _namesakes(path.stem, images.path)
+
+
 def picture_of(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture:
     """The image of a JSON file. images: the folder that its images are in.
 
@@ -85,10 +141,10 @@ def picture_of(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture
     if isinstance(name, str) and name.strip():
         try:
             picture = images.find(name, size)
-        except ValueError:
+        except ValueError as error:
             beside = _namesakes(path.stem, images.path)
             if len(beside) != 1:
-                raise
+                raise ValueError(f"{error}{_hint(path, name, images)}") from error
             picture = images.find(beside[0], size)
             picture = replace(picture, mended=(OTHER_NAME, *picture.mended))
     else:
@@ -102,6 +158,15 @@ def picture_of(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture
         height, width = picture.size
         raise ValueError(f"the image {picture.path} is {width} x {height}, the annotations say {size[1]} x {size[0]}")
     return picture
+
+
+def _hint(path: Path, name: str, images: ImageFolder) -> str:
+    """Which folder to give where `imagePath`, which is relative to the JSON file, leads to another one."""
+    there = os.path.join(path.parent, name.replace("\\", "/"))
+    folder = os.path.normpath(os.path.dirname(there))
+    if not os.path.isfile(there) or os.path.realpath(folder) == os.path.realpath(images.path):
+        return ""
+    return f"; if {there} is meant, say --images {folder}"
 
 
 def _namesakes(stem: str, folder: Path) -> list[str]:
