@@ -67,6 +67,7 @@ class ImageFolder:
     def __init__(self, path: Path, grey: Grey = None, names: Iterable[str] = ()) -> None:
         self.path, self.grey, self.names = path, grey, frozenset(names)
         self._found: dict[str, list[Path]] = {}
+        self._real: dict[str, str | None] = {}
 
     def expecting(self, names: Iterable[str]) -> ImageFolder:
         """The same folder, to be asked for these names."""
@@ -83,10 +84,12 @@ class ImageFolder:
 
     def file_of(self, name: str) -> str | None:
         """The path of the file that a name means, links resolved; None where it is missing or in doubt."""
-        try:
-            return os.path.realpath(self._locate(name)[0])
-        except ValueError:
-            return None
+        if name not in self._real:
+            try:
+                self._real[name] = os.path.realpath(self._locate(name)[0])
+            except ValueError:
+                self._real[name] = None
+        return self._real[name]
 
     def file_in_doubt(self, name: str) -> str | None:
         """The path of the only file that a name fits, links resolved, though another name may be meant by it."""

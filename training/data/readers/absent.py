@@ -12,20 +12,14 @@ import numpy as np
 from training.data.image_names import ImageFolder
 from training.data.readers.groups import Names
 from training.data.readers.instances import Instances, name_of
-from training.data.readers.names import category_text, clean_name, mentions, said_of, texts_of
+from training.data.readers.names import NO_OBJECT, category_text, clean_name, mentions, said_of, texts_of
 from training.data.readers.records import Key
 from training.data.samples import Item, Sample
 
-# Classes that mean all that is nothing else, by their names without underscores.
-# fmt: off
-BACKGROUND = frozenset(
-    {
-        "background", "bg", "ignore", "ignored", "dontcare", "n/a", "none", "nothing", "null", "object",
-        "objects", "other", "others", "thing", "things", "unknown", "unlabeled", "unlabelled", "void", "don't care",
-        "dont care", "ignore region", "not labeled", "not labelled",
-    }
+# Classes that say of nothing what it is, as clean names.
+BACKGROUND = NO_OBJECT | frozenset(
+    ("n/a", "none", "nothing", "null", "object", "objects", "other", "others", "thing", "things", "unknown")
 )
-# fmt: on
 
 
 class Absent:

@@ -73,9 +73,12 @@ def _singular(word: str) -> str:
 
 def said_of(record: Record) -> Iterator[str]:
     """All texts that an annotation or an image's record holds, also those that are not read as instructions."""
+    inner = record.get("attributes")
     for key in {*(k for k in TEXT_KEYS if k in record), *unread_texts(record)}:
-        value = record["attributes"].get(key.partition(".")[2]) if key.startswith("attributes.") else record[key]
-        yield from _strings(value)
+        if key in record:
+            yield from _strings(record[key])
+        elif isinstance(inner, dict):
+            yield from _strings(inner.get(key.removeprefix("attributes.")))
 
 
 def _strings(value: Any, depth: int = 3) -> Iterator[str]:
