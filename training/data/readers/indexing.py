@@ -7,6 +7,7 @@ left away the instruction that it belongs to. What is harmless is put right in t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def read_instances(path: Path, images: Path | ImageFolder | None = None, encodin
 
 def _share_sizes(rows: list[tuple[Key, Record, str]], same: dict[str, str]) -> None:
     """Gives a record without a size that of another one of its id and file."""
-    sizes = {}
+    sizes: dict[tuple[Key, str], tuple[int, int]] = {}
     for key, record, wrong in rows:
         if not wrong and record["width"] is not None:
             sizes.setdefault((key, same[name_of(record)]), (record["width"], record["height"]))
@@ -119,7 +120,7 @@ def _image(record: Record) -> tuple[str, tuple[str, ...]]:
     return "", (SIZE_AS_TEXT,) if any(type(v) is not int for v in given) else ()
 
 
-_KINDS = {
+_KINDS: dict[str, tuple[str, Callable[[Record], tuple[str, tuple[str, ...]]], Callable[[Record], Any]]] = {
     "category": ("categories", _category, lambda r: clean_name(category_text(r))),
     "image": ("images", _image, name_of),
 }
