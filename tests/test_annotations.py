@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from training.data import masks
+from training.data.image_names import ImageFolder
 from training.data.images import Picture
 from training.data.readers.boxes import check_box
 from training.data.readers.coco import read_coco
@@ -189,10 +190,52 @@ CASES: dict[str, Case] = {
     "annotation ids that start again over each image cost nothing": Case(
         file_of([FIRST, ann(1, 2, TWO, image_id=2)], [image(), image(2, "second.png")]),
         BOTH,
-        mended=("over other images",),
+        mended=("id is given twice",),
     ),
-    "an annotation id that is given twice over one image may be an older version": Case(
-        file_of([FIRST, ann(1, 1, TWO), ann(3, 2, TWO)]), {"green block": 1}, bad=("of which neither is taken",)
+    "annotation ids that are given twice over one image cost nothing": Case(
+        file_of([ann(0, 1, ONE), ann(0, 1, TWO), ann(0, 2, THREE), ann(0, 1, TWO)]),
+        {"red block": 2, "green block": 1},
+        mended=("id is given twice", "word for word"),
+    ),
+    "an annotation that is repeated over another record of the file is one": Case(
+        file_of([FIRST, {**FIRST, "image_id": 2}], [image(1), image(2)]), RED, mended=("word for word",)
+    ),
+    "two records of one id are one image in whatever spelling, with a size or without": Case(
+        file_of([FIRST, SECOND], [image(), image(1, "./first.png"), without(image(), "width", "height")]),
+        BOTH,
+        notes=("2 image records only repeat",),
+    ),
+    "a name whose file is missing takes no file that is named itself": Case(
+        file_of(
+            [FIRST, ann(2, 1, TWO, image_id=2), ann(3, 2, TWO), ann(4, 2, THREE, image_id=3)],
+            [image(1), image(2, "val/first.png"), image(3, "second.png")],
+        ),
+        {"green block": 1},
+        bad=("fits no file but 'first.png', as 'first.png' does", "bad itself, is of the same instruction"),
+    ),
+    "underscores, hyphens and spaces between words are one": Case(
+        file_of(
+            [ann(1, 1, ONE, text="coffee_mug"), ann(2, 1, TWO), ann(3, 2, THREE, text="traffic light"), ann(4, 2, ONE)],
+            categories=names("coffee_mug", "traffic-light"),
+        ),
+        {"coffee mug": 2, "traffic light": 2},
+        mended=("spelled in several ways",),
+    ),
+    "a stub of nothing is no object": Case(
+        file_of([FIRST, ann(2, 1, ONE, segmentation=[], bbox=[0, 0, 0, 0], area=0)]),
+        RED,
+        notes=("1 annotations have neither a shape nor a box",),
+    ),
+    "what is no object is left out": Case(
+        file_of([FIRST, ann(2, 2, TWO), ann(3, 3, THREE)], categories=names("red block", "_background_", "__ignore__")),
+        RED,
+        bad=('"background" is no object', '"ignore" is no object'),
+    ),
+    "a mark to ignore is named": Case(
+        file_of([ann(1, 1, ONE, ignore=1)]), RED, notes=("1 annotations have ignore 1, which is not read",)
+    ),
+    "a text without spaces under another key is named": Case(
+        file_of([ann(1, 1, ONE, referring_text="桌上的红色杯子")]), RED, notes=('"referring_text" is not read: 1 ',)
     ),
     # Ids, sizes and flags
     "ids as text in one place are the numbers of another (VIA)": Case(
@@ -463,14 +506,64 @@ def test_an_image_in_a_folder_is_another_than_one_of_that_name_outside(tmp_path:
         (tmp_path / name).parent.mkdir()
         PIL.new("RGB", (8, 8)).save(tmp_path / name)
     both = ["a/1.png", "b/1.png", "a\\1.png", "./a/1.png", "1.png", "b/a/1.png"]
-    found = one_name_per_file(both, tmp_path)
+    found = one_name_per_file(both, ImageFolder(tmp_path, names=both))
     assert found == {
-        **dict.fromkeys(("a/1.png", "a\\1.png", "./a/1.png", "b/a/1.png"), "a/1.png"),
-        "b/1.png": "b/1.png",
-        "1.png": "1.png",
+        **dict.fromkeys(("a/1.png", "a\\1.png", "./a/1.png"), "a/1.png"),
+        **{name: name for name in ("b/a/1.png", "b/1.png", "1.png")},
     }
     PIL.new("RGB", (8, 8)).save(tmp_path / "1.png")
-    assert len(set(one_name_per_file([*both[:2], "1.png"], tmp_path).values())) == 3
+    assert len(set(one_name_per_file([*both[:2], "1.png"], ImageFolder(tmp_path)).values())) == 3
+
+
+# Which files are there, two names, and how many images they are: 1, 2, or 0 where both are refused.
+FILES: list[tuple[str, list[str], tuple[str, str], int]] = [
+    ("cameras that number their frames", ["000000000001.jpg"], ("cam1/000000000001.jpg", "cam2/000000000001.jpg"), 0),
+    ("splits of one year", ["000000000001.jpg"], ("train2017/000000000001.jpg", "val2017/000000000001.jpg"), 0),
+    ("COCO's years", ["000000000001.jpg"], ("COCO_val2014_000000000001.jpg", "train2017/000000000001.jpg"), 1),
+    ("more of the path or less", ["q/1.png"], ("1.png", "z/q/1.png"), 1),
+    ("Unicode's forms, both there", ["\u00e9.png", "e\u0301.png"], ("\u00e9.png", "e\u0301.png"), 2),
+    ("Unicode's forms, one there", ["\u00e9.png"], ("\u00e9.png", "e\u0301.png"), 1),
+    ("percents, both there", ["a%20b.png", "a b.png"], ("a%20b.png", "a b.png"), 2),
+    ("percents, one there", ["a b.png"], ("a%20b.png", "a b.png"), 1),
+    ("a backslash, both there", ["x\\1.png", "x/1.png"], ("x\\1.png", "x/1.png"), 2),
+    ("a backslash, one there", ["x/1.png"], ("x\\1.png", "x/1.png"), 1),
+    ("a link", ["a.png", "b.png -> a.png"], ("a.png", "b.png"), 1),
+]
+
+
+@pytest.mark.parametrize(("files", "both", "count"), [f[1:] for f in FILES], ids=[f[0] for f in FILES])
+def test_an_image_is_the_file_that_its_name_finds(
+    files: list[str], both: tuple[str, str], count: int, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for name, _, target in (file.partition(" -> ") for file in files):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        if target:
+            (photos / name).symlink_to(target)
+        else:
+            PIL.new("RGB", (WIDTH, HEIGHT)).save(photos / name)
+    data = file_of(
+        [FIRST, ann(2, 1, TWO, image_id=2), ann(3, 2, THREE, image_id=2)], [image(1, both[0]), image(2, both[1])]
+    )
+    samples = [s for s in read(data, photos, no_target=9) if isinstance(s, Sample)]
+    red = sorted(len(s.masks) for s in samples if s.text == "red block")
+    assert red == {0: [], 1: [2], 2: [1, 1]}[count]
+    assert [s.text for s in samples if not s.masks] == ["green block"] * (count == 2)
+
+
+def test_records_of_one_file_agree_on_how_it_is_turned(tmp_path: Path) -> None:
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    PIL.new("RGB", (WIDTH, HEIGHT)).save(photos / "first.png", exif=exif)
+    turned, unsized = image(2, width=HEIGHT, height=WIDTH), without(image(2), "width", "height")
+    for other in (turned, unsized):
+        source = read(file_of([FIRST, ann(2, 2, ONE, image_id=2)], [image(), other]), photos)
+        assert rows_of(source) == {}
+        assert all("as EXIF's orientation turns them" in why for why in bad_of(source).values())
+    alone = read(file_of([ann(1, 1, ONE, image_id=2)], [unsized]), photos)
+    assert rows_of(alone) == RED and any("EXIF" in why for why in mended_of(alone))
 
 
 # "Nothing matches"
@@ -494,6 +587,35 @@ def test_a_name_that_is_annotated_nowhere_is_never_asked(photos: Path) -> None:
     source = read(two_images(names("red block", "green block", "cup"), SECOND), photos, no_target=9)
     assert "cup" not in rows_of(source)
     assert [n for n in source.notes if '"cup"' in n and "no annotation of the file" in n]
+
+
+MUG = names("thing", "mug", "coffee_mug")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"text": "red mugs", "category_id": None},
+        {"text": "red mug"},
+        {"text": "what one drinks of"},
+        {"expression": "the mug at the left"},
+        {"text": ["coffee_mug", "a mug"]},
+    ],
+)
+def test_a_name_is_not_asked_where_a_text_may_mean_it(first: Data, photos: Path) -> None:
+    other = ann(2, 2, TWO, image_id=2)
+    data = file_of([ann(1, 1, ONE, **first), other], [image(), image(2, "second.png")], MUG)
+    assert "mug" not in absent(data, photos)
+    data["annotations"][0] = ann(1, 1, ONE)
+    assert absent(data, photos) == ["mug"]
+
+
+def test_no_kind_is_asked_where_a_kind_above_it_is(photos: Path) -> None:
+    tree = [
+        {"id": n, "name": name, "supercategory": above}
+        for n, (name, above) in enumerate((("vehicle", "vehicle"), ("sedan", "car"), ("car", "vehicle")), 1)
+    ]
+    assert absent(two_images(tree, SECOND), photos) == []
 
 
 def test_the_root_of_others_is_never_asked_and_their_kind_is_not_where_it_is(photos: Path) -> None:

@@ -138,8 +138,10 @@ def test_two_names_are_never_one_file(tmp_path: Path) -> None:
     photo(tmp_path / "one" / "a.jpg")
     with pytest.raises(ValueError, match="fits no file but"):
         ImageFolder(tmp_path, names=("one/a.jpg", "two/a.jpg", "A.jpg")).find("A.jpg")
-    beside = ImageFolder(tmp_path, names=("000.png", "monday/000.png"))  # one file, by more of its path or less
-    assert beside.find("monday/000.png").path == beside.find("000.png").path
+    beside = ImageFolder(tmp_path, names=("000.png", "monday/000.png"))  # the one that is there is no other's
+    assert beside.find("000.png").path == tmp_path / "000.png"
+    with pytest.raises(ValueError, match=r"fits no file but '000.png', as '000.png' does"):
+        beside.find("monday/000.png")
     assert ImageFolder(tmp_path, names=("x/000.png", "x\\000.png")).find("x\\000.png")  # one name, written in two ways
 
 

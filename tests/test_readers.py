@@ -133,7 +133,7 @@ def test_coco_nothing_is_said_to_be_absent_where_an_annotation_was_lost(tmp_path
 
 
 def test_coco_a_category_that_lost_an_object_is_not_taught_without_it(tmp_path: Path) -> None:
-    path = coco_file(tmp_path, [ann(1, 1, (2, 2, 10, 10)), ann(1, 1, (20, 2, 10, 10)), ann(3, 2, (5, 5, 9, 9))])
+    path = coco_file(tmp_path, [ann(1, 1, (2, 2, 10, 10)), ann(1, 1, (40, 2, 0, 0)), ann(3, 2, (5, 5, 9, 9))])
     source = read_coco(path, tmp_path / "img")
     assert [s.text for s in samples(source)] == ["wine glass"]
 

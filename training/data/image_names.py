@@ -3,8 +3,9 @@
 A name is taken as it is where such a file is there. Else it is looked for under the folder by what every exporter
 keeps, the end of its path: Windows' separators, percent-encoding, the case of letters, Unicode's forms and the prefix
 that Label Studio puts before uploaded files are borne, and folders that one of both sides lacks. What was borne is said
-of the picture. Where two files fit, or two annotated names would be one file, nothing is taken. No name leads out of
-the folder; links in it are followed, since a hub's cache and DVC keep their files elsewhere.
+of the picture. Where two files fit, or two annotated names would be one file, nothing is taken; nor is a file that is
+itself named by its whole path. No name leads out of the folder; links in it are followed, since a hub's cache and DVC
+keep their files elsewhere, and two links to one file are one image.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from training.data.images import Grey, Picture, open_picture
 
 MOST_FILES = 2_000_000  # of a folder that is searched
 # COCO's own numbers are the same in 2014 and 2017, whatever stands before them; any other name is taken as it is.
-_OF_COCO = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12}\.\w+)")
+_OF_COCO = re.compile(
+    r"(?:.*/)??(?:(?P<folder>(?:train|val|test|unlabeled)\d{4})/)?(?:COCO_(?P<split>(?:train|val|test)\d{4})_)?"
+    r"(?P<file>\d{12}\.\w+)"
+)
 _OF_LABEL_STUDIO = re.compile(r"[0-9a-f]{8}-(?=.)")
 _LOCAL_FILES = re.compile(r".*[?&]d=")  # Label Studio's address of a file that it was not given but shown
 
@@ -40,10 +44,21 @@ class _Name:
     def keys(self) -> tuple[str, ...]:
         return tuple(map(_key, self.parts))
 
-    @property
-    def identity(self) -> str:
-        """By which names are told apart; one that ends like another may mean the same file."""
-        return _form("/".join(self.parts))
+    @cached_property
+    def of_coco(self) -> tuple[str, str] | None:
+        """The number's file name and the split and year ("" where not said), of a name as COCO writes it."""
+        found = _OF_COCO.fullmatch("/".join(self.parts))
+        if not found or not (found["split"] or found["folder"] or len(self.parts) == 1):
+            return None
+        return found["file"], found["split"] or found["folder"] or ""
+
+    def may_be(self, other: _Name) -> bool:
+        """Whether both may mean one file: one ends like the other, or both are of one number of COCO's."""
+        if self.of_coco and other.of_coco:
+            (number, a), (another, b) = self.of_coco, other.of_coco
+            # An image is in one split of a year only.
+            return number == another and not (a != b and a[-4:] == b[-4:])
+        return _ends_alike(self.keys, other.keys)
 
 
 class ImageFolder:
@@ -51,6 +66,8 @@ class ImageFolder:
 
     def __init__(self, path: Path, grey: Grey = None, names: Iterable[str] = ()) -> None:
         self.path, self.grey, self.names = path, grey, frozenset(names)
+        self._found: dict[str, list[Path]] = {}
+        self._real: dict[str, str | None] = {}
 
     def expecting(self, names: Iterable[str]) -> ImageFolder:
         """The same folder, to be asked for these names."""
@@ -61,37 +78,64 @@ class ImageFolder:
 
         Raises ValueError if it is missing, in doubt or no image, or if the name leads out of the folder.
         """
-        path = self._literally(name)
-        mended: tuple[str, ...] = ()
-        if path is None:
-            path, mended = self._search(name)
+        path, mended = self._locate(name)
         picture = open_picture(path, annotated, self.grey)
         return Picture(picture.path, picture.size, picture.upright, self.grey, (*mended, *picture.mended))
 
-    def _literally(self, name: str) -> Path | None:
-        inside = os.path.normpath(name)
-        if os.path.isabs(inside) or inside.split("/")[0] == "..":
-            return None
-        path = self.path / inside
-        number = _OF_COCO.fullmatch(path.name)
-        for candidate in (path, *((self.path / path.name, self.path / number[1]) if number else ())):
-            if os.path.exists(candidate) and not os.path.isdir(candidate):
-                return candidate
-        return None
+    def file_of(self, name: str) -> str | None:
+        """The path of the file that a name means, links resolved; None where it is missing or in doubt."""
+        if name not in self._real:
+            try:
+                self._real[name] = os.path.realpath(self._locate(name)[0])
+            except ValueError:
+                self._real[name] = None
+        return self._real[name]
 
-    def _search(self, text: str) -> tuple[Path, tuple[str, ...]]:
-        name = _split(text)
-        found = self._fitting(name)
+    def file_in_doubt(self, name: str) -> str | None:
+        """The path of the only file that a name fits, links resolved, though another name may be meant by it."""
+        found = self._candidates(name)
+        return os.path.realpath(found[0]) if len(found) == 1 else None
+
+    def _locate(self, text: str) -> tuple[Path, tuple[str, ...]]:
+        own = self._own(text)
+        if own is not None:
+            return own, ()
+        name, found = _split(text), self._candidates(text)
         if len(found) > 1:
-            some = " and ".join(repr(str(f)) for f in found[:2])
+            some = " and ".join(repr(str(f.relative_to(self.path))) for f in found[:2])
             raise ValueError(f"the image name {text[:200]!r} fits {len(found)} files under {self.path}, such as {some}")
         if not found:
             raise ValueError(self._missing(text, name))
-        claims = self._claims.get(found[0], frozenset())
-        if rivals := [other for other in claims if not _ends_alike(other, name.identity)]:
-            other = min(rivals)[:200]
-            raise ValueError(f"the image name {text[:200]!r} fits no file but {str(found[0])!r}, as {other!r} does")
-        return self.path / found[0], self._borne(name, found[0])
+        inside = PurePosixPath(found[0].relative_to(self.path))
+        for other, owns in self._claims.get(os.path.realpath(found[0]), ()):
+            if other.keys == name.keys or (name.of_coco and other.of_coco and name.may_be(other)):
+                continue
+            if owns or not name.may_be(other):
+                claim = f"as {other.text[:200]!r} does"
+                raise ValueError(f"the image name {text[:200]!r} fits no file but {str(inside)!r}, {claim}")
+        return found[0], () if self._of_coco(name) else self._borne(name, inside)
+
+    def _own(self, name: str) -> Path | None:
+        """The file of exactly this path."""
+        inside = os.path.normpath(name)
+        if os.path.isabs(inside) or inside.split("/")[0] == "..":
+            return None
+        return _file(self.path / inside)
+
+    def _of_coco(self, name: _Name) -> Path | None:
+        """The file of COCO's own number, in a folder without COCO's folders."""
+        if not name.of_coco:
+            return None
+        return _file(self.path / name.parts[-1]) or _file(self.path / name.of_coco[0])
+
+    def _candidates(self, text: str) -> list[Path]:
+        """The files that a name may mean; several links to one file are one."""
+        if text not in self._found:
+            name = _split(text)
+            exact = self._own(text) or self._of_coco(name)
+            found = [exact] if exact else [self.path / file for file in self._fitting(name)]
+            self._found[text] = list({os.path.realpath(file): file for file in reversed(found)}.values())[::-1]
+        return self._found[text]
 
     def _fitting(self, name: _Name) -> list[PurePosixPath]:
         """The files, relative to the folder, that fit a name best."""
@@ -127,15 +171,14 @@ class ImageFolder:
         return dict(found)
 
     @cached_property
-    def _claims(self) -> dict[PurePosixPath, frozenset[str]]:
-        """Which of the expected names are which file."""
-        claims: dict[PurePosixPath, set[str]] = defaultdict(set)
-        for text in self.names:
-            name, path = _split(text), self._literally(text)
-            found = [PurePosixPath(path.relative_to(self.path))] if path is not None else self._fitting(name)
+    def _claims(self) -> dict[str, list[tuple[_Name, bool]]]:
+        """Which of the expected names may mean a file, by its resolved path, and whether it is theirs exactly."""
+        claims: dict[str, list[tuple[_Name, bool]]] = defaultdict(list)
+        for text in sorted(self.names):
+            found = self._candidates(text)
             if len(found) == 1:
-                claims[found[0]].add(name.identity)
-        return {file: frozenset(names) for file, names in claims.items()}
+                claims[os.path.realpath(found[0])].append((_split(text), self._own(text) is not None))
+        return dict(claims)
 
     def _missing(self, text: str, name: _Name) -> str:
         if text.partition("\0")[1] or not name.parts:
@@ -231,9 +274,14 @@ def _best(name: _Name, files: Iterable[PurePosixPath]) -> list[PurePosixPath]:
     return [file for score, file in fits if score == most]
 
 
-def _ends_alike(a: str, b: str) -> bool:
+def _ends_alike(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
     """Whether one is the end of the other's path."""
-    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
+    shared = min(len(a), len(b))
+    return a[-shared:] == b[-shared:]
+
+
+def _file(path: Path) -> Path | None:
+    return path if os.path.exists(path) and not os.path.isdir(path) else None
 
 
 def _key(part: str) -> str:

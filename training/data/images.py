@@ -3,8 +3,8 @@
 * Sixteen bits, floating point and the like have no known white: they are refused unless a range is given.
 * Transparent pixels are shown on white, as a browser shows them, whatever colour lies under them.
 * EXIF's orientation is applied. Where the annotated size is that of the pixels as stored, and only that, the
-  annotations are of these, and the image is read as stored; where sizes cannot tell (turned by half, mirrored, square)
-  it is read upright and said to be in doubt.
+  annotations are of these, and the image is read as stored; where sizes cannot tell (turned by half, mirrored, square,
+  not annotated) it is read upright and said to be in doubt.
 
 Pillow reads the head. JPEG, PNG and the like of eight bits are decoded by OpenCV, as in the published code.
 """
@@ -104,7 +104,7 @@ def open_picture(path: Path, annotated: tuple[Any, Any] | None = None, grey: Gre
         mended.append(ON_WHITE)
     upright = True
     if head.orientation != 1:
-        if head.upright == head.size:
+        if head.upright == head.size or (annotated is None and head.orientation in _SWAPPED):
             mended.append(IN_DOUBT)
         elif annotated is not None and tuple(annotated) == head.size:
             mended.append(AS_STORED)

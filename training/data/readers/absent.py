@@ -12,27 +12,23 @@ import numpy as np
 from training.data.image_names import ImageFolder
 from training.data.readers.groups import Names
 from training.data.readers.instances import Instances, name_of
-from training.data.readers.names import category_text, clean_name
+from training.data.readers.names import NO_OBJECT, category_text, clean_name, mentions, said_of, texts_of
 from training.data.readers.records import Key
 from training.data.samples import Item, Sample
 
-# Classes that mean all that is nothing else, by their names without underscores.
-# fmt: off
-BACKGROUND = frozenset(
-    {
-        "background", "bg", "ignore", "ignored", "dontcare", "n/a", "none", "nothing", "null", "object",
-        "objects", "other", "others", "thing", "things", "unknown", "unlabeled", "unlabelled", "void", "don't care",
-        "dont care", "ignore region", "not labeled", "not labelled",
-    }
+# Classes that say of nothing what it is, as clean names.
+BACKGROUND = NO_OBJECT | frozenset(
+    ("n/a", "none", "nothing", "null", "object", "objects", "other", "others", "thing", "things", "unknown")
 )
-# fmt: on
 
 
 class Absent:
     """What may be asked though an image has none of it. verified: an image's record says what it has none of (LVIS),
     so that a name may be asked that is annotated nowhere."""
 
-    def __init__(self, index: Instances, images: Path | ImageFolder, names: Names, *, seed: int, verified: bool = False) -> None:
+    def __init__(
+        self, index: Instances, images: Path | ImageFolder, names: Names, *, seed: int, verified: bool = False
+    ) -> None:
         self.index, self.images, self.names = index, images, names
         self.seed, self.verified = seed, verified
         known = index.categories.known
@@ -45,6 +41,7 @@ class Absent:
                 self.parents.setdefault(self.key_of[c], set()).add(parent)
         used = {clean_name(n) for every in index.by_image.values() for a in every for n in names(a)}
         above_others = {parent for parents in self.parents.values() for parent in parents}
+        self.ancestors = {key: self._above(key) for key in {*self.key_of.values()}}
         self.excluded: dict[str, list[str]] = {}
         self.askable: dict[str, Key] = {}  # the first category of each name
         for c, key in self.key_of.items():
@@ -53,6 +50,20 @@ class Absent:
                 self.excluded.setdefault(why, []).append(category_text(known[c]))
             elif key:
                 self.askable.setdefault(key, c)
+
+    def _above(self, key: str) -> set[str]:
+        """The supercategories of a name, and theirs."""
+        found, left = set[str](), [key]
+        while left:
+            new = self.parents.get(left.pop(), set()) - found
+            found |= new
+            left += new
+        return found
+
+    def _unsure(self, annotation: dict[str, Any]) -> bool:
+        """Whether a text alone says what it is."""
+        kinds = {clean_name(name) for name in self.index.category_names(annotation)}
+        return kinds <= BACKGROUND and bool(texts_of(annotation))
 
     def notes(self) -> list[str]:
         """Which names are never asked, and why."""
@@ -76,13 +87,20 @@ class Absent:
             return []  # it may be what is lost
         over = index.over(file)
         present = {clean_name(name) for a in over for name in self.names(a)}
-        if any(not self.names(a) for a in over):
+        if any(not self.names(a) or self._unsure(a) for a in over):
             return []
+        records = [index.images.known[i] for i in index.by_file[file]]
+        said = {text for record in (*over, *records) for text in said_of(record)}
         free = self.askable
         if among is not None:
             ids = [key for value in among if (key := index.categories.find(value)) is not None]
             free = {self.key_of[c]: c for c in ids if self.key_of[c] in self.askable}
-        left = [c for key, c in free.items() if key not in present and not self.parents.get(key, set()) & present]
+        left = [
+            c
+            for key, c in free.items()
+            if not (kinds := {key, *self.ancestors[key]}) & present
+            and not any(mentions(text, kind) for text in said for kind in kinds)
+        ]
         image_id = index.by_file[file][0]
         rng = np.random.default_rng([self.seed, *str(image_id).encode("utf-8", "backslashreplace")])
         chosen = sorted(rng.permutation(len(left))[:count])
@@ -98,9 +116,10 @@ class Absent:
 
 def _none(index: Instances, images: Path | ImageFolder, file: str, name: str, text: str) -> Sample:
     ids = index.by_file[file]
-    paths = [index.picture(image_id, images) for image_id in ids]  # each must be of the annotated size
+    for image_id in ids:  # each must be of the annotated size
+        index.picture(image_id, images)
     mended = dict.fromkeys(why for i in ids for why in index.mended.get(id(index.images.known[i]), ()))
-    return Sample(name, text, paths[0], (), mended=tuple(mended))
+    return Sample(name, text, index.agreed(file, images), (), mended=tuple(mended))
 
 
 def _excluded(key: str, above: set[str], used: set[str], verified: bool) -> str:

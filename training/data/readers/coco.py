@@ -11,24 +11,32 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from training.data.image_names import ImageFolder, image_folder
+from training.data.image_names import ImageFolder
 from training.data.readers.absent import Absent
 from training.data.readers.groups import groups_of, item_of, name_group
 from training.data.readers.indexing import read_instances
-from training.data.readers.instances import Instances, name_of
+from training.data.readers.instances import Instances
 from training.data.readers.names import notes_on_texts, texts_of
 from training.data.readers.records import Record
 from training.data.samples import Source
 
 
-def read_coco(path: Path, images: Path | ImageFolder, *, no_target: int = 0, seed: int = 0, crowds: str = "ignore", encoding: str | None = None) -> Source:
+def read_coco(
+    path: Path,
+    images: Path | ImageFolder,
+    *,
+    no_target: int = 0,
+    seed: int = 0,
+    crowds: str = "ignore",
+    encoding: str | None = None,
+) -> Source:
     """no_target: instructions per image that name a category which the image has none of (COCO annotates its
     categories exhaustively; a file that does not should not ask for it). crowds: "ignore" or "keep".
 
     Raises ValueError for a file that is none.
     """
     index = read_instances(path, images, encoding)
-    images = image_folder(images, map(name_of, index.images.known.values()))
+    images = index.folder or images
     names = partial(_names, index)
     absent = Absent(index, images, names, seed=seed) if no_target else None
     items, taken = [], set[str]()
@@ -48,7 +56,13 @@ def _names(index: Instances, annotation: Record) -> tuple[str, ...]:
 
 
 def note_on_crowds(annotations: list[Record], crowds: str) -> list[str]:
-    """A hint where nothing is an object, or what was taken for one."""
+    """Hints where nothing is an object, what was taken for one, and on `ignore`, which is not read."""
+    marked = sum(a.get("ignore") in (1, "1", True) and not a["iscrowd"] for a in annotations)
+    more = [f"{marked} annotations have ignore 1, which is not read: they are objects, as iscrowd says"] * bool(marked)
+    return more + _note_on_crowds(annotations, crowds)
+
+
+def _note_on_crowds(annotations: list[Record], crowds: str) -> list[str]:
     count = sum(a["iscrowd"] for a in annotations)
     if count and crowds == "keep":
         return [f"{count} annotations have iscrowd 1 and are objects by --crowds keep"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.data.image_names import ImageFolder
 from training.data.readers.instances import Instances, name_of
-from training.data.readers.names import clean_name, spelling, texts_of
+from training.data.readers.names import NO_OBJECT, clean_name, spelling, texts_of
 from training.data.readers.records import Record
 from training.data.samples import BadRow, Item, LeftOut, Sample
 
@@ -109,6 +109,8 @@ def _sample(index: Instances, images: Path | ImageFolder, name: str, group: Grou
     if group.lost:
         why = f'annotation {group.lost[0]}, bad itself, is of the same instruction, "{text}"'
         raise BadRow(*((f"annotation {a['id']}", why) for a in every))
+    if group.key in NO_OBJECT:
+        raise LeftOut(*((f"annotation {a['id']}", f'"{text}" is no object') for a in every))
     aside = [a for a in every if a["iscrowd"]] if crowds == "ignore" else []
     objects = [a for a in every if not a["iscrowd"]] if aside else every
     if not objects:

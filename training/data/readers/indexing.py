@@ -6,11 +6,14 @@ left away the instruction that it belongs to. What is harmless is put right in t
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.data.image_names import ImageFolder
-from training.data.readers.files import one_name_per_file
+from training.data.image_names import ImageFolder, image_folder
+from training.data.readers.files import names_in_doubt, one_name_per_file
 from training.data.readers.instances import Instances, name_of
 from training.data.readers.names import category_text, clean_name, texts_of
 from training.data.readers.records import NUMBER_OR_TEXT, Key, Record, flag_of, key_of, read_table, shown, side_of
@@ -18,9 +21,8 @@ from training.data.samples import Problem
 from training.data.text_files import load_json
 
 NO_ID = "an annotation has no id, and none is needed"
-ID_TWICE = "an annotation's id is given twice, over other images, and nothing needs it"
+ID_TWICE = "an annotation's id is given twice, and nothing needs it"
 AGAIN = "an annotation is there twice, word for word; it is taken once"
-CLASH = "its id is given twice over one image, to different annotations, of which neither is taken"
 NO_CATEGORY = "its category is none of the file; its text is the instruction"
 FLAG_AS_TEXT = "iscrowd is written as text"
 SIZE_AS_TEXT = "the size of its image is written as text or with a decimal point"
@@ -33,12 +35,14 @@ def read_instances(path: Path, images: Path | ImageFolder | None = None, encodin
     Raises ValueError for a file that is no instances file; single rows go to `problems`.
     """
     data = load_json(path, encoding)
-    folder = images.path if isinstance(images, ImageFolder) else images
     if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
         raise ValueError(f"{path} is no instances file: it needs the lists images and annotations")
     mended: dict[int, tuple[str, ...]] = {}
     problems: list[Problem] = []
     given = data.get("categories")
+    pictured = [name_of(r) for r in data["images"] if isinstance(r, dict) and _has_name(r)]
+    folder = None if images is None else image_folder(images, pictured)
+    same = one_name_per_file(pictured, folder)
     tables = []
     for what, records in (("category", given if isinstance(given, list) else []), ("image", data["images"])):
         several, check, meaning = _KINDS[what]
@@ -53,21 +57,39 @@ def read_instances(path: Path, images: Path | ImageFolder | None = None, encodin
             if borne:
                 mended[id(record)] = borne
             rows.append((key, record, wrong))
+        if what == "image":
+            _share_sizes(rows, same)
+            meaning = partial(_meaning, same)
         tables.append(read_table(rows, meaning, several))
         problems += [Problem(path.name, f"{what} {key}", reason) for key, reason in tables[-1].bad]
     categories, pictures = tables
-    every = [*pictures.known.values(), *(r for several in pictures.spoiled.values() for r in several)]
-    same = one_name_per_file([name_of(r) for r in every if _has_name(r)], folder)
     file_of = {key: same[name_of(record)] for key, record in pictures.known.items()}
     by_file: dict[str, list[Key]] = {}
     for key, file in file_of.items():
         by_file.setdefault(file, []).append(key)
-    found = Instances(path, pictures, categories, by_file, problems=problems, mended=mended, file_of=file_of)
+    found = Instances(
+        path, pictures, categories, by_file, problems=problems, mended=mended, file_of=file_of, folder=folder
+    )
     for what, table in (("category", categories), ("image", pictures)):
         if table.again:
             found.notes.append(f"{table.again} {what} records only repeat what others say, and are not needed")
-    _Annotations(found, same).read(data["annotations"])
+    _Annotations(found, same, names_in_doubt(same, folder)).read(data["annotations"])
     return found
+
+
+def _share_sizes(rows: list[tuple[Key, Record, str]], same: dict[str, str]) -> None:
+    """Gives a record without a size that of another one of its id and file."""
+    sizes: dict[tuple[Key, str], tuple[int, int]] = {}
+    for key, record, wrong in rows:
+        if not wrong and record["width"] is not None:
+            sizes.setdefault((key, same[name_of(record)]), (record["width"], record["height"]))
+    for key, record, wrong in rows:
+        if not wrong and record["width"] is None:
+            record["width"], record["height"] = sizes.get((key, same[name_of(record)]), (None, None))
+
+
+def _meaning(same: dict[str, str], image: Record) -> tuple[Any, ...]:
+    return same[name_of(image)], image["width"], image["height"]
 
 
 def _has_name(image: Record) -> bool:
@@ -98,19 +120,20 @@ def _image(record: Record) -> tuple[str, tuple[str, ...]]:
     return "", (SIZE_AS_TEXT,) if any(type(v) is not int for v in given) else ()
 
 
-_KINDS = {
+_KINDS: dict[str, tuple[str, Callable[[Record], tuple[str, tuple[str, ...]]], Callable[[Record], Any]]] = {
     "category": ("categories", _category, lambda r: clean_name(category_text(r))),
-    "image": ("images", _image, lambda r: (r.get("file_name") or r.get("coco_url"), r["width"], r["height"])),
+    "image": ("images", _image, name_of),
 }
 
 
 class _Annotations:
     """Puts annotations into an index, each under its image, or among those that are lost."""
 
-    def __init__(self, index: Instances, same: dict[str, str]) -> None:
-        self.index, self.same = index, same
-        self.over: dict[Key, dict[str, Record]] = {}  # of ids that several annotations have: by image file
-        self.clashes: list[tuple[str, Record]] = []
+    def __init__(self, index: Instances, same: dict[str, str], doubtful: dict[str, str]) -> None:
+        """doubtful: as `names_in_doubt` gives it."""
+        self.index, self.same, self.doubtful = index, same, doubtful
+        self.first: dict[tuple[Key, str, str], Record] = {}  # of ids given twice: by id, image file and all they say
+        self.stubs = 0
 
     def read(self, records: list[Any]) -> None:
         index = self.index
@@ -133,9 +156,11 @@ class _Annotations:
                     mended.append(FLAG_AS_TEXT)
             except ValueError as error:
                 wrong = wrong or f"iscrowd is {error}"
-            if not wrong:
-                wrong = self.twice(record, files[0], mended)
-            if wrong == AGAIN:
+            if not wrong and _is_stub(record):
+                self.stubs += 1
+                index.unnamed.add(files[0])  # somebody may have begun to annotate what is there
+                continue
+            if not wrong and self.is_repeated(record, files[0], mended):
                 continue
             if wrong:
                 self.bad(who, wrong)
@@ -145,7 +170,12 @@ class _Annotations:
             if mended:
                 index.mended[id(record)] = tuple(mended)
             index.by_image.setdefault(record["image_id"], []).append(record)
-        self.drop_clashes()
+            if (other := self.doubtful.get(name_of(index.images.known[record["image_id"]]))) in index.by_file:
+                index.lost.setdefault(other, []).append(record)
+        if self.stubs:
+            index.notes.append(
+                f"{self.stubs} annotations have neither a shape nor a box, and are left out as no objects"
+            )
 
     def bad(self, who: Any, reason: str) -> None:
         self.index.problems.append(Problem(self.index.file.name, f"annotation {who}", reason))
@@ -164,6 +194,8 @@ class _Annotations:
         files = [file for file in named if file in index.by_file]
         if len(spoiled) > 1:
             some = ", ".join(shown(n) for n in sorted(named)[:3])
+            if len(named) == 1:
+                some += " of " + " and ".join(f"{r.get('width')} x {r.get('height')}" for r in spoiled[:3])
             return files, f"image {shown(value)} is {len(spoiled)} different images ({some})"
         return files, f"there is no image {shown(value)}, or it is bad itself"
 
@@ -189,31 +221,31 @@ class _Annotations:
         index.unnamed.update(files)
         return ""
 
-    def twice(self, record: Record, file: str, mended: list[str]) -> str:
-        """What is wrong where an annotation's id is given already: over one image it may be of an older version."""
+    def is_repeated(self, record: Record, file: str, mended: list[str]) -> bool:
+        """Whether an annotation of the same id says the same over the same image file."""
         index, who = self.index, record["id"]
         first = index.annotations.setdefault(who, record)
         if first is record:
-            return ""
-        places = self.over.setdefault(who, {index.file_of[first["image_id"]]: first})
-        other = places.setdefault(file, record)
+            return False
+        if who not in index.twice:
+            self.first[who, index.file_of[first["image_id"]], _said(first)] = first
+        other = self.first.setdefault((who, file, _said(record)), record)
         if other is record:
             index.twice.add(who)
             mended.append(ID_TWICE)
-            return ""
-        if other == record:
-            index.mended[id(other)] = tuple({*index.mended.get(id(other), ()), AGAIN})
-            return AGAIN
-        self.clashes.append((file, other))
-        index.twice.add(who)
-        return CLASH
+            return False
+        index.mended[id(other)] = tuple({*index.mended.get(id(other), ()), AGAIN})
+        return True
 
-    def drop_clashes(self) -> None:
-        """The first of two annotations with one id falls as the second has."""
-        index = self.index
-        every = {id(record): (file, record) for file, record in self.clashes}
-        for file, record in every.values():
-            self.bad(record["id"], CLASH)
-            index.lost.setdefault(file, []).append(record)
-        for image_id in {record["image_id"] for _, record in every.values()}:
-            index.by_image[image_id] = [a for a in index.by_image[image_id] if id(a) not in every]
+
+def _said(annotation: Record) -> str:
+    """All that an annotation says, beside the record of its image."""
+    return json.dumps({k: v for k, v in annotation.items() if k != "image_id"}, sort_keys=True)
+
+
+def _is_stub(annotation: Record) -> bool:
+    """Whether it was begun and nothing was drawn, as COCO-annotator writes it."""
+    box = annotation.get("bbox")
+    no_box = not box or box in ([0, 0, 0, 0], ["0", "0", "0", "0"])
+    nothing = annotation.get("area") == 0 or (bool(box) and not annotation.get("area"))
+    return annotation.get("segmentation") in (None, [], [[]]) and no_box and nothing and not annotation.get("keypoints")

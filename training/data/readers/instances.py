@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Instances:
     mended: dict[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
     file_of: dict[Key, str] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list, repr=False)
+    folder: ImageFolder | None = field(default=None, repr=False)  # that knows all names of the file
     _names: dict[Any, tuple[str, ...]] = field(default_factory=dict, repr=False)  # by category
 
     def over(self, file: str) -> list[Record]:
@@ -150,11 +151,31 @@ class Instances:
         wrong = [(a, why) for a in annotations if isinstance(why := found[a["image_id"]], str)]
         if wrong:
             raise fallen(wrong, annotations)
-        first = annotations[0]["image_id"]
-        path = found[first]
-        assert isinstance(path, Picture)
-        record = self.images.known[first]
-        return path, image_size(path) if record["height"] is None else (record["height"], record["width"])
+        try:
+            path = self.agreed(self.file_of[annotations[0]["image_id"]], folder)
+        except ValueError as error:
+            raise fallen([(a, str(error)) for a in annotations], annotations) from error
+        return path, image_size(path)
+
+    def agreed(self, file: str, folder: Path | ImageFolder) -> Picture:
+        """An image file as all of its records that can be read say. Raises ValueError where they do not agree, or none
+        can be read."""
+        pictures, wrong = [], []
+        for image_id in self.by_file[file]:
+            try:
+                pictures.append(self.picture(image_id, folder))
+            except ValueError as error:
+                wrong.append(error)
+        if not pictures:
+            raise wrong[0]
+        first = pictures[0]
+        if any((p.size, p.upright) != (first.size, first.upright) for p in pictures):
+            raise ValueError(
+                f"the records of the image {first.path} give it different sizes: some are of its pixels as stored, "
+                "some as EXIF's orientation turns them"
+            )
+        mended = dict.fromkeys(why for picture in pictures for why in picture.mended)
+        return replace(first, mended=tuple(mended))
 
 
 def read_mask(annotation: Record, size: tuple[int, int]) -> tuple[Mask, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.data.image_names import ImageFolder, image_folder
+from training.data.image_names import ImageFolder
 from training.data.readers.absent import Absent
 from training.data.readers.coco import note_on_crowds
 from training.data.readers.groups import Group, groups_of, item_of, name_group
@@ -22,14 +22,22 @@ from training.data.readers.names import category_text, clean_name
 from training.data.samples import Item, LeftOut, Sample, Source
 
 
-def read_lvis(path: Path, images: Path | ImageFolder, *, no_target: int = 0, seed: int = 0, crowds: str = "ignore", encoding: str | None = None) -> Source:
+def read_lvis(
+    path: Path,
+    images: Path | ImageFolder,
+    *,
+    no_target: int = 0,
+    seed: int = 0,
+    crowds: str = "ignore",
+    encoding: str | None = None,
+) -> Source:
     """One sample per image and category, named by the category, synonyms in `others`.
 
     no_target: at most so many of an image's negative categories. images: holds train2017 and val2017, or the files.
     crowds: as for COCO. Raises ValueError for a file that is none.
     """
     index = read_instances(path, images, encoding)
-    images = image_folder(images, map(name_of, index.images.known.values()))
+    images = index.folder or images
     absent = Absent(index, images, index.category_names, seed=seed, verified=True) if no_target else None
     items, taken = [], set[str]()
     for file, ids in index.by_file.items():

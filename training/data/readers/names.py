@@ -5,6 +5,7 @@ Texts under keys that are not read are named in a note, since the category's nam
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,11 +38,55 @@ _NO_TEXT = frozenset(
 _END = " .,;:!?…。，；：！？、"
 
 
+# Words of scripts that put no space between them have about two signs each.
+_SIGNS = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_JOINT = re.compile(r"_+|(?<=\w)[-\u2010\u2011]+(?=\w)")
+# Names of what is no object.
+# fmt: off
+NO_OBJECT = frozenset(
+    {
+        "background", "bg", "ignore", "ignored", "ignore region", "dontcare", "dont care", "don't care", "void",
+        "unlabeled", "unlabelled", "not labeled", "not labelled",
+    }
+)
+# fmt: on
+
+
 @lru_cache(65536)
 def clean_name(text: str) -> str:
-    """Equal for names that mean the same: without case, doubled white space and what is put at a sentence's end."""
-    folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    """Equal for names that mean the same: without case, doubled white space, underscores and hyphens between words, and
+    what is put at a sentence's end."""
+    plain = unicodedata.normalize("NFC", text).casefold()
+    folded = " ".join(_JOINT.sub(" ", plain).split()) or plain.strip()
     return folded.rstrip(_END) or folded
+
+
+def mentions(text: str, name: str) -> bool:
+    """Whether a text holds all words of a name, in the singular or plural."""
+    said, asked = clean_name(text), clean_name(name)
+    return asked in said or {*map(_singular, asked.split())} <= {*map(_singular, re.findall(r"[\w']+", said))}
+
+
+def _singular(word: str) -> str:
+    return re.sub(r"(?<=[sxz])es$|(?<=[cs]h)es$|(?<=[^s])s$", "", word) if len(word) > 3 else word
+
+
+def said_of(record: Record) -> Iterator[str]:
+    """All texts that an annotation or an image's record holds, also those that are not read as instructions."""
+    inner = record.get("attributes")
+    for key in {*(k for k in TEXT_KEYS if k in record), *unread_texts(record)}:
+        if key in record:
+            yield from _strings(record[key])
+        elif isinstance(inner, dict):
+            yield from _strings(inner.get(key.removeprefix("attributes.")))
+
+
+def _strings(value: Any, depth: int = 3) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif depth and isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner, depth - 1)
 
 
 def category_text(category: Record) -> str:
@@ -97,7 +142,10 @@ def _says(key: Any, value: Any) -> bool:
 def _words(value: Any, least: int, depth: int = 3) -> bool:
     """Whether somewhere in a value there is a text of so many words."""
     if isinstance(value, str):
-        return len(value) < 100_000 and sum(any(c.isalpha() for c in word) for word in value.split()) >= least
+        if len(value) >= 100_000:
+            return False
+        words = (max(1, -(-len(_SIGNS.findall(word)) // 2)) for word in value.split() if any(map(str.isalpha, word)))
+        return sum(words) >= least
     if depth and isinstance(value, (list, tuple)):
         return any(_words(v, least, depth - 1) for v in value[:8])
     return (
