@@ -152,9 +152,9 @@ class Robot:
 
     def _asked_reliably(self) -> bool:
         """Whether the node has seen what is offered: before, it asks for best effort, which loses large frames."""
-        topics = self.image.topic_name, self.info.topic_name
-        readers = [r for topic in topics for r in self.node.get_subscriptions_info_by_topic(topic)]
-        return all(r.qos_profile.reliability == ReliabilityPolicy.RELIABLE for r in readers)
+        images, infos = map(self.node.get_subscriptions_info_by_topic, (self.image.topic_name, self.info.topic_name))
+        readers = [*images, *infos]
+        return bool(images) and all(r.qos_profile.reliability == ReliabilityPolicy.RELIABLE for r in readers)
 
     def tell(self, text: str) -> None:
         self.matched(self.instruction).publish(String(data=text))

@@ -27,17 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from segzero_ros.core.contract import Image, Reasoner, Sampling, SegzeroError
+from segzero_ros.core.contract import Image, Reasoner, Sampling
 from segzero_ros.core.geometry import square_image
-from segzero_ros.profiles import ProfileError
 from training.data.tabletop.instructions import prompt_text
 from training.data.tabletop.questions import SUFFIX
 from training.evaluation.answer_scores import Score, exact
+from training.evaluation.command import ended
 from training.evaluation.identity import digest_of, weights
 from training.evaluation.items import reason_of
 from training.evaluation.question_sets import QUESTIONS, SETS, Question, read_tabletop
 from training.measures.metrics import interval
-from training.measures.records import Record, RecordFile, RecordsError, in_batches, load
+from training.measures.records import Record, RecordFile, in_batches, load
 
 
 def short_prompt(question: str) -> str:
@@ -151,20 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             p.error("needed are --questions and --images, and --annotations for vqav2 alone")
         if a.batch < 1 or (a.n is not None and a.n < 1) or (a.scenes is not None and a.scenes < 1):
             p.error("--batch, --n and --scenes must be at least 1")
-    try:
-        if a.from_records:
-            print(json.dumps(summarise(load([a.from_records], "score")[1])))
-            return 0
-        return _run(a)
-    except (RecordsError, ProfileError, SegzeroError, ValueError, OSError) as error:
-        print(f"segzero-train abilities: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("segzero-train abilities: interrupted; with --records the same call continues", file=sys.stderr)
-        return 130
+    return ended("abilities", lambda: _run(a))
 
 
 def _run(a: argparse.Namespace) -> int:
+    if a.from_records:
+        print(json.dumps(summarise(load([a.from_records], "score")[1])))
+        return 0
     from segzero_ros.models.reasoner_transformers import load_reasoner
     from segzero_ros.profiles import load_profile
 

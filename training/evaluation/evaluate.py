@@ -23,18 +23,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from segzero_ros.core.contract import Image, Mask, SegzeroError, ThoughtBudget
+from segzero_ros.core.contract import Image, Mask, ThoughtBudget
 from segzero_ros.core.published import SCRIPTS, script_of
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.profiles import ProfileError, load_profile
+from segzero_ros.profiles import load_profile
 from training.data.sources import Reading, add_options, options
 from training.data.tabletop.evaluation import QUESTIONS, SCENES
 from training.evaluation.asking import Voting, evaluate
+from training.evaluation.command import ended
 from training.evaluation.figures import summarise, table
 from training.evaluation.identity import digest_of, weights
 from training.evaluation.item_records import FORM
 from training.evaluation.items import Case, read_cases
-from training.measures.records import Record, RecordFile, RecordsError, load, shard_path, write
+from training.measures.records import Record, RecordFile, load, shard_path, write
 
 
 def _alone(cases: Sequence[Case], count: int = 300) -> int:
@@ -108,14 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = p.parse_args(argv)
     if arguments.batch < 1 or arguments.samples < 0 or (arguments.n is not None and arguments.n < 1):
         p.error("--batch and --n must be at least 1, --samples at least 0")
-    try:
-        return _run(arguments)
-    except (RecordsError, ProfileError, SegzeroError, ValueError, OSError) as error:
-        print(f"segzero-train evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("segzero-train evaluate: interrupted; with --records the same call continues", file=sys.stderr)
-        return 130
+    return ended("evaluate", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
