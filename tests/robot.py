@@ -142,6 +142,10 @@ class Robot:
                     call[0](*call[1:])
                 self.news.wait(0.1 if call else 0.02)
 
+    def loading(self) -> None:
+        """Waits until the node loads and is active, so that it takes instructions."""
+        self.wait(f"{self.space}/segzero/state", lambda m: m.state == State.LOADING and "not active" not in m.message)
+
     def ready(self) -> None:
         self.wait(f"{self.space}/segzero/state", lambda m: m.state == State.READY)
 

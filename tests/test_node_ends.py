@@ -31,7 +31,7 @@ Start = Callable[..., subprocess.Popen]
 
 def test_the_time_of_an_instruction_runs_while_the_models_load(robot: Robot, start: Start) -> None:
     start(timeout=0.2)
-    robot.wait("/segzero/state", lambda m: m.state == State.LOADING)
+    robot.loading()
     robot.tell("the red mug")
     result = robot.answer("the red mug")
     assert result.status == Segmentation.STATUS_TIMEOUT and "load" in result.message
@@ -47,7 +47,7 @@ def test_an_instruction_at_start_is_asked_when_the_models_are_there(robot: Robot
 
 def test_a_call_while_models_load_is_refused_with_the_progress(robot: Robot, start: Start) -> None:
     start()
-    robot.wait("/segzero/state", lambda m: m.state == State.LOADING)
+    robot.loading()
     answer = robot.call(SegmentImage, "/segzero/segment", SegmentImage.Request(instruction="mug")).result
     assert answer.status == Segmentation.STATUS_NOT_READY and "loading" in answer.message
 

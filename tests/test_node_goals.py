@@ -14,7 +14,7 @@ from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from segzero_msgs.action import Segment
-from segzero_msgs.msg import Segmentation, State
+from segzero_msgs.msg import Segmentation
 from segzero_msgs.srv import SegmentImage
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
@@ -215,7 +215,7 @@ def test_goals_while_loading_are_refused_where_the_parameter_says_so(
     start: Callable[..., Any], robot: Robot, ask: Callable[..., Asked], tmp_path: Path
 ) -> None:
     start(goals_while_loading="refuse")
-    robot.wait("/segzero/state", lambda m: m.state == State.LOADING)
+    robot.loading()
     status, result = ask().end()
     assert status == ABORTED and result.status == Segmentation.STATUS_NOT_READY and "loading" in result.message
 

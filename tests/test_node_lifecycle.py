@@ -42,7 +42,8 @@ def test_a_manager_leads_it_through_all_states_and_back(robot: Robot, start: Sta
 def test_cleaning_up_and_configuring_again_in_the_middle_of_a_load(robot: Robot, start: Start) -> None:
     start(autostart=False)
     assert robot.change(Transition.TRANSITION_CONFIGURE)
-    robot.wait("/segzero/state", lambda m: m.state == State.LOADING)
+    loading = robot.wait("/segzero/state", lambda m: m.state == State.LOADING)
+    assert "the node is not active" in loading.message, "what would be refused is said"
     assert robot.change(Transition.TRANSITION_CLEANUP)
     assert robot.change(Transition.TRANSITION_CONFIGURE) and robot.change(Transition.TRANSITION_ACTIVATE)
     robot.ready()

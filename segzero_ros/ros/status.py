@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -60,10 +61,12 @@ class StatusBoard:
             self.characters = 0
 
     def shown(self) -> Snapshot:
-        """The snapshot as seen from outside: READY is said by an active node only."""
+        """The snapshot as seen from outside: READY is said by an active node only, and LOADING says what refuses."""
         snapshot, why = self.snapshot, self._inactive()
         if why and snapshot.state in (State.READY, State.REASONING):
             return Snapshot(State.INACTIVE, f"the models are loaded; {why}")
+        if why and snapshot.state == State.LOADING:
+            return replace(snapshot, message=f"{snapshot.message}; {why}")
         return snapshot
 
     def publish_diagnostics(self) -> None:
