@@ -35,6 +35,23 @@ square: 224
 system: null
 max_new_tokens: 100000
 """
+# A node whose load waits until somebody opens the other end of a pipe, the first argument.
+HELD = """
+import signal
+import sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # as main does, before torch has threads
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.ros.main import main
+
+load = Pipeline.load
+
+def held(*arguments, **more):
+    open(sys.argv[1]).close()
+    return load(*arguments, **more)
+
+Pipeline.load = held
+main(sys.argv[4:])  # behind the pipe, the interpreter and its -m
+"""
 
 
 def asks_for_gpu(markers: str) -> bool:
@@ -100,6 +117,23 @@ def start(models: tuple[Path, Path]) -> Iterator[Callable[..., subprocess.Popen]
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+class Held:
+    """A node that is started with `before` loads until it may go on."""
+
+    def __init__(self, pipe: Path) -> None:
+        os.mkfifo(pipe)
+        self._pipe = pipe
+        self.before = (sys.executable, "-c", HELD, str(pipe))
+
+    def go_on(self) -> None:
+        self._pipe.write_bytes(b"")
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Held:
+    return Held(tmp_path / "pipe")
 
 
 @pytest.fixture(scope="module")

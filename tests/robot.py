@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -37,7 +39,9 @@ class Robot:
         self.node = rclpy.create_node("robot", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.left = False
-        self.shown = False  # the node knows the publisher of images
+        self.gone: set[bytes] = set()  # readers that a node has ended, whether that is known here yet or not
+        self.relied: set[Any] = set()  # publishers whose readers ask for all that is sent
+        self.clients: dict[str, Any] = {}
         self.executor.add_node(self.node)
         self.seen: dict[str, list[Any]] = {}
         self.news = threading.Condition()
@@ -76,23 +80,16 @@ class Robot:
             return found()
 
     def show(self, stamp: int = 1) -> Header:
+        """Sends a frame and its camera_info; both have arrived then."""
         header = Header(frame_id="camera")
         header.stamp = self.node.get_clock().now().to_msg()
         pixels = np.random.default_rng(stamp).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
-        if not self.shown:
-            self.matched(self.image)
-            self.state()  # a node that has taken a request knows the publishers that were there before its client
-            self._until(self._asked_reliably)
-            self.shown = True
+        self.calibrate(CameraInfo(header=header, width=WIDTH, height=HEIGHT, k=[100.0, 0, 640, 0, 100, 360, 0, 0, 1]))
         self.send(image_to_msg(pixels, "rgb8", header))
-        # Last: in shared memory a large image evicts a small message that has not been read yet.
-        self.matched(self.info).publish(
-            CameraInfo(header=header, width=WIDTH, height=HEIGHT, k=[100.0, 0, 640, 0, 100, 360, 0, 0, 1])
-        )
         return header
 
     def call(self, kind: type, name: str, request: Any) -> Any:
-        client = self.node.create_client(kind, name)
+        client = self.clients.get(name) or self.clients.setdefault(name, self.node.create_client(kind, name))
         assert client.wait_for_service(PATIENCE)
         if name.startswith(f"{self.space}/segzero/"):
             self.known()
@@ -103,11 +100,27 @@ class Robot:
         return future.result()
 
     def known(self) -> None:
-        """Waits until the node knows every reader that was made here before: a reply to a stranger is lost."""
-        heard = threading.Event()
-        last = self.node.create_subscription(State, f"{self.space}/segzero/state", lambda _: heard.set(), LATCHED)
-        assert heard.wait(PATIENCE), "the node is not there"
-        self.executor.create_task(self.node.destroy_subscription, last)  # never while the executor waits with it
+        """Waits until the node knows every reader that was made here before: a reply to a stranger is lost.
+
+        A new reader may hear what is said just now beside readers that are known; what was said before it was made is
+        sent again to one that is known.
+        """
+        said, made = 0, 0
+        while said >= made:
+            made = self.node.get_clock().now().nanoseconds
+            heard: queue.SimpleQueue[State] = queue.SimpleQueue()
+            last = self.node.create_subscription(State, f"{self.space}/segzero/state", heard.put, LATCHED)
+            stamp = heard.get(timeout=PATIENCE).header.stamp
+            said = stamp.sec * 10**9 + stamp.nanosec
+            # Never while the executor waits with it.
+            self.executor.create_task(self.node.destroy_subscription, last)
+
+    def within(self, call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """What a call returns that is made by the thread which takes messages: rclpy drops the reply to a goal that
+        another thread has sent and not noted down yet."""
+        made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.executor.create_task(lambda: made.put(call(*arguments, **more)))
+        return made.get(timeout=PATIENCE)
 
     def close(self) -> None:
         # Told from within: rclpy's shutdown frees what a spinning thread waits with.
@@ -130,16 +143,16 @@ class Robot:
     def stream(self, publisher: Any, message: Any, what: str = "frames") -> None:
         """Sends a message again and again until the node says that one has come, as a camera does: the node may know a
         new publisher later than it is known itself, and best effort loses what comes before."""
-        self._until(lambda: any(self._came(m, what) for m in self.seen["/diagnostics"]), publisher.publish, message)
+        self.repeat(lambda: any(self._came(m, what) for m in self.seen["/diagnostics"]), publisher.publish, message)
 
-    def _until(self, reached: Callable[[], Any], *call: Any) -> None:
-        """Calls again and again until something is reached that nobody tells."""
+    def repeat(self, reached: Callable[[], Any], call: Callable[..., Any] | None = None, *arguments: Any) -> None:
+        """Calls again and again until something is reached; without a call, looks for what nobody tells."""
         end = time.monotonic() + PATIENCE
-        with self.news:
-            while not reached():
-                assert time.monotonic() < end, "it was not reached"
-                if call:
-                    call[0](*call[1:])
+        while not reached():
+            assert time.monotonic() < end, "it was not reached"
+            if call:
+                call(*arguments)
+            with self.news:
                 self.news.wait(0.1 if call else 0.02)
 
     def loading(self) -> None:
@@ -151,20 +164,50 @@ class Robot:
 
     def matched(self, publisher: Any) -> Any:
         """The publisher once the node has found it."""
-        self._until(publisher.get_subscription_count)
+
+        def found() -> bool:
+            readers = self.node.get_subscriptions_info_by_topic(publisher.topic_name)
+            return self._living(publisher) and publisher.get_subscription_count() >= len(readers)
+
+        self.repeat(found)
         return publisher
 
-    def _asked_reliably(self) -> bool:
-        """Whether the node has seen what is offered: before, it asks for best effort, which loses large frames."""
-        images, infos = map(self.node.get_subscriptions_info_by_topic, (self.image.topic_name, self.info.topic_name))
-        readers = [*images, *infos]
-        return bool(images) and all(r.qos_profile.reliability == ReliabilityPolicy.RELIABLE for r in readers)
+    def relied_on(self, publisher: Any) -> Any:
+        """The publisher once the node has seen what it offers: before, the node asks for best effort, which loses large
+        frames, and then subscribes anew, which loses what was sent to the reader before."""
+
+        def reliable() -> bool:
+            readers = self._living(publisher)
+            return bool(readers) and all(r.qos_profile.reliability == ReliabilityPolicy.RELIABLE for r in readers)
+
+        if publisher not in self.relied:
+            self.repeat(reliable)
+            self.relied.add(publisher)
+        return self.matched(publisher)
+
+    def _living(self, publisher: Any) -> list[Any]:
+        readers = self.node.get_subscriptions_info_by_topic(publisher.topic_name)
+        return [r for r in readers if bytes(r.endpoint_gid) not in self.gone]
+
+    def _forget_readers(self) -> None:
+        """The node has ended its readers."""
+        self.gone |= {bytes(r.endpoint_gid) for p in self.node.publishers for r in self._living(p)}
+        self.relied.clear()
 
     def tell(self, text: str) -> None:
         self.matched(self.instruction).publish(String(data=text))
 
     def send(self, message: Image) -> None:
-        self.matched(self.image).publish(message)
+        self.deliver(self.image, message)
+
+    def calibrate(self, message: CameraInfo) -> None:
+        self.deliver(self.info, message)
+
+    def deliver(self, publisher: Any, message: Any) -> None:
+        """Publishes, and waits until it has arrived: in shared memory a large image evicts a small message that has not
+        been read yet."""
+        self.relied_on(publisher).publish(message)
+        self.repeat(lambda: publisher.wait_for_all_acked(Duration()))
 
     def results(self) -> list[Segmentation]:
         return self.seen[f"{self.space}/segzero/result"]
@@ -189,8 +232,15 @@ class Robot:
 
     def until_state(self, label: str) -> None:
         """Waits for a transition that the node makes by itself."""
-        assert any(self.state() == label for _ in range(1000)), label
+        end = time.monotonic() + PATIENCE
+        while self.state() != label:
+            assert time.monotonic() < end, label
+        if label == "unconfigured":
+            self._forget_readers()
 
     def change(self, transition: int) -> bool:
         request = ChangeState.Request(transition=Transition(id=transition))
-        return self.call(ChangeState, f"{self.space}/segzero/change_state", request).success
+        changed = self.call(ChangeState, f"{self.space}/segzero/change_state", request).success
+        if changed and transition == Transition.TRANSITION_CLEANUP:
+            self._forget_readers()
+        return changed

@@ -19,7 +19,7 @@ from segzero_ros.core.contract import Prompt, SegzeroError, Status
 from segzero_ros.core.frames import Frame
 from segzero_ros.core.space import LiftError, Status3D, Transform
 from segzero_ros.core.tickets import Asker, Ticket
-from segzero_ros.ros.clicks import Clicks
+from segzero_ros.ros.clicks import PAUSE, Clicks
 from segzero_ros.ros.space_points import pixel_of
 from tests.request_bench import Bench
 
@@ -171,7 +171,7 @@ def test_a_point_in_space_becomes_a_pixel_when_its_frame_is_known(room: Room) ->
 def test_a_storm_of_clicks_piles_nothing_up_and_its_last_one_counts(room: Room) -> None:
     room.clicks.open()
     publisher = room.publisher(PointStamped, "/segzero/point")
-    told = iter(range(100))
+    told, began = iter(range(100)), time.monotonic()
 
     def is_told() -> bool:
         x = next(told, None)
@@ -181,7 +181,8 @@ def test_a_storm_of_clicks_piles_nothing_up_and_its_last_one_counts(room: Room) 
 
     room.until(is_told)  # a hundred a second
     room.until(lambda: [t for t in room.bench.requests._policy.line.waiting() if points(t)[0][0] == 99])
-    assert len(room.bench.delivered) < 50, "each click that was replaced is an answer to publish"
+    most = (time.monotonic() - began) / PAUSE + 1
+    assert len(room.bench.delivered) <= most, "each click that was replaced is an answer to publish"
     assert points(room.bench.take()) == ((99.0, 1.0),)
 
 

@@ -205,7 +205,8 @@ def test_a_server_that_is_not_there_is_an_error_after_a_while(server: None, monk
         robot.ask("the mug").result(PATIENCE)
 
 
-def test_a_server_that_comes_a_moment_later_is_asked_then() -> None:
+def test_a_server_that_comes_a_moment_later_is_asked_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "PATIENCE", PATIENCE)  # its process may take long to start
     with Segzero.standalone("late") as robot:
         question = robot.ask("the mug")
         server = serve("late")

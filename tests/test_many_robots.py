@@ -78,7 +78,7 @@ def test_none_is_lost_and_none_is_crossed(address: str, shared: bool) -> None:
         assert list(pool.map(ask, robots, range(ROBOTS))) == [TIMES] * ROBOTS
     assert told(address, "most") >= ROBOTS, "they asked at once"
     assert told(address, "open") == 0, "and every connection was closed"
-    assert (threading.active_count(), open_files()) == (threads, files)
+    assert threading.active_count() <= threads and open_files() <= files, "a thread of an earlier test may end"
 
 
 def test_one_batch_of_them_is_in_order(address: str) -> None:
@@ -105,7 +105,7 @@ def test_one_robot_that_leaves_takes_nobody_with_it(address: str) -> None:
     with ThreadPoolExecutor(ROBOTS) as pool:
         assert all(pool.map(leave_or_stay, range(ROBOTS)))
     assert told(address, "open") == 0
-    assert (threading.active_count(), open_files()) == (threads, files)
+    assert threading.active_count() <= threads and open_files() <= files, "a thread of an earlier test may end"
 
 
 def test_names_are_of_picture_and_words() -> None:

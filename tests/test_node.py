@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.msg import Transition
 from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from segzero_ros.ros.convert import image_to_msg
@@ -23,7 +22,7 @@ def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, sta
     process = start()
     robot.ready()
     header = robot.show()
-    robot.instruction.publish(String(data="the red mug"))
+    robot.tell("the red mug")
     result = robot.wait("/segzero/result", lambda m: m.instruction == "the red mug")
     # Random weights write no answer; that is a typed status, and the frame is the one that was shown.
     assert result.status == Segmentation.STATUS_PARSE_ERROR and result.message
@@ -36,7 +35,7 @@ def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, sta
         assert robot.wait(f"/segzero/{topic}", lambda m: True).header == header
 
     before = len(robot.seen["/segzero/result"])
-    robot.instruction.publish(String(data=" \n "))
+    robot.tell(" \n ")
     refused = robot.wait("/segzero/result", lambda m: m.status == Segmentation.STATUS_BAD_INSTRUCTION, before)
     assert refused.message
 
@@ -54,7 +53,7 @@ def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, sta
 def test_without_a_frame_there_is_a_typed_answer(robot: Robot, start: Callable) -> None:
     start(image_timeout=0.2)
     robot.ready()
-    robot.instruction.publish(String(data="the red mug"))
+    robot.tell("the red mug")
     assert robot.wait("/segzero/result", lambda m: m.status == Segmentation.STATUS_NO_IMAGE).message
 
 
@@ -68,16 +67,14 @@ def test_a_failed_load_says_why_and_leaves_the_node_unconfigured(
     process = start(reasoner=tmp_path)
     failed = robot.wait("/segzero/state", lambda m: m.state == State.FAILED)
     assert "truncated" in failed.message
-    for _ in range(50):
-        state = robot.call(GetState, "/segzero/get_state", GetState.Request()).current_state.label
-        if state == "unconfigured":
-            break
-    assert state == "unconfigured" and process.poll() is None
+    robot.until_state("unconfigured")
+    assert process.poll() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_loading_ends_the_node_cleanly(robot: Robot, start: Callable, number: int) -> None:
-    process = start()
+    process = start(autostart=False)
+    assert robot.change(Transition.TRANSITION_CONFIGURE)  # its reader is known before, so that no state is missed
     robot.wait("/segzero/state", lambda m: m.state == State.LOADING)
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)

@@ -39,10 +39,10 @@ class Camera:
         robot = self.robot
         header = Header(frame_id="camera", stamp=robot.node.get_clock().now().to_msg())
         k = [FOCAL, 0.0, WIDTH / 2, 0.0, FOCAL, HEIGHT / 2, 0.0, 0.0, 1.0]
+        robot.calibrate(CameraInfo(header=header, width=WIDTH, height=HEIGHT, k=k))
         if with_depth:
-            robot.matched(self.depth).publish(image_to_msg(self.metres, "32FC1", header))
-        robot.send(image_to_msg(self.pixels, "rgb8", header))
-        robot.matched(robot.info).publish(CameraInfo(header=header, width=WIDTH, height=HEIGHT, k=k))
+            robot.deliver(self.depth, image_to_msg(self.metres, "32FC1", header))
+        robot.send(image_to_msg(self.pixels, "rgb8", header))  # last: a request that waits begins with it
         return header
 
 
@@ -67,7 +67,7 @@ def ask(robot: Robot) -> Callable[..., tuple[int, Segmentation]]:
             ends.append(future.result())
             done.set()
 
-        accepted = client.send_goal_async(Segment.Goal(**goal))
+        accepted = robot.within(client.send_goal_async, Segment.Goal(**goal))
         accepted.add_done_callback(lambda f: f.result().get_result_async().add_done_callback(ended))
         show()
         assert done.wait(PATIENCE), "the goal has no end"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
@@ -82,8 +83,13 @@ def test_after_a_topic_name_that_is_none_it_can_be_configured(robot: Robot, star
     assert len(robot.results()) == 1  # one subscription, not two
 
 
-def test_a_failed_load_answers_the_instruction_that_waited(robot: Robot, start: Start, tmp_path: Path) -> None:
-    start(reasoner=tmp_path / "nothing", instruction="the red mug")
+def test_a_failed_load_answers_the_instruction_that_waited(
+    robot: Robot, start: Start, tmp_path: Path, held: Any
+) -> None:
+    start(before=held.before, reasoner=tmp_path / "nothing", instruction="the red mug")
+    robot.loading()
+    robot.known()  # the answer is forgotten when the node is unconfigured
+    held.go_on()
     result = robot.answer("the red mug")
     assert result.status == Segmentation.STATUS_NOT_READY and "nothing" in result.message
 

@@ -126,6 +126,7 @@ class SegzeroNode(LifecycleNode):
         if self.worker:
             self.worker.stop()
         self.outputs.close(deadline / 2)
+        self.board.close(deadline / 4)
         return self.worker is None or self.worker.join(deadline / 2)
 
     def _configure(self) -> None:

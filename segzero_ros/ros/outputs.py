@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.duration import Duration
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from segzero_ros.core.text import clean, one_line
 from segzero_ros.ros.products import Reply
-from segzero_ros.ros.qos import profile
+from segzero_ros.ros.qos import has_arrived, profile
 from segzero_ros.ros.topics import OPTIONAL, Output, all_outputs
 
 try:
@@ -31,16 +30,9 @@ except ImportError:  # Humble
 
 LATE_PERIOD = 0.25  # seconds between looks for late subscribers
 CLOUD_STRIDE = 2  # of ~/scene_points, where the node has no parameter for it
-ARRIVAL = 1.0  # seconds that pictures wait at most for small messages to arrive
+ARRIVAL = 1.0  # seconds that pictures, and the end of a publisher, wait at most for small messages to arrive
+LAST_ARRIVAL = 0.3  # seconds that the end of the node waits for them
 _FORGET, _END = object(), object()
-
-
-def _arrived(publisher: Any) -> bool:
-    """Whether every reliable reader has all that was published; also where the middleware cannot tell."""
-    try:
-        return bool(publisher.wait_for_all_acked(Duration()))
-    except Exception:
-        return True
 
 
 class Outputs:
@@ -80,6 +72,8 @@ class Outputs:
             except queue.Empty:
                 item = None
             if item is _END:
+                self._latest = time.monotonic() + LAST_ARRIVAL
+                self._let_small_arrive()
                 return
             try:
                 self._do(item)
@@ -91,6 +85,7 @@ class Outputs:
             self._serve_heavy()
         elif item is _FORGET:
             self._clear_space()
+            self._let_small_arrive()  # a reader that has not taken the last words loses them with their publisher
             self._reply = None
             for output in self._all:
                 output.current = True
@@ -109,7 +104,7 @@ class Outputs:
         for output in said:
             if self._reply:
                 self._say(output, self._reply.without_objects())
-        while said and not all(_arrived(o.publisher) for o in said) and time.monotonic() < self._latest:
+        while said and not all(has_arrived(o.publisher) for o in said) and time.monotonic() < self._latest:
             time.sleep(0.001)
 
     def _refuse(self, reply: Reply) -> None:
@@ -152,7 +147,7 @@ class Outputs:
     def _let_small_arrive(self) -> None:
         """Until every reliable reader has what is small. One that stands still delays the pictures by ARRIVAL only."""
         small = [o.publisher for o in self._all if not o.large]
-        while small := [p for p in small if not _arrived(p)]:
+        while small := [p for p in small if not has_arrived(p)]:
             if time.monotonic() > self._latest:
                 return
             time.sleep(0.001)  # seconds; to wait in the middleware would hold the interpreter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from segzero_msgs.msg import State as StateMsg
 from segzero_ros.core.contract import Event, Masks, Reasoning
 from segzero_ros.core.text import clean
 from segzero_ros.ros.inputs import Inputs
-from segzero_ros.ros.qos import profile
+from segzero_ros.ros.qos import has_arrived, profile
 from segzero_ros.worker import Snapshot, State
 
 
@@ -42,6 +43,12 @@ class StatusBoard:
             self.snapshot = snapshot
             self.characters = 0
             self._publish()
+
+    def close(self, deadline: float) -> None:
+        """Waits until the last state has arrived, at most `deadline` seconds: it would be lost with its publisher."""
+        end = time.monotonic() + deadline
+        while not has_arrived(self._state) and time.monotonic() < end:
+            time.sleep(0.001)
 
     def set_models(self, model: str, loaded: dict[str, str]) -> None:
         """model: as in the results; loaded: what each role has loaded."""
