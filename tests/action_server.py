@@ -69,13 +69,14 @@ class Server:
         return Segment.Result(result=result)
 
     def result(self, goal: Segment.Goal, handle: object) -> Segmentation:
-        said = Segment.Feedback(stage=Segment.Feedback.REASONING)
+        said, gone = Segment.Feedback(stage=Segment.Feedback.REASONING), threading.Event()
+        while not self.node.count_subscribers("~/ask/_action/feedback"):
+            gone.wait(0.01)  # the goal may be here before its client is known whole
         for number, words in enumerate(WORDS if goal.instruction != "silent" else ()):
             said.text_delta, said.text, said.elapsed = words, said.text + words, 0.1 * number
             said.boxes = [Box2D(x_min=10.0, y_min=5.0, x_max=30.0, y_max=15.0)] if number > 1 else []
             handle.publish_feedback(said)  # type: ignore[attr-defined]
         if goal.instruction in ("for ever", "silent"):
-            gone = threading.Event()
             while not handle.is_cancel_requested:  # type: ignore[attr-defined]
                 gone.wait(0.01)
             handle.canceled()  # type: ignore[attr-defined]

@@ -121,13 +121,14 @@ def test_shutdown_returns_when_the_spinning_has_ended(busy: bool) -> None:
 
     executor = Watched(1, context=context)
     executor.add_node(node)
-    held = threading.Event()
+    held, running = threading.Event(), threading.Event()
     if busy:
-        executor.create_task(held.wait)
+        executor.create_task(lambda: running.set() or held.wait())
     thread = threading.Thread(target=executor.spin)
     thread.start()
     assert begun.wait(PATIENCE)
     if busy:
+        assert running.wait(PATIENCE)
         assert not executor.shutdown(timeout_sec=0), "a callback is running"
         held.set()
     assert executor.shutdown(timeout_sec=PATIENCE)
@@ -144,13 +145,16 @@ def test_a_task_without_an_entity_stops_nothing_else_and_shutdown_waits_for_it()
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("tasks", context=context)
-    ticks, held = threading.Semaphore(0), threading.Event()
+    ticks, held, running = threading.Semaphore(0), threading.Event(), threading.Event()
     node.create_timer(0.01, ticks.release)
     executor = Executor(3, context=context)
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    executor.create_task(held.wait)
+    executor.create_task(lambda: running.set() or held.wait())
+    assert running.wait(PATIENCE)
+    while ticks.acquire(blocking=False):  # of the time before
+        pass
     for _ in range(5):
         assert ticks.acquire(timeout=PATIENCE)
     assert not executor.shutdown(timeout_sec=0), "a task is running"
@@ -161,7 +165,10 @@ def test_a_task_without_an_entity_stops_nothing_else_and_shutdown_waits_for_it()
     rclpy.shutdown(context=context)
 
 
-def test_what_a_callback_raises_is_logged_with_its_trace_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_callback_raises_is_logged_with_its_trace_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segzero_ros.ros.executor.QUIET", 10 * PATIENCE)
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("raising", context=context)

@@ -172,10 +172,16 @@ def test_what_goes_wrong_behind_the_thought_is_a_typed_failure(address: str, way
 def test_a_cancel_ends_the_second_request(address: str) -> None:
     one, flag = load(address, "hangs_between", False), Cancel()
     ask(one, WORDS)
+    before = told(address, "hangs_between", "times")
+
+    def set_once_it_was_asked_again() -> None:
+        while told(address, "hangs_between", "times") < before + 2:
+            pass
+        flag.set()
 
     def set_at_the_seam(_: int, text: str) -> None:
         if "</think>" in text:
-            threading.Timer(0.1, flag.set).start()
+            threading.Thread(target=set_once_it_was_asked_again, daemon=True).start()
 
     found, _ = ask(one, WORDS, thought_budget=FEW, cancel=flag, on_text=set_at_the_seam)
     assert found.cancelled and found.text == CLOSED
