@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,11 +17,12 @@ from segzero_msgs.msg import Segmentation
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from segzero_ros.core.contract import Status
 from segzero_ros.core.requests import Requests
-from segzero_ros.core.tickets import Ticket
+from segzero_ros.core.tickets import Asker, Ticket
 from segzero_ros.ros import parameters
 from segzero_ros.ros.executor import Executor
-from segzero_ros.ros.goals import Goals
+from segzero_ros.ros.goals import Goals, _Goal
 from segzero_ros.ros.products import Reply
 
 PATIENCE = 30.0  # seconds; only a failing test waits so long
@@ -34,7 +36,8 @@ class Room:
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("segzero", context=self.context)
         parameters.declare(self.node)
-        self.goals = Goals(self.node, Requests(), reply_of)
+        self.requests = Requests()
+        self.goals = Goals(self.node, self.requests, reply_of)
         self.near = Executor(4, context=self.context)
         self.robot = rclpy.create_node("robot", context=self.context)
         self.client = ActionClient(self.robot, Segment, "/segzero/ask")
@@ -115,3 +118,26 @@ def test_a_goal_whose_answer_cannot_be_sent_is_aborted_and_does_not_read_ok(room
     assert status == GoalStatus.STATUS_ABORTED
     assert result.status == Segmentation.STATUS_BACKEND_ERROR and "no header" in result.message
     assert result.instruction == "mug" and result.request_id
+
+
+def test_a_cancel_is_kept_however_long_rclpy_takes_to_mark_the_goal(
+    room: Callable[..., Room], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It marks the goal after it has asked whether it may, in another thread, which may be held up for long."""
+
+    class Handle:
+        looks = 0
+
+        @property
+        def is_cancel_requested(self) -> bool:
+            self.looks += 1
+            return self.looks > 3
+
+    here = room(lambda ticket: Reply(Header(), None, None, ticket.result, ticket.request_id))
+    here.requests.open()
+    ticket = here.requests.ask("mug", Asker.ACTION).ticket
+    assert ticket
+    hours = itertools.count(step=3600)
+    monkeypatch.setattr("segzero_ros.ros.goals.time.monotonic", lambda: next(hours))
+    here.goals._stop(_Goal(Handle(), ticket))
+    assert ticket.result and ticket.result.status is Status.CANCELLED
