@@ -122,8 +122,13 @@ def test_shutdown_returns_when_the_spinning_has_ended(busy: bool) -> None:
     executor = Watched(1, context=context)
     executor.add_node(node)
     held, running = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        running.set()
+        held.wait()
+
     if busy:
-        executor.create_task(lambda: running.set() or held.wait())
+        executor.create_task(hold)
     thread = threading.Thread(target=executor.spin)
     thread.start()
     assert begun.wait(PATIENCE)
@@ -151,7 +156,12 @@ def test_a_task_without_an_entity_stops_nothing_else_and_shutdown_waits_for_it()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    executor.create_task(lambda: running.set() or held.wait())
+
+    def hold() -> None:
+        running.set()
+        held.wait()
+
+    executor.create_task(hold)
     assert running.wait(PATIENCE)
     while ticks.acquire(blocking=False):  # of the time before
         pass
