@@ -167,7 +167,7 @@ class Robot:
 
         def found() -> bool:
             readers = self.node.get_subscriptions_info_by_topic(publisher.topic_name)
-            return self._living(publisher) and publisher.get_subscription_count() >= len(readers)
+            return bool(self._living(publisher)) and publisher.get_subscription_count() >= len(readers)
 
         self.repeat(found)
         return publisher

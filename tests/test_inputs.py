@@ -86,7 +86,8 @@ class Bench:
 
     def reader(self, topic: str) -> Any:
         """The one reader of a topic, once the camera knows that the one before it has gone."""
-        end, found = time.monotonic() + PATIENCE, []
+        end = time.monotonic() + PATIENCE
+        found: list[Any] = []
         while len(found) != 1 and time.monotonic() < end:
             found = self.camera.get_subscriptions_info_by_topic(f"{self.space}/{topic}")
         (one,) = found
