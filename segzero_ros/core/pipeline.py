@@ -233,7 +233,7 @@ class Pipeline:
     def _verified(
         self, image: Image, instruction: str, result: Segmentation, stop: Deadline, progress: Progress
     ) -> Segmentation:
-        """What fails here takes nobody the answer, unless it was cancelled."""
+        """What fails here takes nobody the answer, unless it was cancelled or a confidence is demanded."""
         try:
             return self.verifying.run(image, instruction, result, stop=stop, progress=progress)
         except Exception as error:
@@ -241,6 +241,9 @@ class Pipeline:
             if status is Status.CANCELLED:
                 return replace(result, status=status, message=message, instances=())
             why = "there was no time left to ask again" if status is Status.TIMEOUT else message
+            if least := self.verifying.settings.min_confidence:
+                why = f"the confidence is not known, and min_confidence is {least:g}: {why}"
+                return replace(result, status=status, message=why, instances=())
             return replace(result, message=f"{result.message}; the confidence is not known: {why}")
 
 
