@@ -288,6 +288,10 @@ class TestProxies:
         head = b"HTTP/1.1 403 x\r\nvia: 1.1 gateway\r\ncontent-length: %d\r\n\r\n" % len(body)
         assert "wants a key, set SEGZERO_API_KEY: no such model" in refused(head + body).message
 
+    def test_a_redirect_through_a_proxy_still_says_where_it_leads(self) -> None:
+        head = b"HTTP/1.1 307 x\r\nvia: 1.1 gateway\r\nlocation: http://robot.invalid/v1\r\ncontent-length: 0\r\n\r\n"
+        assert "sends to http://robot.invalid/v1" in refused(head).message
+
     def test_a_proxy_before_the_server_is_named_as_one(self) -> None:
         said = refused(b"HTTP/1.1 502 x\r\nvia: 1.1 gateway\r\ncontent-length: 3\r\n\r\nbad").message
         assert "a proxy on the way to" in said and "it stands before the server" in said

@@ -11,8 +11,12 @@ from urllib.request import getproxies, proxy_bypass_environment
 from segzero_ros.core.text import one_line
 from segzero_ros.models.server_address import Address
 
-# What proxies alone write. A Via stands in the server's own answers, too, where a proxy has passed them on.
-_OWN = ("proxy-authenticate", "x-squid-error", "proxy-status", "proxy-agent")
+_OWN = ("proxy-authenticate", "x-squid-error")
+_PASSED_ON = (
+    "via",
+    "proxy-status",
+    "proxy-agent",
+)  # stand in the server's own answers, too, where a proxy gave them on
 
 
 def find_proxy(address: Address) -> str:
@@ -32,10 +36,15 @@ def find_proxy(address: Address) -> str:
 
 
 def is_refused_by_proxy(code: int, headers: Mapping[str, str], body: bytes) -> bool:
-    """headers: names in lower case. Behind a Via, what is no JSON is the proxy's: such servers refuse in JSON."""
+    """headers: names in lower case. What was passed on and is no JSON is the proxy's: such servers refuse in JSON.
+
+    A redirect is none.
+    """
+    if code < 400:
+        return False
     if code == 407 or any(name in headers for name in _OWN):
         return True
-    return "via" in headers and not _is_json(body)
+    return any(name in headers for name in _PASSED_ON) and not _is_json(body)
 
 
 def advise(proxy: str, host: str) -> str:
