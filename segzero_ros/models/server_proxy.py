@@ -16,7 +16,7 @@ _PASSED_ON = (
     "via",
     "proxy-status",
     "proxy-agent",
-)  # stand in the server's own answers, too, where a proxy gave them on
+)  # in the server's own answers, too, where a proxy gave them on
 
 
 def find_proxy(address: Address) -> str:
