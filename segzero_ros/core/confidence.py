@@ -103,6 +103,15 @@ def drop_unsure(result: Segmentation, least: float, why: Sequence[str] = ()) -> 
     return replace(result, message="; ".join([result.message, *said, anew]), instances=kept)
 
 
+def leave_unverified(result: Segmentation, status: Status, why: str, least: float) -> Segmentation:
+    """An answer that could not be asked again. status, why: of that failure, which is the answer's where `least` is
+    demanded; without it the answer stays."""
+    if not least:
+        return replace(result, message=f"{result.message}; the confidence is not known: {why}")
+    said = f"the confidence is not known, and min_confidence is {least:g}: {why}"
+    return replace(result, status=status, message=said, instances=())
+
+
 def _name(instance: Instance, least: float) -> str:
     what = f"object {instance.index} ({one_line(instance.label, 60)})"
     if instance.confidence is None:

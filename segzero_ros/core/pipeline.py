@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from segzero_ros.core.confidence import leave_unverified
 from segzero_ros.core.contract import (
     Answer,
     Cancel,
@@ -241,10 +242,7 @@ class Pipeline:
             if status is Status.CANCELLED:
                 return replace(result, status=status, message=message, instances=())
             why = "there was no time left to ask again" if status is Status.TIMEOUT else message
-            if least := self.verifying.settings.min_confidence:
-                why = f"the confidence is not known, and min_confidence is {least:g}: {why}"
-                return replace(result, status=status, message=why, instances=())
-            return replace(result, message=f"{result.message}; the confidence is not known: {why}")
+            return leave_unverified(result, status, why, self.verifying.settings.min_confidence)
 
 
 def _without_masks(image: Image, instruction: str, thought: Thought, model: str) -> Segmentation:
