@@ -66,13 +66,9 @@ def read_event(data: str) -> Piece:
         raise broken(f"the server broke its answer off: {server_sentence(event) or 'it does not say why'}")
     usage = _part(event, "usage")
     choices = event.get("choices")
+    listed: list[Any] = choices if isinstance(choices, list) else []
     # Others than the first are other answers.
-    first = next(
-        (c for c in choices if isinstance(c, dict) and c.get("index") in (None, 0))
-        if isinstance(choices, list)
-        else (),
-        {},
-    )
+    first = next((c for c in listed if isinstance(c, dict) and c.get("index") in (None, 0)), {})
     delta = _part(first, "delta")
     if delta.get("tool_calls") or delta.get("function_call"):
         raise broken("the server gave no answer: it wanted to call a tool; start it without a tool parser")
