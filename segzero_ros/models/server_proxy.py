@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 from segzero_ros.core.text import one_line
 from segzero_ros.models.server_address import Address
@@ -28,7 +28,7 @@ def find_proxy(address: Address) -> str:
         return ""
     proxies = getproxies()
     scheme = next((s for s in (urlsplit(address.base).scheme, "all") if proxies.get(s)), "")
-    if not scheme or proxy_bypass_environment(address.host, proxies):
+    if not scheme or proxy_bypass(address.host):
         return ""
     name = f"{scheme}_proxy"
     place = proxies[scheme].rpartition("@")[2].rpartition("//")[2]
