@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +71,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--offline", action="store_true", help="never ask the hub")
     parser.add_argument("--constrain", action="store_true", help="hold answers to the profile's form, token by token")
     parser.add_argument(
-        "--thought-budget", type=_budget, metavar="TOKENS", help="close the thought then; or seconds, such as 1.5s"
+        "--thought-budget",
+        type=read_budget,
+        metavar="TOKENS",
+        help="close the thought then; or seconds, such as 1.5s; 0: no thought, -1: no limit",
     )
     parser.add_argument("--verify", default="off", choices=WAYS, help="ask again how sure an answer is")
     parser.add_argument("--verify-samples", type=int, default=SAMPLES, help="random answers of --verify vote")
@@ -362,13 +366,17 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _budget(text: str) -> ThoughtBudget:
-    """Tokens, or seconds with an s behind them; both above 0."""
-    if text.endswith("s"):
-        return ThoughtBudget(seconds=_seconds(text[:-1]))
-    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
-        raise argparse.ArgumentTypeError(f"{one_line(text, 99)} is no number of tokens above 0, nor seconds like 1.5s")
-    return ThoughtBudget(int(text))
+def read_budget(text: str) -> ThoughtBudget:
+    """Tokens, or seconds with an s behind them; 0 for no thought, -1 for no limit."""
+    if text == "-1":
+        return ThoughtBudget()
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?s", text):
+        return ThoughtBudget(seconds=float(text[:-1]))
+    if re.fullmatch(r"[0-9]{1,6}", text):
+        return ThoughtBudget(int(text))
+    raise argparse.ArgumentTypeError(
+        f"{one_line(text, 99)} is no number of tokens (0: no thought; -1: no limit), nor seconds like 1.5s"
+    )
 
 
 def _bar(count: int) -> Any:

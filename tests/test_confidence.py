@@ -26,6 +26,7 @@ from segzero_ros.core.contract import (
     Sampling,
     Segmentation,
     Segmenter,
+    SegzeroError,
     Status,
 )
 from segzero_ros.core.geometry import label_image, pack
@@ -168,7 +169,7 @@ def test_what_is_unsure_goes_and_what_stays_is_numbered_as_in_its_label_image(su
     )
     whole = Segmentation(Status.OK, f"{len(sure)} objects", "things", 20, 20, instances)
     left = drop_unsure(whole, least)
-    kept = [i for i in instances if i.confidence is None or i.confidence >= least]
+    kept = [i for i in instances if not least or (i.confidence is not None and i.confidence >= least)]
     assert [replace(i, index=0) for i in left.instances] == [replace(i, index=0) for i in kept]
     assert [i.index for i in left.instances] == list(range(1, len(kept) + 1))
     labels = label_image([i.packed for i in left.instances], [i.score for i in left.instances], 20, 20)
@@ -243,7 +244,7 @@ def test_a_closer_look_that_finds_nothing_or_something_else_is_unsure(ask: Ask) 
 
 def test_what_fills_the_image_cannot_be_looked_at_more_closely(ask: Ask) -> None:
     small = np.ascontiguousarray(IMAGE[20:52, 20:52])
-    result, reasoner = ask(says((70, 70, 220, 220)), [], "crop", 0.5, image=small)
+    result, reasoner = ask(says((70, 70, 220, 220)), [], "crop", image=small)
     assert result.status is Status.OK and confidences(result) == [None] and len(reasoner.calls) == 1
     assert "nearly the whole image" in result.message
 
@@ -270,6 +271,33 @@ def test_some_objects_below_the_threshold_are_left_out_and_named(ask: Ask) -> No
     assert result.status is Status.OK and kept.index == 1 and kept.prompt_box == BLUE and kept.confidence == 1
     assert "object 1 (the block) was found with confidence 0.33, below" in result.message
     assert result.message.endswith("1 of 2 stay, numbered anew from 1")
+
+
+def test_an_object_of_which_no_confidence_is_known_does_not_pass_a_threshold(ask: Ask) -> None:
+    small = np.ascontiguousarray(IMAGE[20:52, 20:52])
+    for said, again, way, image, why in (
+        (says(RED), ["I do not know"] * 3, "vote", IMAGE, "only 0 of 3 samples could be read"),
+        (says((70, 70, 220, 220)), [], "crop", small, "a closer look would show nearly the whole image again"),
+    ):
+        result, _ = ask(said, again, way, 0.1, image=image)
+        assert result.status is Status.NO_OBJECT and not result.instances
+        assert "its confidence is not known, and min_confidence is 0.1" in result.message and why in result.message
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), Status.OUT_OF_MEMORY),
+        (RuntimeError("broken"), Status.BACKEND_ERROR),
+        (SegzeroError(Status.BUSY, "the server is overloaded"), Status.BUSY),
+        (SegzeroError(Status.TIMEOUT, "it took too long"), Status.TIMEOUT),
+    ],
+)
+def test_a_failure_to_ask_again_does_not_pass_a_threshold(ask: Ask, error: Exception, status: Status) -> None:
+    for way in ("vote", "crop"):
+        result, _ = ask(says(RED), [error], way, 0.1)
+        assert result.status is status and not result.instances and result.answer
+        assert "the confidence is not known, and min_confidence is 0.1: " in result.message
 
 
 def test_a_batch_is_asked_again_too(segmenter: Segmenter) -> None:
@@ -299,7 +327,7 @@ def test_what_is_below_the_threshold_is_said_to_be_below_it(sure: float, least: 
 )
 def test_a_failure_takes_nobody_the_answer(ask: Ask, error: Exception, why: str) -> None:
     for way in ("vote", "crop"):
-        result, _ = ask(says(RED), [error], way, 0.5)
+        result, _ = ask(says(RED), [error], way)
         assert result.status is Status.OK and confidences(result) == [None]
         assert "the confidence is not known: " in result.message and why in result.message
 

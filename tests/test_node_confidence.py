@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from segzero_msgs.msg import Segmentation
+from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage
 from std_msgs.msg import Header
 
@@ -89,6 +89,11 @@ def test_a_server_that_hangs_when_it_is_asked_again_takes_nobody_the_answer(
     result = ask(robot)
     assert result.status == Segmentation.STATUS_OK and confidences(result) == [-1]
     assert "the confidence is not known: there was no time left to ask again" in result.message
+    robot.wait("/segzero/state", lambda m: m.state == State.REASONING and m.message == "verifying")
+    assert robot.parameter("min_confidence", 0.5).successful
+    result = ask(robot)
+    assert result.status == Segmentation.STATUS_TIMEOUT and not result.instances
+    assert "the confidence is not known, and min_confidence is 0.5" in result.message
 
 
 def test_a_threshold_without_a_confidence_is_refused_at_the_start(start: Start) -> None:

@@ -23,6 +23,8 @@ def test_a_thought_s_budget_changes_while_the_node_runs(robot: Robot, start: Sta
     robot.show()
     assert thought(robot) == "The target"
     assert robot.parameter("thought_budget", 0).successful
+    assert thought(robot) == ""
+    assert robot.parameter("thought_budget", -1).successful
     assert thought(robot).startswith("The target is the red mug. ")
     assert robot.parameter("thought_seconds", 1e-6).successful
     assert thought(robot) in ("", "The")

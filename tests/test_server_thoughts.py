@@ -290,6 +290,37 @@ def test_a_thought_ends_where_it_must_however_many_tokens_come_in_an_event(sizes
     assert answer(sizes) == answer([1])
 
 
+class Counting(Merging):
+    """It counts as its tokenizer does, a token to an event."""
+
+    def prompt_tokens(self, words: str, begun: str | None) -> int:
+        return 100 + TOKENS(words) + TOKENS(begun or "")
+
+    async def ask(self, _: Any, body: Any, limit: int, on_piece: Callable[[Piece], None]) -> None:
+        begun = body["messages"][1]["content"] if len(body["messages"]) > 1 else None
+        pieces = TOKENS.split(ANSWER if begun else self.text)
+        for text in pieces:
+            on_piece(Piece(content=text))
+        count = self.prompt_tokens(body["messages"][0]["content"], begun)
+        on_piece(Piece(finish="stop", prompt_tokens=count, completion_tokens=len(pieces)))
+
+
+@pytest.mark.parametrize("tokens", [0, 2, 6])
+def test_what_closes_a_thought_is_of_the_answer_and_not_of_the_prompt_without_a_tokenizer_too(tokens: int) -> None:
+    client = Counting("<think>The red mug is at the left, and it is the only one</think>\n\n" + ANSWER, [1], False)
+    one = ServerAnswer(
+        WORDS,
+        {"messages": [{"role": "user", "content": WORDS}], "max_tokens": 400},
+        expected=PromptTokens("x", 101, None),
+        thought=ThoughtLimit(ROOMY, 400, None, ThoughtBudget(tokens), None),
+        begun=find_begun_turn(ROOMY, None, client.prompt_tokens),
+    )
+    asyncio.run(one.ask(client, None))  # type: ignore[arg-type]
+    assert one.ended and one.text.endswith(ANSWER)
+    assert one.prompt_tokens == 100 + TOKENS(WORDS)
+    assert one.tokens == TOKENS(one.text)
+
+
 @given(st.text(st.characters(categories=None)))
 def test_pieces_of_a_token_are_the_text(text: str) -> None:
     assert "".join(TOKENS.split(text)) == text
@@ -356,15 +387,36 @@ class TestBegunTurns:
     def test_a_server_that_opens_the_thought_itself_is_sent_the_rest(self, twice: bool, begin: str) -> None:
         """Some render the message as a turn, others set it behind the beginning of a new one."""
 
-        def tokens(begun: str | None) -> int:
+        profile = replace(PROFILE, thinking="opened")
+        assert find_begun_turn(profile, None, self.server(twice=twice)).begin == begin
+
+    @staticmethod
+    def server(*, twice: bool = False, tag: str = " . ", template: int = 20, more: int = 0) -> Any:
+        """One whose template writes `template` tokens, and opens the thought. tag: what it makes of </think>."""
+
+        def count(text: str) -> int:
+            words = text.replace("</think>", tag).replace("<think>", " . ").replace("\n\n", " . ")
+            return len(words.replace("\n", " . ").split())
+
+        def tokens(words: str, begun: str | None) -> int:
             own = 2  # <think> and a line break
             if begun is None:
-                return 20 + own
-            words = begun.replace("</think>", " . ").replace("<think>", " . ").replace("\n\n", " . ")
-            return 20 + own * twice + len(words.replace("\n", " . ").split())
+                return template + count(words) + own
+            return template + count(words) + own * twice + count(begun) + more
 
+        return tokens
+
+    @pytest.mark.parametrize("tag", [" . ", " < / think > "], ids=["one token", "four tokens"])
+    @pytest.mark.parametrize("template", [3, 200])
+    def test_a_turn_is_found_however_long_its_template_and_the_end_of_a_thought_are(
+        self, tag: str, template: int
+    ) -> None:
         profile = replace(PROFILE, thinking="opened")
-        assert find_begun_turn(profile, None, tokens).begin == begin
+        turn = find_begun_turn(profile, None, self.server(tag=tag, template=template))
+        assert turn.begin == "<think>\n"
+        assert turn.count("</think>\n\n") == 2 + len(tag.split()), "with the line break before"
+        with pytest.raises(SegzeroError, match="does not go on with a turn that was begun"):
+            find_begun_turn(profile, None, self.server(tag=tag, template=template, more=5))
 
     def test_the_second_prompt_has_its_number_where_a_tokenizer_is_here(self) -> None:
         expected = PromptTokens("find x", 1000, lambda text: len(text.split()))

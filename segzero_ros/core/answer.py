@@ -49,6 +49,8 @@ def parse_answer(text: str, profile: Profile, *, truncated: bool = False) -> Ans
         candidate, complaints = read_candidate(item, profile)
         reasons += [f"object {number}: {c}" for c in complaints]
         if candidate is not None:
+            if truncated and not candidate.points and profile.sam_prompts != "box":
+                reasons.append(f"object {number}: it has no point")  # as a stock model writes it, or for lack of room
             candidates.append(candidate)
     if len(objects) > MAX_OBJECTS:
         reasons.append(f"only the first {MAX_OBJECTS} of {len(objects)} objects were taken")

@@ -225,11 +225,21 @@ def warn_of_room(room: int, limit: int) -> str:
 
 def sample_answer(profile: Profile) -> str:
     """An answer of one object, as long as most are; from where `continuation` ends."""
-    number = {"percent": "100.00", "unit": "0.1234"}.get(profile.coordinates, str(profile.extent))
+    number = _longest_number(profile)
     point = f"[{number}, {number}]"
     box = f"[{number}, {number}, {number}, {number}]"
     if profile.schema == "single":
         answer = f'{{"bbox": {box}, "points_1": {point}, "points_2": {point}}}'
     else:
-        answer = f'[{{"bbox_2d": {box}, "point_2d": {point}, "label": "a short name"}}]'
+        answer = f'[{{"bbox_2d": {box}{sample_point(profile)}, "label": "a short name"}}]'
     return answer + "</answer>" * expects_tags(profile)
+
+
+def sample_point(profile: Profile) -> str:
+    """What a point adds to an object of a list that has a box."""
+    number = _longest_number(profile)
+    return f', "point_2d": [{number}, {number}]'
+
+
+def _longest_number(profile: Profile) -> str:
+    return {"percent": "100.00", "unit": "0.1234"}.get(profile.coordinates, str(profile.extent))

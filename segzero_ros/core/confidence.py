@@ -28,7 +28,7 @@ class Verification:
     """Whether and how an answer is asked again, and what becomes of one that is not confirmed.
 
     way: off; vote: `samples` random answers to the same question; crop: the same words over each object's surroundings.
-    min_confidence: objects below it are taken out of the answer; 0: none is.
+    min_confidence: objects below it, and those of which none is known, are taken out of the answer; 0: none is.
     """
 
     way: str = "off"
@@ -83,28 +83,38 @@ def surroundings(box: Box, height: int, width: int) -> tuple[int, int, int, int]
     return left, top, left + w, top + h
 
 
-def drop_unsure(result: Segmentation, least: float) -> Segmentation:
-    """The answer without the objects whose confidence is below `least`, each named in the message.
+def drop_unsure(result: Segmentation, least: float, why: Sequence[str] = ()) -> Segmentation:
+    """The answer without the objects whose confidence is below `least` or not known, each named in the message.
 
-    Those that stay are numbered anew, without gaps. Nothing left is NO_OBJECT. An object of which no confidence is
-    known stays.
+    Those that stay are numbered anew, without gaps. Nothing left is NO_OBJECT. least: 0 keeps all. why: sentences of
+    the message that tell why a confidence is not known.
     """
-    unsure = [i for i in result.instances if i.confidence is not None and i.confidence < least]
+    unsure = [i for i in result.instances if least and (i.confidence is None or i.confidence < least)]
     if not unsure:
         return result
     said = [_name(i, least) for i in unsure[:MAX_NAMED]]
     if len(unsure) > MAX_NAMED:
-        said.append(f"{len(unsure) - MAX_NAMED} more were below it")
+        said.append(f"{len(unsure) - MAX_NAMED} more were below it or not known")
     sure = [i for i in result.instances if i not in unsure]
     if not sure:
-        return replace(result, status=Status.NO_OBJECT, message="; ".join(said), instances=())
+        return replace(result, status=Status.NO_OBJECT, message="; ".join([*said, *why]), instances=())
     kept = tuple(replace(i, index=n) for n, i in enumerate(sure, 1))
     anew = f"{len(kept)} of {len(result.instances)} stay, numbered anew from 1"  # the message has the former numbers
     return replace(result, message="; ".join([result.message, *said, anew]), instances=kept)
 
 
+def leave_unverified(result: Segmentation, status: Status, why: str, least: float) -> Segmentation:
+    """An answer that could not be asked again. status, why: of that failure, which is the answer's where `least` is
+    demanded; without it the answer stays."""
+    if not least:
+        return replace(result, message=f"{result.message}; the confidence is not known: {why}")
+    said = f"the confidence is not known, and min_confidence is {least:g}: {why}"
+    return replace(result, status=status, message=said, instances=())
+
+
 def _name(instance: Instance, least: float) -> str:
     what = f"object {instance.index} ({one_line(instance.label, 60)})"
-    assert instance.confidence is not None
+    if instance.confidence is None:
+        return f"{what} was left out: its confidence is not known, and min_confidence is {least:g}"
     below = math.floor(instance.confidence * 100 + 1e-6) / 100  # rounded up, it could be the least itself
     return f"{what} was found with confidence {below:.2f}, below min_confidence {least:g}"

@@ -257,7 +257,7 @@ class Sampling:
 class ThoughtBudget:
     """How long a thought may be; then it is closed, and the answer comes. None: no such limit.
 
-    tokens: of the text, 0 for no thought at all. seconds: since the first token.
+    tokens: of the text. seconds: since the first token. 0 of either: no thought at all.
     """
 
     tokens: int | None = None

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from segzero_ros.core.confidence import leave_unverified
 from segzero_ros.core.contract import (
     Answer,
     Cancel,
@@ -233,7 +234,7 @@ class Pipeline:
     def _verified(
         self, image: Image, instruction: str, result: Segmentation, stop: Deadline, progress: Progress
     ) -> Segmentation:
-        """What fails here takes nobody the answer, unless it was cancelled."""
+        """What fails here takes nobody the answer, unless it was cancelled or a confidence is demanded."""
         try:
             return self.verifying.run(image, instruction, result, stop=stop, progress=progress)
         except Exception as error:
@@ -241,7 +242,7 @@ class Pipeline:
             if status is Status.CANCELLED:
                 return replace(result, status=status, message=message, instances=())
             why = "there was no time left to ask again" if status is Status.TIMEOUT else message
-            return replace(result, message=f"{result.message}; the confidence is not known: {why}")
+            return leave_unverified(result, status, why, self.verifying.settings.min_confidence)
 
 
 def _without_masks(image: Image, instruction: str, thought: Thought, model: str) -> Segmentation:

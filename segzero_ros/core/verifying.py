@@ -55,7 +55,8 @@ class VerifyingStep:
         else:
             instances, said = again.look_closer(result.instances)
         message = "; ".join([result.message, *said])
-        return drop_unsure(replace(result, message=message, instances=instances), self.settings.min_confidence)
+        result = replace(result, message=message, instances=instances)
+        return drop_unsure(result, self.settings.min_confidence, said)
 
 
 class Again:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from segzero_ros.core.answer_schema import answer_language, lark_grammar, sample_answer
+from segzero_ros.core.answer_schema import answer_language, lark_grammar, sample_answer, sample_point
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.profile import Profile
 from segzero_ros.core.regular import Automaton
@@ -43,12 +45,19 @@ class Grammar:
         if why := llguidance.LLMatcher.validate_grammar(self._lark, self._vocabulary):
             raise _refused(f"the grammar of profile {profile.name} is refused: {one_line(why, 200)}")
         self.room = len(tokenizer.encode(sample_answer(profile), add_special_tokens=False)) + 8
-        # Tokens that a further entry or object needs. A label can do without a comma.
-        self.going_on = torch.zeros(rows, dtype=torch.bool)
-        self.going_on[[i for i, said in enumerate(written) if b"," in said or b"{" in said]] = True
+        self.point_room = len(tokenizer.encode(sample_point(profile), add_special_tokens=False)) + 4
+        self.further_objects = _rows_of(rows, (b"{" in said or re.search(rb"\}\s*,", said) for said in written))
+        self.further_entries = _rows_of(rows, (b"," in said or b"{" in said for said in written))  # objects, too
 
     def reading(self) -> Reading:
         return Reading(self._library.LLMatcher(self._vocabulary, self._lark, log_level=0), self._rows)
+
+
+def _rows_of(rows: int, holds: Iterable[object]) -> torch.Tensor:
+    """(rows,), bool: the tokens of which it holds."""
+    found = torch.zeros(rows, dtype=torch.bool)
+    found[[number for number, true in enumerate(holds) if true]] = True
+    return found
 
 
 class Reading:

@@ -221,8 +221,8 @@ class ServerReasoner:
     def _find_begun_turn(self, cancel: Cancel | None) -> BegunTurn | None:
         """Tried once, when it is first needed. None where the flag was set meanwhile."""
 
-        def ask(begun: str | None) -> int:
-            body = self.served.question(1)
+        def ask(words: str, begun: str | None) -> int:
+            body = self.served.question(1, words)
             answers = self.served.ask_bodies([body if begun is None else continued_turn(body, begun, 1)], cancel)
             return answers[0].prompt_tokens
 

@@ -98,13 +98,16 @@ class ServerAnswer:
                     if self._expected is not None:
                         self._expected.check(self._words, response.prompt_tokens)
                     return self._finish(response)
-            await self._go_on(client, connections, response.tokens)
+            await self._go_on(client, connections, response)
         except Stopped:
             return
 
-    async def _go_on(self, client: ServerClient, connections: httpx2.AsyncClient, tokens: int) -> None:
-        """The second request. tokens: that the first one brought."""
+    async def _go_on(self, client: ServerClient, connections: httpx2.AsyncClient, first: _Response) -> None:
+        """The second request. first: what is known of the one that was left."""
         assert self._thought is not None and self._begun is not None
+        tokens = first.tokens
+        if self._expected is not None and first.prompt_tokens:  # some servers count in every event
+            self._expected.check(self._words, first.prompt_tokens)
         left = self._thought.left(self.text, tokens)
         end = self._thought.end(self.text)
         self.ended = CLOSE in end
@@ -128,7 +131,8 @@ class ServerAnswer:
             found = response.prompt_tokens
             self._expected.check_continued(self._words, found, message, self._begun.begin, tokens)
             least, most = self._expected.bounds(self._words)
-            tokens = found - least if least == most else tokens  # with those that closed the thought
+            # With those that closed the thought.
+            tokens = found - least if least == most else tokens + self._begun.count(end)
         self._finish(response, tokens)
 
     def _take(self, piece: Piece, response: _Response) -> None:

@@ -19,8 +19,9 @@ from segzero_ros.core.contract import Cancel, SegzeroError
 from segzero_ros.core.text import one_line
 from segzero_ros.models.cancellable import run_until_set
 from segzero_ros.models.server_address import Address, read_key
-from segzero_ros.models.server_events import EventLines, Piece, broken, read_event
+from segzero_ros.models.server_events import EventLines, Piece, broken, read_error, read_event
 from segzero_ros.models.server_failures import PAUSE, ServerError, explain_connection, explain_refusal
+from segzero_ros.models.server_proxy import find_proxy
 
 CONNECT = 5.0  # seconds until a connection stands
 SILENCE = 300.0  # seconds without a byte; a request's own time limit is its flag's
@@ -146,7 +147,9 @@ class ServerClient:
         if kind == "text/html":
             raise broken(f"{place} answers with a page; is the URL right, or a sign-in between?")
         if kind != "text/event-stream":
-            raise broken(f"{place} answers with {one_line(kind, 60) or 'no type'} and not with a stream of events")
+            said = read_error(await self._read(response)) if kind == "application/json" else ""
+            what = f"{one_line(kind, 60) or 'no type'} and not with a stream of events"
+            raise broken(f"{place} answers with {what}{': ' * bool(said)}{said}")
 
     async def _read(self, response: httpx2.Response) -> bytes:
         """The beginning of a body that is no stream, as it came: a compressed one could be of any size."""
@@ -159,7 +162,8 @@ class ServerClient:
 
     def _refusal(self, response: httpx2.Response, body: bytes) -> ServerError:
         headers = {name.lower(): self._hide(value) for name, value in response.headers.items()}
-        return explain_refusal(self.address.base, response.status_code, headers, body, has_key=bool(self._key))
+        place, proxy = self.address.base, find_proxy(self.address)
+        return explain_refusal(place, response.status_code, headers, body, has_key=bool(self._key), proxy=proxy)
 
     def _hide(self, text: str) -> str:
         """A server may say the key again; no sentence of ours shall."""
@@ -171,7 +175,7 @@ class ServerClient:
         try:
             yield
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            found = explain_connection(self.address.base, error, self._silence)
+            found = explain_connection(self.address.base, error, self._silence, find_proxy(self.address))
             raise ServerError(
                 found.status, self._hide(found.message), code=found.code, again_after=found.again_after
             ) from None

@@ -5,6 +5,7 @@ All of it is hostile: bounded in size, refused with a sentence, never guessed.
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.text import one_line
 
 MAX_LINE = 1 << 20  # bytes of one event; a token takes some hundred
-OPEN, CLOSE = "<think>", "</think>"
+OPEN, CLOSE, ANSWER = "<think>", "</think>", "<answer>"
 
 
 class EventLines:
@@ -23,6 +24,7 @@ class EventLines:
         """limit: bytes of the whole stream."""
         self._limit = limit
         self._rest = b""
+        self._is_begun = False
 
     def add(self, data: bytes) -> list[str]:
         """The data of each line that is complete. Raises SegzeroError(BACKEND_ERROR)."""
@@ -30,6 +32,8 @@ class EventLines:
         if self._limit < 0:
             raise broken("the server's stream does not end")
         *lines, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n")
+        if lines and not self._is_begun:
+            lines[0], self._is_begun = lines[0].removeprefix(codecs.BOM_UTF8), True
         if len(self._rest) > MAX_LINE:
             raise broken(f"the server sends a line of more than {MAX_LINE >> 20} MB")
         found = [line[5:].strip() for line in lines if line.startswith(b"data:")]
@@ -58,20 +62,43 @@ def read_event(data: str) -> Piece:
         raise broken(f"the server's events are not JSON: {one_line(data, 80)}") from None
     if not isinstance(event, dict):
         raise broken(f"the server's events are no JSON objects: {one_line(data, 80)}")
-    if event.get("error"):
+    if event.get("error") or event.get("object") == "error":
         raise broken(f"the server broke its answer off: {server_sentence(event) or 'it does not say why'}")
     usage = _part(event, "usage")
     choices = event.get("choices")
-    first: Any = choices[0] if isinstance(choices, list) and choices else {}
-    first = first if isinstance(first, dict) else {}
+    listed: list[Any] = choices if isinstance(choices, list) else []
+    # Others than the first are other answers.
+    first = next((c for c in listed if isinstance(c, dict) and c.get("index") in (None, 0)), {})
     delta = _part(first, "delta")
+    if delta.get("tool_calls") or delta.get("function_call"):
+        raise broken("the server gave no answer: it wanted to call a tool; start it without a tool parser")
+    if refusal := _text(delta, "refusal"):
+        raise broken(f"the model refuses to answer: {one_line(refusal, 100)}")
+    content, thought = _read_content(delta.get("content"))
     return Piece(
-        _text(delta, "content"),
-        _text(delta, "reasoning") or _text(delta, "reasoning_content"),  # some servers send both, with one text
+        content,
+        thought or _text(delta, "reasoning") or _text(delta, "reasoning_content"),  # some send both, with one text
         _text(first, "finish_reason"),
         _count(usage, "prompt_tokens"),
         _count(usage, "completion_tokens"),
     )
+
+
+def _read_content(content: Any) -> tuple[str, str]:
+    """Its text and its thought: a string, or a list of parts. Raises SegzeroError for a part that is neither."""
+    if not isinstance(content, list):
+        return (content if isinstance(content, str) else ""), ""
+    text = thought = ""
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("text", "output_text"):
+            text += _text(part, "text")
+        elif kind == "thinking":
+            inner = part.get("thinking")
+            thought += inner if isinstance(inner, str) else _read_content(inner)[0]
+        else:
+            raise broken(f"the server's answer holds a part that is no text: {one_line(kind, 40)}")
+    return text, thought
 
 
 def server_sentence(body: Any) -> str:
@@ -83,6 +110,16 @@ def server_sentence(body: Any) -> str:
             break
         body = next((body[key] for key in ("error", "message", "detail", "msg") if body.get(key)), "")
     return one_line(body, 200) if isinstance(body, str) else ""
+
+
+def read_error(body: bytes) -> str:
+    """The sentence of an error that comes with HTTP 200; "" for what is none."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    is_error = isinstance(found, dict) and (found.get("error") or found.get("object") == "error")
+    return server_sentence(found) if is_error else ""
 
 
 def _part(event: dict[str, Any], key: str) -> dict[str, Any]:
@@ -131,6 +168,8 @@ class AnswerText:
         """What the end adds. finished: the model ended its text itself."""
         before = len(self.text)
         self._begin_thought(self._tag)
+        if self._state == "repeated":  # it did not end: an answer in it could be a part of the thought
+            self._state, self._held = "thought", ""
         if self._state == "thought":
             if finished and not self.text.rstrip().endswith(CLOSE):
                 self.text += CLOSE
@@ -189,6 +228,8 @@ class AnswerText:
         if self._state == "repeated":
             if CLOSE in self._held:
                 self._turn_to_content(self._held.partition(CLOSE)[2])
+            elif ANSWER in self._held:  # nobody closes that thought
+                self._turn_to_content("".join(self._held.partition(ANSWER)[1:]))
             else:
                 self._held = self._held[-len(CLOSE) :]
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -15,6 +16,7 @@ from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.text import one_line
 from segzero_ros.models.server_address import KEY
 from segzero_ros.models.server_events import server_sentence
+from segzero_ros.models.server_proxy import advise, is_refused_by_proxy
 
 MAX_WAIT = 30.0  # seconds that a server may ask us to wait before we ask again
 PAUSE = 0.3  # seconds before a connection that broke is tried again
@@ -33,12 +35,17 @@ class ServerError(SegzeroError):
         return cls(Status.BACKEND_ERROR, message, again_after=again_after)
 
 
-def explain_refusal(place: str, code: int, headers: Mapping[str, str], body: bytes, *, has_key: bool) -> ServerError:
-    """place: the server's URL. body: the beginning of what it said."""
+def explain_refusal(
+    place: str, code: int, headers: Mapping[str, str], body: bytes, *, has_key: bool, proxy: str = ""
+) -> ServerError:
+    """place: the server's URL. body: the beginning of what it said. proxy: as of find_proxy."""
     said = _said(headers, body)
     why = f": {said}" if said else ""
     status, after = Status.BACKEND_ERROR, None
-    if 300 <= code < 400:
+    if is_refused_by_proxy(code, headers, body):
+        status, after = (Status.BUSY, _wait(headers)) if code in _BUSY else (status, after)
+        sentence = f"a proxy on the way to {place} refuses the request ({code}): {advise(proxy, _host(place))}"
+    elif 300 <= code < 400:
         where = one_line(headers.get("location", "nowhere"), 150)
         sentence = f"{place} sends to {where}, which is not followed; give that URL if it is the server"
     elif code in (401, 403):
@@ -56,11 +63,18 @@ def explain_refusal(place: str, code: int, headers: Mapping[str, str], body: byt
     return ServerError(status, sentence, code=code, again_after=after)
 
 
-def explain_connection(place: str, error: BaseException, silence: float) -> ServerError:
-    """error: of the HTTP library. silence: seconds without a byte that were borne."""
+def explain_connection(place: str, error: BaseException, silence: float, proxy: str = "") -> ServerError:
+    """error: of the HTTP library. silence: seconds without a byte that were borne. proxy: as of find_proxy."""
     causes = list(_causes(error))
     again: float | None = None
-    if isinstance(error, httpx2.ConnectTimeout):
+    is_tls = any(isinstance(e, ssl.SSLError) for e in causes)
+    if isinstance(error, httpx2.ProxyError):
+        why = one_line(error, 100)
+        sentence = f"a proxy on the way to {place} refuses the request ({why}): {advise(proxy, _host(place))}"
+    elif proxy and isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)) and not is_tls:
+        again = PAUSE
+        sentence = f"the proxy on the way to {place} cannot be reached: {advise(proxy, _host(place))}"
+    elif isinstance(error, httpx2.ConnectTimeout):
         sentence = f"{place} does not take the connection in time; is it switched on, is a firewall between?"
     elif isinstance(error, httpx2.TimeoutException):
         return ServerError(Status.TIMEOUT, f"{place} has sent and taken nothing for {silence:g} s")
@@ -69,8 +83,6 @@ def explain_connection(place: str, error: BaseException, silence: float) -> Serv
     elif tls := next((e for e in causes if isinstance(e, ssl.SSLError)), None):
         reason = getattr(tls, "verify_message", "") or getattr(tls, "reason", "") or "the handshake failed"
         sentence = f"{place} cannot be trusted (TLS: {one_line(reason, 100)}); https where it speaks http?"
-    elif isinstance(error, httpx2.ProxyError):
-        sentence = f"the proxy on the way to {place} refuses; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
     elif isinstance(error, httpx2.ConnectError):
         again = PAUSE
         refused = any(isinstance(e, ConnectionRefusedError) for e in causes)
@@ -85,6 +97,10 @@ def explain_connection(place: str, error: BaseException, silence: float) -> Serv
     else:
         sentence = f"{place} cannot be asked: {type(error).__name__}: {one_line(error, 150)}"
     return ServerError(Status.BACKEND_ERROR, sentence, again_after=again)
+
+
+def _host(place: str) -> str:
+    return urlsplit(place).hostname or place
 
 
 def _said(headers: Mapping[str, str], body: bytes) -> str:

@@ -58,9 +58,9 @@ class ServedModel:
         self.name = self.name or next(iter(found))
         self.context = found.get(self.name, 0)
 
-    def question(self, limit: int) -> Body:
+    def question(self, limit: int, words: str = "x") -> Body:
         """Words without a picture, to try the server with."""
-        return self.body(None, spell_out(build_prompt(self._profile, "x")), limit)
+        return self.body(None, spell_out(build_prompt(self._profile, words)), limit)
 
     def body(
         self, picture: str | None, words: str, limit: int, sampling: Sampling | None = None, index: int = 0

@@ -6,8 +6,8 @@ The second request goes on where the first one was left, and writes the answer a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from segzero_ros.core.answer_schema import continuation
 from segzero_ros.core.contract import ThoughtBudget
@@ -26,11 +26,17 @@ class BegunTurn:
     """How a server takes a turn that it is to go on with.
 
     begin: one of BEGINS where it takes the turn whole (vLLM); nothing where its template begins the turn all the same
-    and the message is set behind that (SGLang, llama.cpp).
+    and the message is set behind that (SGLang, llama.cpp). ends: what ends a thought, with its tokens as the server
+    counts them; empty where a tokenizer is here.
     """
 
     profile: Profile
     begin: str
+    ends: Mapping[str, int] = field(default_factory=dict)
+
+    def count(self, end: str) -> int:
+        """Tokens of what ended a thought; of a tag's rest those of the whole tag."""
+        return min((tokens for known, tokens in self.ends.items() if known.endswith(end)), default=0)
 
     def message(self, text: str) -> str:
         """text: what the model wrote, its thought closed.

@@ -123,9 +123,11 @@ class _Text:
         self._forced.extend(self._encode(end))
 
     def _ending(self, ids: list[int], scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """What is allowed where the token limit is near: what can still be ended, and in the end its shortest end.
+        """What is allowed where the token limit is near: what can still be ended. Where the model wants more, its end.
 
-        Nothing is made up: where numbers are missing, or a list has no object yet, the limit cuts the text off.
+        Nothing is made up: where numbers are missing, or a list has no object yet, the limit cuts the text off. An
+        object that was begun gets its point as long as there is room for one; a further object needs room for all of
+        it.
         """
         assert self._grammar is not None and self._automaton is not None
         left = self._limit - len(ids)
@@ -136,12 +138,14 @@ class _Text:
         if not rest or "{" not in answer:
             return allowed
         closing = self._encode(rest)
-        shorter = allowed & ~self._grammar.going_on
-        if left <= len(closing) + 1 or not shorter.any():  # one for the token that ends the turn
+        left -= len(closing)
+        if left > self._grammar.room:
+            return allowed
+        is_inside = answer.count("{") > answer.count("}")  # no label holds a brace
+        may_have_point = is_inside and left > self._grammar.point_room
+        fitting = allowed & ~(self._grammar.further_objects if may_have_point else self._grammar.further_entries)
+        wanted = scores.masked_fill(~allowed.to(scores.device), -torch.inf).argmax()
+        if left <= 1 or not fitting[wanted]:  # one for the token that ends the turn
             self.cut = True
             self._forced.extend(closing)
-        elif left <= len(closing) + self._grammar.room:
-            wanted = scores.masked_fill(~allowed.to(scores.device), -torch.inf).argmax()
-            self.cut |= not bool(shorter[wanted])
-            return shorter
-        return allowed
+        return fitting

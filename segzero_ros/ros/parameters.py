@@ -62,16 +62,16 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("constrain", False, "Hold answers to the profile's form, token by token; false: as the profile says."),
     Parameter(
         "thought_budget",
-        0,
-        "Tokens that a thought may take; then it is closed and the answer comes. 0: no limit.",
-        bounds=(0, 131072),
+        -1,
+        "Tokens that a thought may take; then it is closed and the answer comes. 0: no thought; -1: no limit.",
+        bounds=(-1, 131072),
         when="live",
     ),
     Parameter(
         "thought_seconds",
-        0.0,
-        "Seconds that a thought may take, from its first token; then it is closed and the answer comes. 0: no limit.",
-        bounds=(0.0, 3600.0),
+        -1.0,
+        "Seconds that a thought may take, from its first token; then the answer comes. 0: no thought; -1: no limit.",
+        bounds=(-1.0, 3600.0),
         when="live",
     ),
     Parameter(
@@ -85,7 +85,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "min_confidence",
         0.0,
-        "Objects whose confidence is below are left out; nothing left is NO_OBJECT. 0: all stay.",
+        "Objects whose confidence is below or not known are left out; nothing left is NO_OBJECT. 0: all stay.",
         bounds=(0.0, 1.0),
         when="live",
     ),
@@ -251,7 +251,8 @@ def rules(node: Any) -> Rules:
 
 def thought_budget(node: Any) -> ThoughtBudget | None:
     """How long a thought may be, now."""
-    tokens, seconds = (node.get_parameter(name).value or None for name in ("thought_budget", "thought_seconds"))
+    values = (node.get_parameter(name).value for name in ("thought_budget", "thought_seconds"))
+    tokens, seconds = (value if value >= 0 else None for value in values)
     return None if tokens is None and seconds is None else ThoughtBudget(tokens, seconds)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sensor_msgs.msg import CompressedImage
 
-from segzero_ros.core.contract import Event, Image, Prompt, Segmentation, SegzeroError, Status, timed_out
+from segzero_ros.core.contract import Event, Image, Masks, Prompt, Segmentation, SegzeroError, Status, timed_out
 from segzero_ros.core.frames import Frame, too_early
 from segzero_ros.core.pipeline import Pipeline
 from segzero_ros.core.requests import Requests
@@ -97,7 +97,9 @@ class Responder:
             self._board.on_event(event)
             ticket.watch.on_event(event)
             if ticket.watch.stage is Stage.SEGMENTING:
-                on_state(Snapshot(State.REASONING, "segmenting", instruction=ticket.instruction))
+                is_asked_again = isinstance(event, Masks) and pipeline.verifying.settings.way != "off"
+                what = "verifying" if is_asked_again and not ticket.wish.prompts else "segmenting"
+                on_state(Snapshot(State.REASONING, what, instruction=ticket.instruction))
 
         limits: dict[str, Any] = {"cancel": ticket.cancel, "timeout": left, "on_event": on_event}
         if ticket.wish.prompts:
