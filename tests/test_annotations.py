@@ -451,6 +451,30 @@ def test_a_mask_is_the_same_in_whatever_form_it_is_written(segmentation: Any, ph
     assert np.array_equal(sample.masks[0], area(ONE))
 
 
+CORNERS = [{"x": x, "y": y} for x, y in ((20, 20), (60, 20), (60, 50), (20, 50))]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "found"),
+    [
+        (CORNERS[0], "of objects that hold x, y"),
+        (CORNERS, "of objects that hold x, y"),
+        ([CORNERS], "of objects that hold x, y"),
+        ([polygon(ONE), CORNERS], "of objects that hold x, y"),
+        ({"all_points_x": [1, 9, 9], "all_points_y": [1, 1, 9]}, "of objects that hold all_points_x, all_points_y"),
+        ([{}], "of objects that hold nothing"),
+        ("20,20 60,20 60,50", "str"),
+        (True, "bool"),
+    ],
+)
+def test_a_segmentation_in_a_form_that_is_not_cocos_is_refused_and_cocos_shown(
+    segmentation: Any, found: str, photos: Path
+) -> None:
+    source = read(file_of([ann(7, 1, ONE, segmentation=segmentation), ann(8, 2, TWO)]), photos)
+    assert rows_of(source) == {"green block": 1}
+    assert bad_of(source) == {"annotation 7": f"the segmentation is {found}, neither {masks.WANTED}"}
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.integers(-4, 44), st.integers(-4, 34)), min_size=3, max_size=7))
 def test_a_polygon_is_cut_off_at_the_border_and_not_bent(corners: list[tuple[int, int]]) -> None:
