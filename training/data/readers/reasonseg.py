@@ -5,7 +5,7 @@ JSON: `text` (instructions that mean the same, of which both evaluation protocol
 `shapes` [{label, points [[x, y], ...]}] with the labels "target", "ignore" and, obsolete, "flag". Painted as in LISA's
 utils/data_processing.py: the largest polygon first, outlines included, so that a small one inside of a large one is
 seen; what lies outside of the image is cut off, and lines are painted too, so that 200 and 779 items stay as many.
-Some of the published files are in Windows-1252, which is read here alone and counted.
+Some of the published files are in Windows-1252, which is read here alone and counted, and only where it gives English.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from training.data.image_names import ImageFolder
 from training.data.images import Grey
 from training.data.objects import Mask
+from training.data.readers.english import foreign_text
 from training.data.readers.shapes import Draw, annotation_files, drawing_of, picture_of
 from training.data.samples import BadRow, Item, Sample, Source
 from training.data.text_files import parse_json, read_text
@@ -52,7 +53,7 @@ def read_reasonseg(
 
 def _load(path: Path, encoding: str | None) -> tuple[Any, bool]:
     """The file's content, and whether it is Windows-1252."""
-    text, latin = read_text(path, encoding, latin=True)
+    text, latin = read_text(path, encoding, foreign_text)
     return parse_json(text, path), latin
 
 
