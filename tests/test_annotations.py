@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from training.data import masks
+from training.data import masks, prepare
 from training.data.image_names import ImageFolder
 from training.data.images import Picture
 from training.data.readers.boxes import check_box
@@ -30,8 +30,11 @@ from training.data.readers.lisa_plus import read_lisa_plus
 from training.data.readers.lvis import read_lvis
 from training.data.readers.names import clean_name
 from training.data.readers.refer import read_refer
+from training.data.rows import ignore_of
 from training.data.samples import Problem, Sample, Source
 from training.data.sources import Reading, open_source
+from training.evaluation.items import sample_cases
+from training.measures.protocols import score
 
 HEIGHT, WIDTH = 120, 160
 ONE, TWO, THREE = (20, 20, 40, 30), (90, 50, 40, 40), (60, 5, 20, 12)  # x, y, width, height
@@ -523,6 +526,19 @@ def test_crowds_are_ignored_pixels_beside_objects_and_objects_where_kept(photos:
     ignored, kept = only(data, photos), only(data, photos, crowds="keep")
     assert len(ignored.masks) == 1 and ignored.ignore is not None and np.array_equal(ignored.ignore, area(TWO))
     assert len(kept.masks) == 2 and kept.ignore is None
+
+
+def test_a_crowd_over_an_object_leaves_it_an_object_in_evaluation_as_in_preparation(photos: Path) -> None:
+    around = (10, 10, 60, 50)
+    data = file_of([FIRST, ann(2, 1, around, iscrowd=1, segmentation=runs(around))])
+    sample = only(data, photos)
+    assert sample.ignore is not None and np.array_equal(sample.ignore, area(around) & ~area(ONE))
+    (case,) = sample_cases(read(data, photos), "coco")
+    asked, (row,) = case.read(), prepare.process(tuple(read(data, photos).items), prepare.Recipe("a", form="mask")).rows
+    assert asked.ignore is not None and np.array_equal(asked.ignore, ignore_of({**row, "image": sample.pixels()}))
+    assert score(area(ONE), asked.targets[0].mask, asked.ignore, failed=False)["lisa"]["iou"] == 1
+    (case,) = sample_cases(read(file_of([FIRST, ann(2, 1, ONE, iscrowd=1)]), photos), "coco")
+    assert case.read().ignore is None
 
 
 def test_an_image_in_a_folder_is_another_than_one_of_that_name_outside(tmp_path: Path) -> None:
