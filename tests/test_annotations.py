@@ -478,6 +478,15 @@ def test_a_segmentation_in_a_form_that_is_not_cocos_is_refused_and_cocos_shown(
     assert bad_of(source) == {"annotation 7": f"the segmentation is {found}, neither {masks.WANTED}"}
 
 
+@pytest.mark.parametrize("box", [None, [0.1, 0.2, 0.5, 0.5]])
+def test_shares_of_the_image_are_not_pixels(box: list[float] | None, photos: Path) -> None:
+    corners = [0.1, 0.2, 0.6, 0.2, 0.6, 0.7]
+    (problem,) = bad_of(read(file_of([ann(7, 1, ONE, segmentation=[corners], bbox=box)]), photos)).values()
+    assert "lies within the first pixel, as shares of the image (0 to 1) do: COCO's are pixels" in problem
+    for pixels in ([0, 0, 1, 0, 1, 1, 0, 1], [0.5, 0.5, 9, 0.5, 9, 9]):
+        assert rows_of(read(file_of([ann(7, 1, ONE, segmentation=[pixels], bbox=None)]), photos)) == RED
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.integers(-4, 44), st.integers(-4, 34)), min_size=3, max_size=7))
 def test_a_polygon_is_cut_off_at_the_border_and_not_bent(corners: list[tuple[int, int]]) -> None:

@@ -69,11 +69,13 @@ def read_shape(segmentation: Any, height: int, width: int) -> Shape:
         raise ValueError(f"a polygon has {len(max(parts, key=len)) // 2} points; it needs 3")
     if len(whole) < len(parts):
         mended.append(SPECK)
+    xs, ys = [v for part in parts for v in part[0::2]], [v for part in parts for v in part[1::2]]
+    if min(*xs, *ys) >= 0 and max(*xs, *ys) <= 1 and any(v % 1 for v in (*xs, *ys)):
+        raise ValueError("a polygon lies within the first pixel, as shares of the image (0 to 1) do: COCO's are pixels")
     outside = [reaches_out(part, height, width) for part in whole]  # of each, since it may be too far
     if any(outside):
         mended.append(CUT)
     runs = coco.merge(coco.frPyObjects([[float(v) for v in part] for part in whole], height, width))
-    xs, ys = [v for part in parts for v in part[0::2]], [v for part in parts for v in part[1::2]]
     painted = _from_runs(runs, height, width)
     return Shape(painted, (min(xs), min(ys), max(xs), max(ys)), tuple(mended))
 
