@@ -135,9 +135,8 @@ class Instances:
             return path
         height, width = image_size(path)
         if (height, width) != (record["height"], record["width"]):
-            raise ValueError(
-                f"the image {path.path} is {width} x {height}, the annotations say {record['width']} x {record['height']}"
-            )
+            said = f"{record['width']} x {record['height']}"
+            raise ValueError(f"the image {path.path} is {width} x {height}, the annotations say {said}")
         return path
 
     def pictures(self, annotations: Sequence[Record], folder: Path | ImageFolder) -> tuple[Picture, tuple[int, int]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from training.data.image_names import ImageFolder, image_folder
-from training.data.images import Grey, Picture
+from training.data.images import Picture
 from training.data.masks import SPECK
 from training.data.objects import Mask, ignored_beside
 from training.data.readers.groups import NO_OBJECT_SAID, by_name, spelled, take_name
@@ -50,9 +50,7 @@ class _File:
         return [s for s in self.shapes.values() if _aside(s) == "ignore"]
 
 
-def read_labelme(
-    folder: Path, images: ImageFolder | None = None, *, encoding: str | None = None, grey: Grey = None
-) -> Source:
+def read_labelme(folder: Path, images: Path | ImageFolder | None = None, *, encoding: str | None = None) -> Source:
     """images: where they are, if not beside the files. Raises ValueError for a folder without annotations."""
     paths, notes = annotation_files(folder)
     problems: list[Problem] = []
@@ -64,8 +62,8 @@ def read_labelme(
             given[path] = {key: data.get(key) for key in HEAD}, shapes
         except ValueError as error:
             problems.append(Problem(folder.name, path.name, str(error)))
-    where = images or ImageFolder(folder, grey)
-    where = image_folder(where, [name for path, (data, _) in given.items() for name in names_of(path, data, where)])
+    where = image_folder(images or folder, ())
+    where = where.expecting([name for path, (data, _) in given.items() for name in names_of(path, data, where)])
     files = [_File(path, shapes, _found(path, data, where)) for path, (data, shapes) in given.items()]
     rivals, repeats = _over_one_image(files)
     problems += [Problem(folder.name, name, why) for name, why in rivals.items()]

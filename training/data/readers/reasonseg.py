@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data.image_names import ImageFolder
-from training.data.images import Grey
+from training.data.image_names import ImageFolder, image_folder
 from training.data.objects import Mask
 from training.data.readers.english import foreign_text
 from training.data.readers.shapes import Draw, annotation_files, drawing_of, picture_of
@@ -29,11 +28,10 @@ NO_UTF_8 = "its file is not UTF-8 and is read as Windows-1252"
 
 def read_reasonseg(
     folder: Path,
-    images: ImageFolder | None = None,
+    images: Path | ImageFolder | None = None,
     *,
     sentences: str = "first",
     encoding: str | None = None,
-    grey: Grey = None,
 ) -> Source:
     """folder: of one split. images: where they are, if not beside the files. sentences: "first", or "all" for a sample
     per text (the training split has up to five).
@@ -42,7 +40,7 @@ def read_reasonseg(
     Raises ValueError for a folder without annotations.
     """
     paths, notes = annotation_files(folder)
-    where = images or ImageFolder(folder, grey)
+    where = image_folder(images or folder, ())
     items = []
     for path in paths:
         for n in range(_count(path, encoding) if sentences == "all" else 1):
