@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from training.data import masks
+from training.data import masks, prepare
 from training.data.image_names import ImageFolder
 from training.data.images import Picture
 from training.data.readers.boxes import check_box
@@ -30,8 +30,11 @@ from training.data.readers.lisa_plus import read_lisa_plus
 from training.data.readers.lvis import read_lvis
 from training.data.readers.names import clean_name
 from training.data.readers.refer import read_refer
+from training.data.rows import ignore_of
 from training.data.samples import Problem, Sample, Source
 from training.data.sources import Reading, open_source
+from training.evaluation.items import sample_cases
+from training.measures.protocols import score
 
 HEIGHT, WIDTH = 120, 160
 ONE, TWO, THREE = (20, 20, 40, 30), (90, 50, 40, 40), (60, 5, 20, 12)  # x, y, width, height
@@ -451,6 +454,39 @@ def test_a_mask_is_the_same_in_whatever_form_it_is_written(segmentation: Any, ph
     assert np.array_equal(sample.masks[0], area(ONE))
 
 
+CORNERS = [{"x": x, "y": y} for x, y in ((20, 20), (60, 20), (60, 50), (20, 50))]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "found"),
+    [
+        (CORNERS[0], "of objects that hold x, y"),
+        (CORNERS, "of objects that hold x, y"),
+        ([CORNERS], "of objects that hold x, y"),
+        ([polygon(ONE), CORNERS], "of objects that hold x, y"),
+        ({"all_points_x": [1, 9, 9], "all_points_y": [1, 1, 9]}, "of objects that hold all_points_x, all_points_y"),
+        ([{}], "of objects that hold nothing"),
+        ("20,20 60,20 60,50", "str"),
+        (True, "bool"),
+    ],
+)
+def test_a_segmentation_in_a_form_that_is_not_cocos_is_refused_and_cocos_shown(
+    segmentation: Any, found: str, photos: Path
+) -> None:
+    source = read(file_of([ann(7, 1, ONE, segmentation=segmentation), ann(8, 2, TWO)]), photos)
+    assert rows_of(source) == {"green block": 1}
+    assert bad_of(source) == {"annotation 7": f"the segmentation is {found}, neither {masks.WANTED}"}
+
+
+@pytest.mark.parametrize("box", [None, [0.1, 0.2, 0.5, 0.5]])
+def test_shares_of_the_image_are_not_pixels(box: list[float] | None, photos: Path) -> None:
+    corners = [0.1, 0.2, 0.6, 0.2, 0.6, 0.7]
+    (problem,) = bad_of(read(file_of([ann(7, 1, ONE, segmentation=[corners], bbox=box)]), photos)).values()
+    assert "lies within the first pixel, as shares of the image (0 to 1) do: COCO's are pixels" in problem
+    for pixels in ([0, 0, 1, 0, 1, 1, 0, 1], [0.5, 0.5, 9, 0.5, 9, 9]):
+        assert rows_of(read(file_of([ann(7, 1, ONE, segmentation=[pixels], bbox=None)]), photos)) == RED
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.integers(-4, 44), st.integers(-4, 34)), min_size=3, max_size=7))
 def test_a_polygon_is_cut_off_at_the_border_and_not_bent(corners: list[tuple[int, int]]) -> None:
@@ -499,6 +535,19 @@ def test_crowds_are_ignored_pixels_beside_objects_and_objects_where_kept(photos:
     ignored, kept = only(data, photos), only(data, photos, crowds="keep")
     assert len(ignored.masks) == 1 and ignored.ignore is not None and np.array_equal(ignored.ignore, area(TWO))
     assert len(kept.masks) == 2 and kept.ignore is None
+
+
+def test_a_crowd_over_an_object_leaves_it_an_object_in_evaluation_as_in_preparation(photos: Path) -> None:
+    around = (10, 10, 60, 50)
+    data = file_of([FIRST, ann(2, 1, around, iscrowd=1, segmentation=runs(around))])
+    sample = only(data, photos)
+    assert sample.ignore is not None and np.array_equal(sample.ignore, area(around) & ~area(ONE))
+    (case,) = sample_cases(read(data, photos), "coco")
+    asked, (row,) = case.read(), prepare.process(tuple(read(data, photos).items), prepare.Recipe("a", form="mask")).rows
+    assert asked.ignore is not None and np.array_equal(asked.ignore, ignore_of({**row, "image": sample.pixels()}))
+    assert score(area(ONE), asked.targets[0].mask, asked.ignore, failed=False)["lisa"]["iou"] == 1
+    (case,) = sample_cases(read(file_of([FIRST, ann(2, 1, ONE, iscrowd=1)]), photos), "coco")
+    assert case.read().ignore is None
 
 
 def test_an_image_in_a_folder_is_another_than_one_of_that_name_outside(tmp_path: Path) -> None:

@@ -167,6 +167,18 @@ def test_links_to_images_are_followed_and_one_without_its_file_is_named(tmp_path
         find_image(tmp_path / "photos", "gone.png")
 
 
+def test_files_are_told_apart_as_realpath_tells_them(tmp_path: Path) -> None:
+    photo(tmp_path / "cache" / "a.png")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "link.png").symlink_to(tmp_path / "cache" / "a.png")
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "cache")
+    (tmp_path / "again").symlink_to(tmp_path / "photos")
+    folder = ImageFolder(tmp_path / "again")
+    for name in ("link.png", "linked/a.png", "./linked/../linked/a.png"):
+        assert folder.file_of(name) == str(tmp_path.resolve() / "cache" / "a.png")
+    assert folder.file_of("linked") is None and folder.file_of("b.png") is None
+
+
 def test_a_large_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(50):
         photo(tmp_path / f"{n}.png")
@@ -485,6 +497,10 @@ BESIDE: list[tuple[str, list[str], dict[str, Any], str | None, str]] = [
     ("imagePath before the name", ["1.jpg", "photo.png"], {"imagePath": "photo.png"}, "photo.png", ""),
     ("imagePath that is gone", ["1.png"], {"imagePath": "old.png"}, "1.png", "its imagePath is not there"),
     ("the annotated size", ["1.jpg"], {"imageHeight": HEIGHT, "imageWidth": WIDTH}, "1.jpg", ""),
+    ("the size as text", ["1.jpg"], {"imageHeight": "48", "imageWidth": "64.0"}, "1.jpg", "written as text"),
+    ("another size as text", ["1.jpg"], {"imageHeight": "64", "imageWidth": "48"}, None, "the annotations say 48 x 64"),
+    ("no size", ["1.jpg"], {"imageHeight": 0, "imageWidth": 0}, "1.jpg", ""),
+    ("no number", ["1.jpg"], {"imageHeight": "high", "imageWidth": 64}, None, "'high', no whole number"),
     ("another size", ["1.jpg"], {"imageHeight": HEIGHT, "imageWidth": 65}, None, "the annotations say 65 x 48"),
     ("two of its name", ["1.jpg", "1.png"], {}, None, "there are 2 images of its name"),
     ("none", [], {"imagePath": "photo.png"}, None, "is missing"),

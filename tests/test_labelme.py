@@ -13,14 +13,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from training.data import prepare, summary
 from training.data.images import _shown
 from training.data.masks import CUT, SPECK, decode
+from training.data.readers.coco import read_coco
 from training.data.readers.groups import SPELLED
 from training.data.readers.instances import SAME_MASK
 from training.data.readers.labelme import read_labelme
+from training.data.readers.names import clean_name
 from training.data.readers.reasonseg import read_reasonseg
 from training.data.readers.shapes import CUT_CIRCLE
 from training.data.samples import Item, Problem, Sample
@@ -116,7 +120,10 @@ CASES: dict[str, Case] = {
         {"mug": 1},
         note="2 shapes are labelled as background",
     ),
-    "a background of its own": Case([shape("background")], {"background": 1}),
+    "a background of its own": Case(
+        [shape("mug"), shape("Background.")], {"mug": 1}, problem='"Background." is no object'
+    ),
+    "hyphens": Case([shape("left-hand mug"), shape("left hand mug", B)], {"left hand mug": 2}),
 }
 
 
@@ -174,10 +181,47 @@ def test_the_pictures_that_the_files_hold_are_not_kept(tmp_path: Path) -> None:
 def test_instructions_that_differ_have_names_that_differ(tmp_path: Path) -> None:
     annotate(tmp_path / "1.json", shape("red mug"), shape("red/mug", B), shape("red - mug", C))
     annotate(tmp_path / "1.JSON", shape("red mug"), image="2.png")
-    for n in (1, 2):
+    annotate(tmp_path / "1_red-mug.json", shape("2"), image="3.png")
+    for n in (1, 2, 3):
         photo(tmp_path / f"{n}.png")
     items = read_labelme(tmp_path).items
-    assert len({item.id for item in items}) == 4 and len({item.image for item in items}) == 2
+    assert len({item.id for item in items}) == 5 and len({item.image for item in items}) == 3
+
+
+OF_A_LABEL = ["mug", "Mug", "mug.", " MUG", "red_mug", "red mug", "red-mug", "Red  mug!", "cup", "background", "7"]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(named=st.lists(st.tuples(st.sampled_from(OF_A_LABEL), st.sampled_from([A, B, C])), min_size=1, max_size=7))
+def test_labelme_and_coco_make_the_same_instructions_of_the_same_names(
+    named: list[tuple[str, Box]], tmp_path: Path
+) -> None:
+    photo(tmp_path / "1.png")
+    annotate(tmp_path / "1.json", *(shape(label, box) for label, box in named))
+    labels = list(dict.fromkeys(label for label, _ in named))
+    annotations = [
+        {
+            "id": n,
+            "image_id": 1,
+            "category_id": labels.index(label),
+            "segmentation": [[v for point in shape("", box)["points"] for v in point]],
+        }
+        for n, (label, box) in enumerate(named)
+    ]
+    categories = [{"id": n, "name": label} for n, label in enumerate(labels)]
+    coco = tmp_path / "coco" / "a.json"
+    coco.parent.mkdir(exist_ok=True)
+    images = [{"id": 1, "file_name": "1.png"}]
+    coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    ours, theirs = list(read_labelme(tmp_path)), list(read_coco(coco, tmp_path))
+    assert [len(s.masks) for s in ours if isinstance(s, Sample)] == [
+        len(s.masks) for s in theirs if isinstance(s, Sample)
+    ]
+    assert [clean_name(s.text) for s in ours if isinstance(s, Sample)] == [
+        clean_name(s.text) for s in theirs if isinstance(s, Sample)
+    ]
+    kinds = [{(p.kind, p.reason) for p in found if isinstance(p, Problem)} for found in (ours, theirs)]
+    assert kinds[0] == kinds[1]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ Extent = tuple[float, float, float, float]  # x1, y1, x2, y2
 SLACK = 2.0  # pixels that a polygon may lie outside of the image: annotators' tools round
 OUTSIDE = 0.02  # of a side that it may lie outside beyond that, and is cut off
 DEEPEST = 6  # lists in lists of one polygon
+WANTED = 'polygons nor run lengths: COCO has [[x1, y1, x2, y2, ...], ...] in pixels, or {"size": [H, W], "counts": ...}'
 SPECK = "a polygon part of one or two points is dropped"
 UNNESTED = "its polygon is written in another nesting of lists than COCO's"
 CUT = "a polygon reaches outside of the image by up to 2 % of its side, and is cut off there"
@@ -47,10 +48,9 @@ def read_shape(segmentation: Any, height: int, width: int) -> Shape:
     segmentation: polygons [[x1, y1, x2, y2, ...], ...] in pixels; {"size": [H, W], "counts": [...] or text}; or a list
     of such run lengths (RefCLEF). Polygons that are nested otherwise, or as pairs of coordinates, are taken too.
     """
+    _refuse_foreign(segmentation)
     if isinstance(segmentation, dict):
         return Shape(_from_runs(segmentation, height, width))
-    if not isinstance(segmentation, list):
-        raise ValueError(f"the segmentation is {type(segmentation).__name__}, neither polygons nor run lengths")
     if not segmentation:
         raise ValueError("the segmentation is empty")
     if all(isinstance(part, dict) for part in segmentation):
@@ -69,13 +69,34 @@ def read_shape(segmentation: Any, height: int, width: int) -> Shape:
         raise ValueError(f"a polygon has {len(max(parts, key=len)) // 2} points; it needs 3")
     if len(whole) < len(parts):
         mended.append(SPECK)
+    xs, ys = [v for part in parts for v in part[0::2]], [v for part in parts for v in part[1::2]]
+    if min(*xs, *ys) >= 0 and max(*xs, *ys) <= 1 and any(v % 1 for v in (*xs, *ys)):
+        raise ValueError("a polygon lies within the first pixel, as shares of the image (0 to 1) do: COCO's are pixels")
     outside = [reaches_out(part, height, width) for part in whole]  # of each, since it may be too far
     if any(outside):
         mended.append(CUT)
     runs = coco.merge(coco.frPyObjects([[float(v) for v in part] for part in whole], height, width))
-    xs, ys = [v for part in parts for v in part[0::2]], [v for part in parts for v in part[1::2]]
     painted = _from_runs(runs, height, width)
     return Shape(painted, (min(xs), min(ys), max(xs), max(ys)), tuple(mended))
+
+
+def _refuse_foreign(segmentation: Any) -> None:
+    """Raises ValueError for what is no list and no run lengths, such as points written as {"x": 1, "y": 2}."""
+    if not isinstance(segmentation, (list, dict)):
+        raise ValueError(f"the segmentation is {type(segmentation).__name__}, neither {WANTED}")
+    keys = _foreign_keys(segmentation)
+    if keys is not None:
+        some = ", ".join(str(key)[:20] for key in keys[:4]) or "nothing"
+        raise ValueError(f"the segmentation is of objects that hold {some}, neither {WANTED}")
+
+
+def _foreign_keys(nested: Any, depth: int = 0) -> list[Any] | None:
+    """Of the first object in it that is no run lengths."""
+    if isinstance(nested, dict):
+        return None if nested.keys() & {"size", "counts"} else list(nested)
+    if not isinstance(nested, list) or depth > DEEPEST:
+        return None
+    return next((keys for part in nested if (keys := _foreign_keys(part, depth + 1)) is not None), None)
 
 
 def _polygons(nested: Any, depth: int = 0) -> list[list[Any]]:

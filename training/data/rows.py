@@ -95,7 +95,9 @@ def write_solution(targets: Sequence[Target], form: str) -> str:
     if form != "single":
         raise ValueError(f'form {form!r}: "list" or "single"')
     if len(targets) != 1 or len(targets[0].points) < 2:
-        raise ValueError(f"{len(targets)} objects, and the form single holds one with two points; --form list holds any number")
+        raise ValueError(
+            f"{len(targets)} objects, and the form single holds one with two points; --form list holds any number"
+        )
     (x1, y1, x2, y2), ((px, py), (qx, qy), *_) = targets[0].box, targets[0].points
     return f"<box>({x1},{y1}),({x2},{y2})</box><points>({px},{py}),({qx},{qy})</points>"
 
@@ -197,8 +199,8 @@ def image_id(sample: Sample) -> str:
 
 
 def masks_of(row: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """(M, H, W) of a row's objects: from `masks` where it is, else from StAR's column or from `mask` (one, or none where
-    it is empty).
+    """(M, H, W) of a row's objects: from `masks` where it is, else from StAR's column or from `mask` (one, or none
+    where it is empty).
 
     H, W: of the row's image. Raises ValueError where there is neither.
     """

@@ -114,21 +114,26 @@ def open_source(r: Reading) -> Source:
     if r.source == "coco":
         from training.data.readers.coco import read_coco
 
-        return read_coco(root, _needed(images), no_target=r.no_target, seed=r.seed, crowds=r.crowds, encoding=r.encoding)
+        return read_coco(
+            root, _needed(images), no_target=r.no_target, seed=r.seed, crowds=r.crowds, encoding=r.encoding
+        )
     if r.source == "lvis":
         from training.data.readers.lvis import read_lvis
 
-        return read_lvis(root, _needed(images), no_target=r.no_target, seed=r.seed, crowds=r.crowds, encoding=r.encoding)
+        return read_lvis(
+            root, _needed(images), no_target=r.no_target, seed=r.seed, crowds=r.crowds, encoding=r.encoding
+        )
     if r.source == "reasonseg":
         from training.data.readers.reasonseg import read_reasonseg
 
         folder = root / r.split if (root / r.split).is_dir() else root
-        return read_reasonseg(folder, images, sentences=r.sentences, encoding=r.encoding, grey=r.grey)
+        where = images or ImageFolder(folder, r.grey)
+        return read_reasonseg(folder, where, sentences=r.sentences, encoding=r.encoding)
     if r.source == "labelme":
         from training.data.readers.labelme import read_labelme
 
         folder = root / r.split if (root / r.split).is_dir() else root
-        return read_labelme(folder, images, encoding=r.encoding, grey=r.grey)
+        return read_labelme(folder, images or ImageFolder(folder, r.grey), encoding=r.encoding)
     if r.source == "lisa++":
         from training.data.readers.lisa_plus import read_lisa_plus
 

@@ -76,8 +76,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def jsonl(records: Iterable[Any]) -> str:
-    """Dataclasses, one a line. To be read line by line: `splitlines` would also cut at separators in their texts. Half a
-    character, which UTF-8 cannot hold, is escaped."""
+    """Dataclasses, one a line. To be read line by line: `splitlines` would also cut at separators in their texts. Half
+    a character, which UTF-8 cannot hold, is escaped."""
     lines = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in records)
     return "".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ _PACKED = (
 _NULLS = re.compile(rb"(?:(\0\0\0[^\0])|([^\0]\0\0\0)|(\0[^\0])|([^\0]\0))")  # a text's first character
 _WIDE = ("utf-32-be", "utf-32-le", "utf-16-be", "utf-16-le")
 LATIN = "cp1252"
-_FOREIGN = re.compile(rb"[\x80-\xff]{3}")  # three such bytes in a row are hardly words in Latin letters
 
 
 def check_encoding(name: str) -> str:
@@ -41,11 +41,11 @@ def check_encoding(name: str) -> str:
     return name
 
 
-def read_text(path: Path, encoding: str | None = None, latin: bool = False) -> tuple[str, bool]:
+def read_text(path: Path, encoding: str | None = None, foreign: Callable[[str], str] | None = None) -> tuple[str, bool]:
     """The text of a file, and whether it is Windows-1252.
 
-    encoding: what it is in where it is not UTF-8. latin: Windows-1252 is taken too where a file is no UTF-8 and may be
-    it. Raises ValueError that names the file.
+    encoding: what it is in where it is not UTF-8. foreign: a part of a text that shows that it is not Windows-1252, or
+    "", where that is taken too. Raises ValueError that names the file.
     """
     try:
         data = path.read_bytes()
@@ -64,11 +64,14 @@ def read_text(path: Path, encoding: str | None = None, latin: bool = False) -> t
     try:
         return data.decode("utf-8-sig"), False
     except UnicodeDecodeError as error:
-        if latin and not _FOREIGN.search(data):
-            return _decoded(data, path, LATIN), True
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start}): say what it is in by --encoding NAME, such as gbk or cp1252"
-        ) from error
+        why = ""
+        if foreign is not None:
+            text = data.decode(LATIN, "replace")
+            if not (words := foreign(text)):
+                return text, True
+            why = f", and no English in Windows-1252 ({words[:40]!r})"
+        say = "say what it is in by --encoding NAME, such as gbk or cp1252"
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}){why}: {say}") from error
 
 
 def _decoded(data: bytes, path: Path, encoding: str) -> str:

@@ -1,12 +1,15 @@
-"""Annotations over one image file by what they are called: each group is one instruction with all its objects."""
+"""What is annotated in one image by what it is called: each group is one instruction with all its objects.
+
+`by_name`, `spelled` and `take_name` are every format's; the rest is over COCO's annotations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from training.data.image_names import ImageFolder
 from training.data.readers.instances import Instances, name_of
@@ -15,9 +18,40 @@ from training.data.readers.records import Record
 from training.data.samples import BadRow, Item, LeftOut, Sample
 
 SPELLED = "an instruction is spelled in several ways, and is one"
+NO_OBJECT_SAID = '"{}" is no object'
 TWO_CATEGORIES = "several categories have one name, and are one instruction"
 TWO_IMAGES = "several image records are of one file, and are one image"
 Names = Callable[[Record], Sequence[str]]  # what an annotation can be called, its own text first
+One = TypeVar("One")
+
+
+def by_name(annotated: Iterable[One], names: Callable[[One], Sequence[str]]) -> dict[str, list[tuple[One, str]]]:
+    """By clean name all that have it and what each is called there, in the order in which they are first named; "" for
+    what has no name. A name that comes first for nothing makes no group."""
+    called = [(one, [(clean_name(name), name) for name in names(one)]) for one in annotated]
+    groups: dict[str, list[tuple[One, str]]] = {}
+    for _, pairs in called:
+        groups.setdefault(pairs[0][0] if pairs else "", [])
+    for one, pairs in called:
+        for key, name in (dict(reversed(pairs)) if pairs else {"": ""}).items():
+            if key in groups:
+                groups[key].append((one, name))
+    return groups
+
+
+def spelled(names: Iterable[str]) -> tuple[str, ...]:
+    """What is to be said of the names of one group."""
+    return (SPELLED,) if len(set(names)) > 1 else ()
+
+
+def take_name(name: str, taken: set[str]) -> str:
+    """The name with a number, where it is taken already; it is taken then."""
+    whole, n = name, 1
+    while whole in taken:
+        n += 1
+        whole = f"{name}_{n}"
+    taken.add(whole)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -37,15 +71,7 @@ class Group:
 
 def groups_of(index: Instances, file: str, names: Names) -> Iterator[Group]:
     """In the order in which they are first named."""
-    over = index.over(file)
-    called = [[(clean_name(name), name) for name in names(a)] for a in over]
-    groups: dict[str, list[tuple[Record, str]]] = {}
-    for pairs in called:
-        groups.setdefault(pairs[0][0] if pairs else "", [])
-    for annotation, pairs in zip(over, called, strict=True):
-        for key, name in (dict(reversed(pairs)) if pairs else {"": ""}).items():
-            if key in groups:
-                groups[key].append((annotation, name))
+    groups = by_name(index.over(file), names)
     lost = [(a.get("id"), {clean_name(name) for name in names(a)}) for a in index.lost.get(file, ())]
     for key, members in groups.items():
         annotations = [a for a, _ in members]
@@ -69,9 +95,7 @@ def _others(annotations: Sequence[Record], groups: dict[str, Any]) -> tuple[str,
 def _mended(index: Instances, key: str, pairs: Sequence[tuple[Record, str]]) -> tuple[str, ...]:
     if len(pairs) == 1:
         return ()
-    found = []
-    if len({name for _, name in pairs}) > 1:
-        found.append(SPELLED)
+    found = [*spelled(name for _, name in pairs)]
     if len({a["image_id"] for a, _ in pairs}) > 1:
         found.append(TWO_IMAGES)
     categories = {a.get("category_id") for a, _ in pairs} - {None}
@@ -93,12 +117,7 @@ def name_group(index: Instances, group: Group, taken: set[str], of_category: boo
     name = f"{index.file.stem}_{'_'.join(str(a['id']) for a in group.annotations[:3])}"
     if of_category and group.key in map(clean_name, index.category_names(group.annotations[0])):
         name += f"_{group.text}".replace(" ", "-")
-    whole, n = name, 1
-    while whole in taken:
-        n += 1
-        whole = f"{name}_{n}"
-    taken.add(whole)
-    return whole
+    return take_name(name, taken)
 
 
 def _sample(index: Instances, images: Path | ImageFolder, name: str, group: Group, crowds: str) -> Sample:
@@ -110,7 +129,7 @@ def _sample(index: Instances, images: Path | ImageFolder, name: str, group: Grou
         why = f'annotation {group.lost[0]}, bad itself, is of the same instruction, "{text}"'
         raise BadRow(*((f"annotation {a['id']}", why) for a in every))
     if group.key in NO_OBJECT:
-        raise LeftOut(*((f"annotation {a['id']}", f'"{text}" is no object') for a in every))
+        raise LeftOut(*((f"annotation {a['id']}", NO_OBJECT_SAID.format(text)) for a in every))
     aside = [a for a in every if a["iscrowd"]] if crowds == "ignore" else []
     objects = [a for a in every if not a["iscrowd"]] if aside else every
     if not objects:

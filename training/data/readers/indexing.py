@@ -16,7 +16,17 @@ from training.data.image_names import ImageFolder, image_folder
 from training.data.readers.files import names_in_doubt, one_name_per_file
 from training.data.readers.instances import Instances, name_of
 from training.data.readers.names import category_text, clean_name, texts_of
-from training.data.readers.records import NUMBER_OR_TEXT, Key, Record, flag_of, key_of, read_table, shown, side_of
+from training.data.readers.records import (
+    NUMBER_OR_TEXT,
+    SIZE_AS_TEXT,
+    Key,
+    Record,
+    flag_of,
+    key_of,
+    read_table,
+    shown,
+    side_of,
+)
 from training.data.samples import Problem
 from training.data.text_files import load_json
 
@@ -25,7 +35,6 @@ ID_TWICE = "an annotation's id is given twice, and nothing needs it"
 AGAIN = "an annotation is there twice, word for word; it is taken once"
 NO_CATEGORY = "its category is none of the file; its text is the instruction"
 FLAG_AS_TEXT = "iscrowd is written as text"
-SIZE_AS_TEXT = "the size of its image is written as text or with a decimal point"
 NO_SIZE = "the size of its image is not annotated; that of the file is taken"
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from training.data.image_names import ImageFolder, find_image
 from training.data.images import Picture, image_size
 from training.data.masks import read_shape
-from training.data.objects import Mask
+from training.data.objects import Mask, ignored_beside
 from training.data.readers.boxes import check_box
 from training.data.readers.names import category_text
 from training.data.readers.records import Key, Record, Table, key_of, shown
@@ -30,7 +30,7 @@ SAME_MASK = "an object is annotated twice with equal masks; it is taken once"
 @dataclass(frozen=True)
 class Objects:
     """What some annotations show. annotations: of each mask, without those that repeat one. ignore: the union of those
-    that are no objects, or None. mended: as in a Sample."""
+    that are no objects where no object is, or None. mended: as in a Sample."""
 
     masks: tuple[Mask, ...]
     annotations: tuple[Record, ...]
@@ -122,9 +122,9 @@ class Instances:
         kept = different(masks[:count])
         if len(kept) < count:
             mended.append(SAME_MASK)
-        ignore = np.asarray(np.logical_or.reduce(masks[count:])) if aside else None
-        whose = tuple(annotations[n] for n in kept)
-        return Objects(tuple(masks[n] for n in kept), whose, ignore, tuple(dict.fromkeys(mended)))
+        found, whose = tuple(masks[n] for n in kept), tuple(annotations[n] for n in kept)
+        ignore = ignored_beside(np.asarray(np.logical_or.reduce(masks[count:])), found) if aside else None
+        return Objects(found, whose, ignore, tuple(dict.fromkeys(mended)))
 
     def picture(self, image_id: Any, folder: Path | ImageFolder) -> Picture:
         """The image's file. Raises ValueError if it is missing or not of the annotated size."""
@@ -135,9 +135,8 @@ class Instances:
             return path
         height, width = image_size(path)
         if (height, width) != (record["height"], record["width"]):
-            raise ValueError(
-                f"the image {path.path} is {width} x {height}, the annotations say {record['width']} x {record['height']}"
-            )
+            said = f"{record['width']} x {record['height']}"
+            raise ValueError(f"the image {path.path} is {width} x {height}, the annotations say {said}")
         return path
 
     def pictures(self, annotations: Sequence[Record], folder: Path | ImageFolder) -> tuple[Picture, tuple[int, int]]:

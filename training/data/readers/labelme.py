@@ -1,8 +1,9 @@
 """labelme's files: a folder of NAME.json, each with one image's shapes (`training.data.readers.shapes`).
 
 The instruction is a shape's label; all shapes of a label, whatever its case, underscores and final stop, are its
-objects, and those of one `group_id` are one object. `__ignore__` is ignored pixels of every instruction of its image,
-and `_background_` nothing. An image has one file: of two that differ, nothing says which is right.
+objects as COCO's are (`training.data.readers.groups`), and those of one `group_id` are one object. `__ignore__` is
+ignored pixels of every instruction of its image, and `_background_` nothing. An image has one file: of two that differ,
+nothing says which is right.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from training.data.image_names import ImageFolder, image_folder
-from training.data.images import Grey, Picture
+from training.data.images import Picture
 from training.data.masks import SPECK
 from training.data.objects import Mask, ignored_beside
-from training.data.readers.groups import SPELLED
+from training.data.readers.groups import NO_OBJECT_SAID, by_name, spelled, take_name
 from training.data.readers.instances import SAME_MASK, different
-from training.data.readers.names import clean_name, spelling, unread_texts
+from training.data.readers.names import NO_OBJECT, spelling, unread_texts
 from training.data.readers.shapes import annotation_files, cut_at_border, drawing_of, is_speck, names_of, picture_of
-from training.data.samples import BadRow, Item, Problem, Sample, Source
+from training.data.samples import BadRow, Item, LeftOut, Problem, Sample, Source
 from training.data.text_files import load_json
 
 HEAD = ("imagePath", "imageHeight", "imageWidth")  # what is kept of a file beside its shapes: imageData is large
@@ -40,18 +41,16 @@ class _File:
     picture: Picture | str
 
     @property
-    def objects(self) -> list[tuple[str, Shape]]:
-        """(label as one would say it, shape) of those that are no background and not ignored."""
-        return [(_spoken(s), s) for s in self.shapes.values() if not _aside(s)]
+    def objects(self) -> list[Shape]:
+        """Those that are no background and not ignored."""
+        return [s for s in self.shapes.values() if not _aside(s)]
 
     @property
     def ignored(self) -> list[Shape]:
         return [s for s in self.shapes.values() if _aside(s) == "ignore"]
 
 
-def read_labelme(
-    folder: Path, images: ImageFolder | None = None, *, encoding: str | None = None, grey: Grey = None
-) -> Source:
+def read_labelme(folder: Path, images: Path | ImageFolder | None = None, *, encoding: str | None = None) -> Source:
     """images: where they are, if not beside the files. Raises ValueError for a folder without annotations."""
     paths, notes = annotation_files(folder)
     problems: list[Problem] = []
@@ -63,14 +62,14 @@ def read_labelme(
             given[path] = {key: data.get(key) for key in HEAD}, shapes
         except ValueError as error:
             problems.append(Problem(folder.name, path.name, str(error)))
-    where = images or ImageFolder(folder, grey)
-    where = image_folder(where, [name for path, (data, _) in given.items() for name in names_of(path, data, where)])
+    where = image_folder(images or folder, ())
+    where = where.expecting([name for path, (data, _) in given.items() for name in names_of(path, data, where)])
     files = [_File(path, shapes, _found(path, data, where)) for path, (data, shapes) in given.items()]
     rivals, repeats = _over_one_image(files)
     problems += [Problem(folder.name, name, why) for name, why in rivals.items()]
     every = [s for file in files for s in file.shapes.values()]
     notes += _notes(every, len(repeats))
-    taken = Counter[str]()
+    taken = set[str]()
     kept = [file for file in files if file.path.name not in rivals and file.path.name not in repeats]
     return Source("labelme", folder.name, [item for file in kept for item in _items(file, taken)], problems, notes)
 
@@ -148,27 +147,26 @@ def _notes(shapes: Sequence[Shape], repeats: int) -> Iterator[str]:
         yield f'"{key[:60]}" is not read: {count} shapes hold words there; the instruction is a shape\'s label'
 
 
-def _items(file: _File, taken: Counter[str]) -> Iterator[Item]:
+def _items(file: _File, taken: set[str]) -> Iterator[Item]:
     """An item for each instruction, in the order in which they are first named. taken: names of items before it."""
-    groups: dict[str, list[tuple[str, Shape]]] = {}
-    for label, shape in file.objects:
-        groups.setdefault(clean_name(label), []).append((label, shape))
-    for members in groups.values():
-        labels = [label for label, _ in members]
+    for key, members in by_name(file.objects, lambda shape: (_spoken(shape),)).items():
+        labels = [label for _, label in members]
         text = spelling(labels)
-        name = f"{file.path.stem}_{text}".replace(" ", "-")
-        taken[name] += 1
-        name = name if taken[name] == 1 else f"{name}_{taken[name]}"
-        spelled = (SPELLED,) if len(set(labels)) > 1 else ()
-        yield Item(name, file.path.name, partial(_sample, file, name, text, [s for _, s in members], spelled))
+        name = take_name(f"{file.path.stem}_{text}".replace(" ", "-"), taken)
+        read = partial(_left_out, file, text) if key in NO_OBJECT else partial(_sample, file, name, text)
+        yield Item(name, file.path.name, partial(read, [shape for shape, _ in members], spelled(labels)))
 
 
-def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], spelled: tuple[str, ...]) -> Sample:
+def _left_out(file: _File, text: str, *_: Any) -> Sample:
+    raise LeftOut((file.path.name, NO_OBJECT_SAID.format(text)))
+
+
+def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], said: tuple[str, ...]) -> Sample:
     try:
         if isinstance(file.picture, str):
             raise ValueError(file.picture)
         size = file.picture.size
-        mended = list(spelled)
+        mended = list(said)
         whole = [s for s in shapes if not is_speck(s)]
         if not whole:
             raise ValueError(f"a shape of {text[:80]!r}: a polygon of fewer than 3 points has no area")

@@ -18,13 +18,15 @@ from training.data.masks import read_shape
 from training.data.objects import Mask
 from training.data.readers.indexing import read_instances
 from training.data.readers.instances import SAME_MASK, Instances, different, read_mask
-from training.data.readers.shapes import flat_points
 from training.data.readers.records import Record
+from training.data.readers.shapes import flat_points
 from training.data.samples import BadRow, Item, Problem, Sample, Source
 from training.data.text_files import load_json
 
 
-def read_lisa_plus(path: Path, images: Path | ImageFolder, *, instances: Path | None = None, encoding: str | None = None) -> Source:
+def read_lisa_plus(
+    path: Path, images: Path | ImageFolder, *, instances: Path | None = None, encoding: str | None = None
+) -> Source:
     """instances: COCO's instances_train2017.json, whose masks are then taken. Raises ValueError for a file that is
     none."""
     rows = load_json(path, encoding)

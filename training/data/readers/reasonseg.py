@@ -5,7 +5,7 @@ JSON: `text` (instructions that mean the same, of which both evaluation protocol
 `shapes` [{label, points [[x, y], ...]}] with the labels "target", "ignore" and, obsolete, "flag". Painted as in LISA's
 utils/data_processing.py: the largest polygon first, outlines included, so that a small one inside of a large one is
 seen; what lies outside of the image is cut off, and lines are painted too, so that 200 and 779 items stay as many.
-Some of the published files are in Windows-1252, which is read here alone and counted.
+Some of the published files are in Windows-1252, which is read here alone and counted, and only where it gives English.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from training.data.image_names import ImageFolder
-from training.data.images import Grey
+from training.data.image_names import ImageFolder, image_folder
 from training.data.objects import Mask
+from training.data.readers.english import foreign_text
 from training.data.readers.shapes import Draw, annotation_files, drawing_of, picture_of
 from training.data.samples import BadRow, Item, Sample, Source
 from training.data.text_files import parse_json, read_text
@@ -28,11 +28,10 @@ NO_UTF_8 = "its file is not UTF-8 and is read as Windows-1252"
 
 def read_reasonseg(
     folder: Path,
-    images: ImageFolder | None = None,
+    images: Path | ImageFolder | None = None,
     *,
     sentences: str = "first",
     encoding: str | None = None,
-    grey: Grey = None,
 ) -> Source:
     """folder: of one split. images: where they are, if not beside the files. sentences: "first", or "all" for a sample
     per text (the training split has up to five).
@@ -41,7 +40,7 @@ def read_reasonseg(
     Raises ValueError for a folder without annotations.
     """
     paths, notes = annotation_files(folder)
-    where = images or ImageFolder(folder, grey)
+    where = image_folder(images or folder, ())
     items = []
     for path in paths:
         for n in range(_count(path, encoding) if sentences == "all" else 1):
@@ -52,7 +51,7 @@ def read_reasonseg(
 
 def _load(path: Path, encoding: str | None) -> tuple[Any, bool]:
     """The file's content, and whether it is Windows-1252."""
-    text, latin = read_text(path, encoding, latin=True)
+    text, latin = read_text(path, encoding, foreign_text)
     return parse_json(text, path), latin
 
 

@@ -10,6 +10,7 @@ from typing import Any
 Record = dict[str, Any]
 Key = int | str  # an id
 NUMBER_OR_TEXT = "an id is a number in one place and text in another"
+SIZE_AS_TEXT = "the size of its image is written as text or with a decimal point"
 _FLAGS = {None: False, "": False, "0": False, "1": True, "false": False, "true": True}
 
 

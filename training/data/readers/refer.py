@@ -113,7 +113,9 @@ def _wrong(ref: Any, index: Instances) -> str:
     return ""
 
 
-def _items(index: Instances, images: Path | ImageFolder, name: str, ref: Record, sentences: str, taken: set[str]) -> list[Item]:
+def _items(
+    index: Instances, images: Path | ImageFolder, name: str, ref: Record, sentences: str, taken: set[str]
+) -> list[Item]:
     given = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
     ann_ids = [a for a in given if a != -1]
     every = [_text(s) for s in ref["sentences"]] if isinstance(ref["sentences"], list) else []

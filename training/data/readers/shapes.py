@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from training.data.image_names import ImageFolder
 from training.data.images import Picture
 from training.data.masks import CUT, reaches_out
+from training.data.readers.records import SIZE_AS_TEXT, side_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 FAR = 1e6  # no pixel of an image
@@ -135,8 +136,7 @@ def picture_of(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture
 
     Raises ValueError if there is none or more than one, or if it is not of the size that the file says.
     """
-    annotated = (data.get("imageHeight"), data.get("imageWidth"))
-    size = annotated if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in annotated) else None
+    size, mended = _size_of(data)
     name = data.get("imagePath")
     if isinstance(name, str) and name.strip():
         try:
@@ -154,10 +154,19 @@ def picture_of(path: Path, data: dict[str, Any], images: ImageFolder) -> Picture
                 f"there are {len(beside)} images of its name, {beside[0]} and {beside[1]}, and no imagePath"
             )
         picture = images.find(beside[0] if beside else f"{path.stem}.jpg", size)
-    if size is not None and tuple(size) != picture.size:
+    if size is not None and size != picture.size:
         height, width = picture.size
         raise ValueError(f"the image {picture.path} is {width} x {height}, the annotations say {size[1]} x {size[0]}")
-    return picture
+    return replace(picture, mended=(*mended, *picture.mended))
+
+
+def _size_of(data: dict[str, Any]) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    """(height, width) that a file says of its image, or None; and what was amiss with it and harmless."""
+    given = [data.get("imageHeight"), data.get("imageWidth")]
+    height, width = (side_of(value) for value in given)
+    if height is None or width is None:
+        return None, ()
+    return (height, width), () if all(type(value) is int for value in given) else (SIZE_AS_TEXT,)
 
 
 def _hint(path: Path, name: str, images: ImageFolder) -> str:
