@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-from training.finetune import checkpoints, configuration, export, logs
+from training.finetune import configuration, export, logs, whole_checkpoints
 from training.finetune import run as train
 from training.finetune.configuration import Configuration, ConfigurationError, load
 from training.finetune.shrink import shrunk
@@ -41,7 +41,7 @@ def weights(c: Configuration, step: int) -> dict[str, torch.Tensor]:
 
 
 def names(c: Configuration) -> list[str]:
-    return [p.name for p in checkpoints.whole_ones(Path(c.out))]
+    return [p.name for p in whole_checkpoints.whole_ones(Path(c.out))]
 
 
 def stopped(c: Configuration) -> dict[str, Any]:

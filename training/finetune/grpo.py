@@ -17,10 +17,10 @@ from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit
 
 from training.finetune import conversations
 from training.finetune import model as models
+from training.finetune.checkpoint_io import Resumable
 from training.finetune.configuration import Configuration, ConfigurationError, processes
 from training.finetune.divergence import StopsDiverged
 from training.finetune.logs import Journal, Samples
-from training.finetune.resumable import Resumable
 from training.finetune.sharding import ReducesInFloat32
 from training.finetune.validate import GreedyValidation, given, reward_terms, weights
 from training.finetune.watch import Watch, check_inputs, describe_spread
