@@ -166,6 +166,23 @@ def test_weights_that_a_few_words_do_not_betray_push_no_good_checkpoint_out(rate
     assert last > 1 and names(c) == [f"checkpoint-{last - 1}"]
 
 
+@pytest.mark.parametrize("name", ["tabletop_sft", "seg_zero_3b", "tabletop_grpo"])  # the last one: shared prefix
+def test_weights_that_an_image_alone_betrays_are_not_kept(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == 2:
+            with torch.no_grad():
+                next(p for n, p in kwargs["model"].named_parameters() if "patch_embed" in n).fill_(3e38)
+
+    monkeypatch.setattr(Watch, "on_optimizer_step", spoilt)
+    c = small(name, tmp_path)
+    assert train.run(c) == train.STOPPED_EARLY
+    reason = "what the model makes of its last inputs is not finite; no checkpoint is written"
+    assert stopped(c) == {"step": 2, "reason": reason}
+    assert names(c) == ["checkpoint-1"]
+
+
 class TestCheckpointsThatHaveDivergedBefore:
     """As an older version of this code left them: whole, and not finite."""
 
