@@ -149,6 +149,13 @@ class TestWhatIsRefused:
         train.start(taught, resume=False)
         train.start(changed(taught, "batch.micro=1"), resume=True)
 
+    def test_a_micro_batch_that_a_share_of_the_tokens_is_taken_of(self, begun: Configuration) -> None:
+        picky = changed(begun, "grpo.top_entropy_quantile=0.5")
+        decisive, _ = resume_changes.changes(
+            changed(picky, "batch.micro=1"), configuration.plain(picky), {}, {}, step=0
+        )
+        assert [change.setting for change in decisive] == ["batch.micro"]
+
     def test_more_updates_of_a_schedule_that_they_stretch(self, tmp_path: Path) -> None:
         c = small("seg_zero_3b_sft", tmp_path)
         assert c.trl["lr_scheduler_type"] == "cosine"

@@ -118,3 +118,21 @@ def test_what_the_real_run_would_refuse_is_refused(
     call = [x for s in [f"data.train={mine}", *settings] for x in ("--set", s)]
     assert train.main(["seg_zero_3b", "--shrink", *call]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("trl.max_steps=0", "max_steps is 0, which trains num_train_epochs"),
+        ("seed=4294967296", "seed: Input should be less than 4294967296"),
+        ("grpo.mask_truncated_completions=maybe", "expected true or false"),
+        ("grpo.shuffle_dataset=5", "expected true or false"),
+        ("trl.lr_scheduler_kwargs=5", "lr_scheduler_kwargs is '5'; expected a mapping"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_before_anything_is_loaded(
+    setting: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for way in ("--dry-run", "--shrink"):
+        assert train.main(["seg_zero_3b", way, "--set", setting]) == 2
+        assert said in capsys.readouterr().err
