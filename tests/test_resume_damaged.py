@@ -63,7 +63,10 @@ def cut(name: str) -> Spoil:
 
 
 def written(name: str, data: bytes) -> Spoil:
-    return lambda checkpoint: (checkpoint / name).write_bytes(data) and None
+    def spoil(checkpoint: Path) -> None:
+        (checkpoint / name).write_bytes(data)
+
+    return spoil
 
 
 def gone(name: str) -> Spoil:

@@ -43,14 +43,14 @@ def arguments(c: Configuration) -> GRPOConfig:
 
 
 def known(c: Configuration, kind: type) -> dict[str, Any]:
-    """What is TRL's own, its names checked."""
+    """What is TRL's own; its names, switches and mappings are checked. Raises ConfigurationError."""
     names = {f.name for f in fields(kind)}
     if unknown := sorted(set(c.arguments) - names):
         hints = [difflib.get_close_matches(u, names, 1) for u in unknown]
         texts = [f"{u} (do you mean {h[0]}?)" if h else u for u, h in zip(unknown, hints, strict=True)]
         raise ConfigurationError(f"{c.name}: {kind.__name__} has no {', '.join(texts)}")
-    hints = get_type_hints(kind)
-    if wrong := [said for key, value in c.arguments.items() if (said := _mistyped(key, value, hints[key]))]:
+    kinds = get_type_hints(kind)
+    if wrong := [said for key, value in c.arguments.items() if (said := _mistyped(key, value, kinds[key]))]:
         raise ConfigurationError(f"{c.name}: {'; '.join(wrong)}")
     return c.arguments
 
