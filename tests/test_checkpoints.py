@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.finetune import logs, resumable, validate
+from training.finetune import checkpoint_io, logs, validate
 from training.finetune import run as train
 from training.finetune.configuration import Configuration, ConfigurationError, load
 from training.finetune.shrink import shrunk
@@ -53,7 +53,7 @@ def test_a_new_checkpoint_is_marked_before_an_older_one_goes(c: Configuration, m
 def test_a_run_killed_between_the_mark_and_the_removal_goes_on_at_the_new_checkpoint(
     c: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rotate = resumable.rotate_checkpoints
+    rotate = checkpoint_io.rotate_checkpoints
 
     def killed(folder: str, *args: Any, **more: Any) -> None:
         if (Path(folder) / "checkpoint-2").exists():
@@ -61,7 +61,7 @@ def test_a_run_killed_between_the_mark_and_the_removal_goes_on_at_the_new_checkp
         rotate(folder, *args, **more)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(resumable, "rotate_checkpoints", killed)
+        patched.setattr(checkpoint_io, "rotate_checkpoints", killed)
         train.run(c)
     assert whole(c) == ["checkpoint-1", "checkpoint-2"]
 

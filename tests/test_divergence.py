@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-from training.finetune import checkpoints, configuration, export, logs
+from training.finetune import configuration, export, logs, whole_checkpoints
 from training.finetune import run as train
 from training.finetune.configuration import Configuration, ConfigurationError, load
 from training.finetune.shrink import shrunk
@@ -41,7 +41,7 @@ def weights(c: Configuration, step: int) -> dict[str, torch.Tensor]:
 
 
 def names(c: Configuration) -> list[str]:
-    return [p.name for p in checkpoints.whole_ones(Path(c.out))]
+    return [p.name for p in whole_checkpoints.whole_ones(Path(c.out))]
 
 
 def stopped(c: Configuration) -> dict[str, Any]:
@@ -164,6 +164,23 @@ def test_weights_that_a_few_words_do_not_betray_push_no_good_checkpoint_out(rate
     assert train.run(c) == train.STOPPED_EARLY
     last = stopped(c)["step"]
     assert last > 1 and names(c) == [f"checkpoint-{last - 1}"]
+
+
+@pytest.mark.parametrize("name", ["tabletop_sft", "seg_zero_3b", "tabletop_grpo"])  # the last one: shared prefix
+def test_weights_that_an_image_alone_betrays_are_not_kept(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == 2:
+            with torch.no_grad():
+                next(p for n, p in kwargs["model"].named_parameters() if "patch_embed" in n).fill_(3e38)
+
+    monkeypatch.setattr(Watch, "on_optimizer_step", spoilt)
+    c = small(name, tmp_path)
+    assert train.run(c) == train.STOPPED_EARLY
+    reason = "what the model makes of its last inputs is not finite; no checkpoint is written"
+    assert stopped(c) == {"step": 2, "reason": reason}
+    assert names(c) == ["checkpoint-1"]
 
 
 class TestCheckpointsThatHaveDivergedBefore:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from training.finetune import configuration, export, logs, resumption
+from training.finetune import configuration, export, logs, resume_changes
 from training.finetune import run as train
 from training.finetune.configuration import Configuration, ConfigurationError, Reward, load
 from training.finetune.prepared import masks_digest, rows_in
@@ -149,6 +149,13 @@ class TestWhatIsRefused:
         train.start(taught, resume=False)
         train.start(changed(taught, "batch.micro=1"), resume=True)
 
+    def test_a_micro_batch_that_a_share_of_the_tokens_is_taken_of(self, begun: Configuration) -> None:
+        picky = changed(begun, "grpo.top_entropy_quantile=0.5")
+        decisive, _ = resume_changes.changes(
+            changed(picky, "batch.micro=1"), configuration.plain(picky), {}, {}, step=0
+        )
+        assert [change.setting for change in decisive] == ["batch.micro"]
+
     def test_more_updates_of_a_schedule_that_they_stretch(self, tmp_path: Path) -> None:
         c = small("seg_zero_3b_sft", tmp_path)
         assert c.trl["lr_scheduler_type"] == "cosine"
@@ -221,7 +228,7 @@ def test_a_run_that_is_moved_and_called_from_elsewhere_goes_on_to_the_same_weigh
 def test_more_updates_are_refused_where_the_warm_up_is_a_share_of_them(warmup: str, free: bool, tmp_path: Path) -> None:
     c = small("seg_zero_3b", tmp_path, "trl.lr_scheduler_type=constant_with_warmup", f"trl.warmup_steps={warmup}")
     old = configuration.plain(changed(c, "trl.max_steps=4"))
-    decisive, taken = resumption.changes(changed(c, "trl.max_steps=12"), old, {}, {}, 4)
+    decisive, taken = resume_changes.changes(changed(c, "trl.max_steps=12"), old, {}, {}, 4)
     assert [change.setting for change in (taken if free else decisive)] == ["trl.max_steps"]
     assert not (decisive if free else taken)
 
@@ -304,9 +311,9 @@ class TestKinks:
 
 def test_a_refusal_is_of_bounded_length(begun: Configuration) -> None:
     c = replace(begun, trl={**begun.trl, **{f"x{n}": "y" * 10_000 for n in range(1000)}})
-    decisive, _ = resumption.changes(c, configuration.of_run(Path(c.out)), {}, {}, 0)
+    decisive, _ = resume_changes.changes(c, configuration.of_run(Path(c.out)), {}, {}, 0)
     with pytest.raises(ConfigurationError, match="and 992 more") as raised:
-        resumption.judge(Path(c.out), decisive, ())
+        resume_changes.judge(Path(c.out), decisive, ())
     assert len(str(raised.value)) < 2000
 
 

@@ -1,9 +1,14 @@
-"""The architecture as a rule: which room may import which. Imports inside functions count."""
+"""The architecture as a rule: which room may import which.
+
+Imports inside functions count, and so do modules that are named by a string: for importlib, `python -m`, or a table of
+commands. Importing a module imports the `__init__` of the folders above it.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -50,15 +55,52 @@ ALL = FILES | TRAINING
 
 def imports_of(name: str) -> set[str]:
     """The modules that a file imports, anywhere in it."""
-    out = set()
-    for node in ast.walk(ast.parse(ALL[name].read_text(encoding="utf-8"))):
+    return modules_in(ALL[name].read_text(encoding="utf-8"), name)
+
+
+def modules_in(source: str, name: str) -> set[str]:
+    """The modules that the source of the module `name` imports or has run, itself not among them."""
+    tree = ast.parse(source)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+    out: set[str] = set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             out |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: a relative import"
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             out |= {w if w in ALL else str(node.module) for w in whole}
-    return out
+        elif isinstance(node, ast.Call) and called(node) in IMPORTERS:
+            out |= {text for text in map(beginning, [*node.args, *(k.value for k in node.keywords)]) if text}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            out |= {found for found in [*LAUNCHED.findall(node.value), node.value.partition(":")[0]] if known(found)}
+    above = {".".join(other.split(".")[:n]) for other in out for n in range(1, other.count(".") + 1)}
+    # A module inside a folder is loaded after the folder's __init__ in any case.
+    return {o for o in out | {a for a in above if a in ALL and not name.startswith(f"{a}.")} if o != name}
+
+
+IMPORTERS = {"import_module", "__import__", "run_module", "find_spec", "resolve_name", "reload"}
+LAUNCHED = re.compile(r"-m[ =]((?:training|segzero_ros)(?:\.\w+)+)")
+
+
+def known(name: str) -> bool:
+    """Whether a string names a module of ours; one word alone, such as "training", may mean anything."""
+    return "." in name and name in ALL
+
+
+def called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", "") or getattr(node.func, "id", "")
+
+
+def beginning(node: ast.expr) -> str:
+    """Of a text, or of the folder in which an f-string or a sum looks for a module; ""."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr) and node.values:
+        return beginning(node.values[0]).rpartition(".")[0]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mod)):
+        return beginning(node.left).rpartition(".")[0]
+    return ""
 
 
 def storey(name: str) -> int:
@@ -100,16 +142,57 @@ def test_doors_open_into_rooms_below_the_experiments() -> None:
             assert not {o for o in imports_of(name) if room(o) == "experiments" and o.startswith("training.")}, name
 
 
+@pytest.mark.parametrize(
+    ("planted", "imported"),
+    [
+        ("import training.evaluation.evaluate", "training.evaluation.evaluate"),
+        ("def f():\n    from training.evaluation import evaluate", "training.evaluation.evaluate"),
+        ("import importlib\nimportlib.import_module('training.evaluation.evaluate')", "training.evaluation.evaluate"),
+        ("from importlib import import_module as f\nf(name='training.evaluation.page')", "training.evaluation.page"),
+        ("__import__('training.evaluation.page', fromlist=['x'])", "training.evaluation.page"),
+        ("importlib.import_module(f'training.evaluation.{name}')", "training.evaluation"),
+        ("importlib.import_module('training.evaluation.' + name)", "training.evaluation"),
+        ("COMMANDS = {'page': ('training.evaluation.page', 'a page')}", "training.evaluation.page"),
+        ("ENTRY = 'training.evaluation.page:main'", "training.evaluation.page"),
+        ("subprocess.run([sys.executable, '-m', 'training.evaluation.page'])", "training.evaluation.page"),
+        ("subprocess.run('python -m training.evaluation.page --all', shell=True)", "training.evaluation.page"),
+        ("runpy.run_module('training.evaluation.page')", "training.evaluation.page"),
+    ],
+)
+def test_a_violation_is_seen_however_it_is_written(planted: str, imported: str) -> None:
+    assert imported in modules_in(planted, "training.finetune.run")
+    assert wrong_ways("training.finetune.run", modules_in(planted, "training.finetune.run"))
+
+
+def test_what_only_speaks_of_a_module_is_no_import() -> None:
+    prose = '"""As `python -m training.evaluation.page` does."""\nprint("training", "training/evaluation/page.py")'
+    assert modules_in(prose, "training.finetune.run") == set()
+
+
+def test_a_module_brings_the_init_of_the_folders_above_it_and_a_circle_through_one_is_seen() -> None:
+    inside = "from training.rewards.texts import SQUARE"
+    assert "training.rewards" in modules_in(inside, "training.finetune.run")
+    assert "training.rewards" not in modules_in(inside, "training.rewards.star"), "it is loaded already"
+    graph = {name: imports_of(name) & ALL.keys() - FREE for name in ALL}
+    graph["training.measures"] |= modules_in("import training.data.rows", "training.measures")
+    graph["training.data.rows"] |= modules_in("import training.measures.metrics", "training.data.rows")
+    assert {"training.measures", "training.data.rows"} <= set(circle(graph))
+
+
 INSIDE = sorted(name for name in TRAINING if any(room(name) in rooms for rooms in ROOMS))
 
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_the_rooms_of_training_import_one_way(name: str) -> None:
+    assert not wrong_ways(name, imports_of(name))
+
+
+def wrong_ways(name: str, others: set[str]) -> list[str]:
+    """Of what a module in a room of training/ imports: what stands beside or above its room, or is a door."""
     level = {one: n for n, rooms in enumerate(ROOMS) for one in rooms}
-    for other in imports_of(name) & TRAINING.keys() - {"training"}:
-        near, far = room(name), room(other)
-        assert far in level, f"{name} imports {other}, a door"
-        assert far == near or level[far] < level[near], f"{name} imports {other}, which stands beside or above it"
+    near = room(name)
+    inside = {other for other in others & TRAINING.keys() - {"training"} if room(other) != near}
+    return sorted(other for other in inside if room(other) not in level or level[room(other)] >= level[near])
 
 
 def test_training_is_a_house_of_few_rooms() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
+from PIL import Image
 
+from training import cli
 from training.finetune import logs
 from training.finetune import run as train
 from training.finetune.configuration import load
@@ -47,6 +52,46 @@ def test_own_rows_are_what_two_updates_learn_from(
     assert [r["step"] for r in logs.read_jsonl(out / "log.jsonl") if "loss" in r] == [1, 2]
 
 
+def own_photos(folder: Path, answer: str) -> Path:
+    """The rows that `segzero-train prepare` makes of a COCO folder: photos, an object in each."""
+    rng = np.random.default_rng(7)
+    data: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    (folder / "photos").mkdir()
+    for n, name in enumerate(("mug", "drill", "glove", "pallet")):
+        data["categories"].append({"id": n + 1, "name": name})
+        width, height = ((640, 480), (480, 640), (1280, 720))[n % 3]
+        pixels = rng.integers(0, 90, (height, width, 3), np.uint8)
+        left, top = 40 + 60 * n, 100 + 20 * n
+        pixels[top : top + 150, left : left + 200] = rng.integers(120, 255, 3)
+        Image.fromarray(pixels).save(folder / "photos" / f"{n}.jpg")
+        data["images"].append({"id": n, "file_name": f"{n}.jpg", "width": width, "height": height})
+        corners = [left, top, left + 200, top, left + 200, top + 150, left + 100, top + 90, left, top + 150]
+        box = [left, top, 200, 150]
+        annotation = {"id": n + 1, "image_id": n, "category_id": n + 1, "segmentation": [corners], "bbox": box}
+        data["annotations"].append(annotation | {"area": 24000, "iscrowd": 0})
+    (folder / "my.json").write_text(json.dumps(data))
+    out = folder / "rows"
+    call = ["prepare", "--coco", str(folder / "my.json"), "--images", str(folder / "photos"), "--form", answer]
+    assert cli.main([*call, "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("name", ["seg_zero_3b", "vision_reasoner_7b", "seg_zero_3b_sft"])
+def test_rows_that_prepare_made_of_own_photos_are_what_two_updates_learn_from(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, out = own_photos(tmp_path, load(name).data.answer), tmp_path / "run"
+    settings = [f"data.train={rows}", f"data.validation={rows}", "batch.prompts=4", "hardware.gpus=1", "pictures=false"]
+    call = [word for setting in settings for word in ("--set", setting)]
+    assert cli.main(["train", name, "--shrink", "--out", str(out), *call]) == 0
+    said = capsys.readouterr()
+    assert f"shrunk: rows: {rows}, as they are there" in said.out and "Traceback" not in said.err
+    samples = logs.read_jsonl(out / "samples.jsonl")
+    assert samples and {s["problem"].removeprefix("the ") for s in samples} <= {"mug", "drill", "glove", "pallet"}
+    learnt = [r for r in logs.read_jsonl(out / "log.jsonl") if "loss" in r]
+    assert [r["step"] for r in learnt] == [1, 2] and all(math.isfinite(r["grad_norm"]) for r in learnt)
+
+
 def test_rows_that_are_not_there_are_made_up_and_that_is_said(tmp_path: Path) -> None:
     mine = rows("tabletop_sft", tmp_path)
     train_alone = load("tabletop_sft", [f"data.train={mine}", "data.validation=nowhere"])
@@ -73,3 +118,21 @@ def test_what_the_real_run_would_refuse_is_refused(
     call = [x for s in [f"data.train={mine}", *settings] for x in ("--set", s)]
     assert train.main(["seg_zero_3b", "--shrink", *call]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("trl.max_steps=0", "max_steps is 0, which trains num_train_epochs"),
+        ("seed=4294967296", "seed: Input should be less than 4294967296"),
+        ("grpo.mask_truncated_completions=maybe", "expected true or false"),
+        ("grpo.shuffle_dataset=5", "expected true or false"),
+        ("trl.lr_scheduler_kwargs=5", "lr_scheduler_kwargs is '5'; expected a mapping"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_before_anything_is_loaded(
+    setting: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for way in ("--dry-run", "--shrink"):
+        assert train.main(["seg_zero_3b", way, "--set", setting]) == 2
+        assert said in capsys.readouterr().err

@@ -310,6 +310,8 @@ class TestAnotherRunInTheSameFolder:
             train.start(replace(c, grpo={**c.grpo, "beta": 0.1}), resume=True)
         for step, whole in ((2, True), (10, True), (12, False)):
             (tmp_path / f"checkpoint-{step}").mkdir()
+            state = json.dumps({"global_step": step, "max_steps": 90, "log_history": []})
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
             if whole:
                 (tmp_path / f"checkpoint-{step}" / train.WHOLE).touch()
         assert train.start(c, resume=True) == tmp_path / "checkpoint-10"

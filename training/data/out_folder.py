@@ -6,16 +6,15 @@ where there is none yet, the next call begins anew.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from training.data import store
+from training.data.folder_lock import Taken, locked
 from training.data.sources import WrongUse
 
 LOCK, PROBLEMS = ".prepare.lock", "problems.jsonl"
@@ -25,20 +24,14 @@ UNFINISHED = ("shards", "saving.part", "settings.json", "settings.json.part", "p
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Makes the folder and keeps other processes from it, which would delete each other's rows. Raises WrongUse."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / LOCK
-    with path.open("a+") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it with the process
-            mine = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
-        except BlockingIOError:
-            mine = False
-        if not mine:  # or another process has just ended and taken the file away
-            raise WrongUse(f"another process is preparing rows in {out}: wait for it, or take another --out")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            held.enter_context(locked(out, LOCK))
+        except Taken as error:
+            raise WrongUse(
+                f"another process is preparing rows in {out}: wait for it, or take another --out"
+            ) from error
+        yield
 
 
 def begin(out: Path, settings: dict[str, str]) -> bool:

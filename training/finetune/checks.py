@@ -134,6 +134,8 @@ def check(c: Configuration) -> None:
             wrong.append("batch.keep is for `engine: stock`")
         if unknown := [k for k, known in _KEEP.items() if c.grpo.get(k, known[0]) not in known]:
             wrong.append(f"batch.keep knows no other {', '.join(unknown)}")
+    if c.arguments.get("max_steps", -1) == 0:
+        wrong.append("max_steps is 0, which trains num_train_epochs; -1 says so")
     if int(c.arguments.get("max_steps", -1)) <= 0 and not float(c.arguments.get("num_train_epochs", 3)) > 0:
         wrong.append("neither max_steps nor num_train_epochs is above 0")
     if texts := [k for k in _SWITCHES if not isinstance(c.arguments.get(k, False), bool)]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.finetune.checkpoints import first_not_finite
 from training.finetune.settings import Configuration
+from training.finetune.step_back import first_not_finite
 from training.finetune.stopping import sampling, stop
 
 
@@ -19,7 +19,8 @@ class StopsDiverged:
     is written: the weights, and what the model makes of the last inputs. All processes come to the same end."""
 
     configuration: Configuration
-    _inputs: tuple[Any, dict[str, Any]] | None = None  # of the last forward pass that was learnt from
+    # Makes anew, of a model, what was last learnt from; an engine that learns past the model's forward sets its own.
+    _again: Callable[[Any], Any] | None = None
 
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         watched = self.model.register_forward_pre_hook(self._remember, with_kwargs=True)
@@ -27,11 +28,11 @@ class StopsDiverged:
             return super().train(*args, **kwargs)  # type: ignore[misc]
         finally:
             watched.remove()
-            self._inputs = None
+            self._again = None
 
     def _remember(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled() and model.training:
-            self._inputs = args, kwargs
+            self._again = lambda asked: asked(*args, **kwargs)
 
     def _maybe_log_save_evaluate(self: Any, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         values = [tr_loss, 0.0 if grad_norm is None else grad_norm, *self._metrics["train"].get("kl", ())]
@@ -65,16 +66,11 @@ class StopsDiverged:
 
     def _probe(self: Any, model: Any) -> bool:
         """Whether what the model makes of its last inputs, image and all, is finite: weights may be finite and too
-        large to compute with. Of a short text where another engine than the model's own forward learns."""
-        if self._inputs is None:
-            encoded = self.processing_class.tokenizer("The answer is here.", return_tensors="pt")
-            encoded = encoded.to(self.accelerator.device)
-            kwargs = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
-            args, kwargs = (), kwargs | {"use_cache": False}
-        else:
-            args, kwargs = self._inputs
+        large to compute with."""
+        if self._again is None:
+            return True  # nothing was learnt yet
         with torch.no_grad():
-            found = model(*args, **kwargs)
+            found = self._again(model)
         # Logits, or what TRL's own forward makes of them: a loss, or the tokens' log-probabilities.
         named = found.items() if hasattr(found, "items") else vars(found).items()
         return not first_not_finite([(name, value) for name, value in named if isinstance(value, torch.Tensor)])

@@ -22,11 +22,12 @@ import yaml
 from segzero_ros.core.contract import SegzeroError
 from segzero_ros.profiles import load_profile
 from training.finetune import configuration
-from training.finetune.checkpoints import WHOLE, flaw_of, last_finite, whole_ones
 from training.finetune.configuration import Configuration, ConfigurationError
 from training.finetune.conversations import prompt_profile
 from training.finetune.logs import kinks, read_jsonl
 from training.finetune.processor_files import write_processor_files
+from training.finetune.step_back import flaw_of, last_finite
+from training.finetune.whole_checkpoints import WHOLE, damage_of_weights, read_state, whole_ones
 
 # Model classes that a profile of the node can name.
 _NODE_CLASSES = ("qwen2_5_vl", "qwen3_vl")
@@ -68,8 +69,7 @@ def choose(run: Path, which: str) -> Path:
     if which == "last":
         return last
     if which == "best":
-        state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
-        best = run / f"checkpoint-{state.get('best_global_step')}"
+        best = run / f"checkpoint-{read_state(last).get('best_global_step')}"
         if (best / WHOLE).is_file() and (flaw := flaw_of(best)):
             print(f"segzero-train: {best.name} has diverged: {flaw}; {last.name} is taken", file=sys.stderr)
             return last
@@ -94,6 +94,8 @@ def export(
     """Makes the folder `out`. Raises ConfigurationError, and ValueError for figures that are no JSON."""
     c = read_run(run)
     checkpoint = choose(run, which)
+    if damage := damage_of_weights(checkpoint):
+        raise ConfigurationError(f"{checkpoint} is damaged ({damage}); --checkpoint takes another one")
     if out.exists():
         raise ConfigurationError(f"{out} is there already")
     measured = [(path.name, _figures(path)) for path in figures]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from trl import GRPOConfig, GRPOTrainer
@@ -17,10 +17,10 @@ from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit
 
 from training.finetune import conversations
 from training.finetune import model as models
+from training.finetune.checkpoint_io import Resumable
 from training.finetune.configuration import Configuration, ConfigurationError, processes
 from training.finetune.divergence import StopsDiverged
 from training.finetune.logs import Journal, Samples
-from training.finetune.resumable import Resumable
 from training.finetune.sharding import ReducesInFloat32
 from training.finetune.validate import GreedyValidation, given, reward_terms, weights
 from training.finetune.watch import Watch, check_inputs, describe_spread
@@ -43,13 +43,28 @@ def arguments(c: Configuration) -> GRPOConfig:
 
 
 def known(c: Configuration, kind: type) -> dict[str, Any]:
-    """What is TRL's own, its names checked."""
+    """What is TRL's own; its names, switches and mappings are checked. Raises ConfigurationError."""
     names = {f.name for f in fields(kind)}
     if unknown := sorted(set(c.arguments) - names):
         hints = [difflib.get_close_matches(u, names, 1) for u in unknown]
         texts = [f"{u} (do you mean {h[0]}?)" if h else u for u, h in zip(unknown, hints, strict=True)]
         raise ConfigurationError(f"{c.name}: {kind.__name__} has no {', '.join(texts)}")
+    kinds = get_type_hints(kind)
+    if wrong := [said for key, value in c.arguments.items() if (said := _mistyped(key, value, kinds[key]))]:
+        raise ConfigurationError(f"{c.name}: {'; '.join(wrong)}")
     return c.arguments
+
+
+def _mistyped(key: str, value: Any, hint: Any) -> str:
+    """What is wrong with a switch, or with a mapping, which TRL would take for true, or miss in training; ""."""
+    kinds = get_args(hint) or (hint,)
+    if value is None or (isinstance(value, str) and str in kinds):
+        return ""
+    if bool in kinds and not isinstance(value, (bool, *(k for k in kinds if isinstance(k, type)))):
+        return f"{key} is {str(value)[:80]!r}; expected true or false"
+    if any((get_origin(k) or k) is dict for k in kinds) and not isinstance(value, dict):
+        return f"{key} is {str(value)[:80]!r}; expected a mapping"
+    return ""
 
 
 def shared(c: Configuration) -> dict[str, Any]:

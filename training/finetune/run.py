@@ -7,28 +7,29 @@ weights that it would have reached. Of what a crash left half written, and of wh
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from segzero_ros.core.contract import SegzeroError
-from training.finetune import configuration, resumption
-from training.finetune.checkpoints import WHOLE, checkpoints, last_checkpoint, last_finite, whole_ones
+from training.data.folder_lock import Taken, locked
+from training.finetune import configuration, resume_changes
 from training.finetune.checks import check_installed
 from training.finetune.configuration import Configuration, ConfigurationError, main_process
-from training.finetune.resumption import digests, say
+from training.finetune.resume_changes import digests, say
+from training.finetune.step_back import last_checkpoint, last_finite
 from training.finetune.stopping import STOPPED, STOPPED_EARLY, Diverged, full, stop
+from training.finetune.whole_checkpoints import WHOLE, checkpoints, damage_of, read_state, step_of, whole_ones
 
-DIGESTS = "digests.json"
+DIGESTS, LOCK = "digests.json", "lock"
 
 __all__ = ["STOPPED_EARLY", "WHOLE", "checkpoints", "last_checkpoint", "main", "run"]
 
@@ -111,16 +112,13 @@ def alone(out: Path) -> Iterator[None]:
     if not main_process():  # one of a run's own
         yield
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / "lock").open("a+")
-    except OSError as error:
-        raise ConfigurationError(f"{out} cannot be the folder of a run: {error}") from error
-    with file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it with the process
-        except BlockingIOError as error:
+            held.enter_context(locked(out, LOCK))
+        except Taken as error:
             raise ConfigurationError(f"another process is at the run in {out}") from error
+        except OSError as error:
+            raise ConfigurationError(f"{out} cannot be the folder of a run: {error}") from error
         yield
 
 
@@ -182,7 +180,7 @@ def _papers(out: Path) -> list[Path]:
 
 
 def _ended(c: Configuration, checkpoint: Path) -> bool:
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    state = read_state(checkpoint)
     steps = int(c.arguments.get("max_steps", -1))
     return bool(state["global_step"] >= (steps if steps > 0 else state["max_steps"]))
 
@@ -197,13 +195,22 @@ def start(c: Configuration, resume: bool, accepted: Collection[str] = ()) -> Pat
         return checkpoint  # the first process looks, and writes; the others would find what it has just written
     if checkpoints(out) and not file.is_file():
         raise ConfigurationError(f"{out} holds checkpoints of something else; give another folder")
+    begun = file.is_file()
+    if begun and not resume:
+        raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
+    old = configuration.of_run(out) if begun else {}
+    if begun:
+        resume_changes.check_there(c, out, old, _written(out))
     now, found = digests(c), []
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    if file.is_file():
-        if not resume:
-            raise ConfigurationError(f"{out} holds a run; --resume goes on with it, or give another folder")
-        decisive, free = resumption.changes(c, configuration.of_run(out), _written(out), now, step)
-        resumption.judge(out, decisive, accepted)
+    step = step_of(checkpoint) if checkpoint else 0
+    decisive, free = resume_changes.changes(c, old, _written(out), now, step) if begun else ([], [])
+    resume_changes.check_names(c, [*decisive, *free], accepted)
+    if begun:
+        if checkpoint and (damage := damage_of(checkpoint)):
+            before = [p.name for p in whole_ones(out) if step_of(p) < step]
+            goes_on = f"goes on at {before[-1]}" if before else "begins from the start"
+            raise ConfigurationError(f"{checkpoint} is damaged ({damage}); remove it, and --resume {goes_on}")
+        resume_changes.judge(out, decisive, accepted)
         found = [*decisive, *free]
         (out / STOPPED).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -212,10 +219,10 @@ def start(c: Configuration, resume: bool, accepted: Collection[str] = ()) -> Pat
     if passed:
         say(f"goes on at {checkpoint.name}" if checkpoint else "no checkpoint is finite: begins from the start")
     for later in checkpoints(out):
-        if not (later / WHOLE).is_file() or int(later.name.rpartition("-")[2]) > step:
+        if not (later / WHOLE).is_file() or step_of(later) > step:
             shutil.rmtree(later)
-    if file.is_file():
-        resumption.note(out, found, step)
+    if begun:
+        resume_changes.note(out, found, step)
     _write(out / DIGESTS, json.dumps(now))
     _write(file, yaml.safe_dump(configuration.plain(c), sort_keys=False, allow_unicode=True))
     return checkpoint
@@ -252,7 +259,7 @@ def _shrunk(c: Configuration, out: str) -> int:
             print(f"shrunk: {line}")
         code = run(small)
         if out:
-            shutil.copytree(small.out, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
+            shutil.copytree(small.out, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
     return code
 
 

@@ -139,7 +139,7 @@ class Configuration:
     engine: Literal["stock", "shared_prefix"] = "stock"
     rollout: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
     out: str = ""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
     save_every: int = Field(default=50, ge=1)  # updates; validated, then saved
     samples_every: int = Field(default=10, ge=1)  # updates; answers kept for the page
     pictures: bool = True  # curves.png

@@ -7,11 +7,11 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from training.finetune import model as models
+from training.finetune.checkpoint_io import Resumable
 from training.finetune.configuration import Configuration, ConfigurationError, processes
 from training.finetune.divergence import StopsDiverged
 from training.finetune.grpo import known, parts, shared
 from training.finetune.logs import Journal, Samples
-from training.finetune.resumable import Resumable
 from training.finetune.sharding import ReducesInFloat32
 from training.finetune.validate import GreedyValidation, given, profile_of, reward_terms
 from training.finetune.watch import Watch, check_inputs

@@ -6,7 +6,8 @@ computed. The rest, the loss included, is TRL's own code; tests/test_shared_pref
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     model: Any
     args: Any
     num_generations_eval: Any
+    _again: Callable[[Any], Any] | None = None  # divergence.StopsDiverged's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,6 +113,17 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, None]:
         if pixel_values is None or image_grid_thw is None or mm_token_type_ids is None:
             raise ValueError("the shared prefix is for prompts with an image")
+        if torch.is_grad_enabled():
+            self._again = partial(
+                self._log_probs_again,
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                logits_to_keep=logits_to_keep,
+                batch_size=batch_size,
+                pixel_values=pixel_values,
+                image_grid_thw=image_grid_thw,
+                mm_token_type_ids=mm_token_type_ids,
+            )
         forward = self._reference if model is self.ref_model else self._policy
         rows = len(input_ids)
         logps, entropies = [], []
@@ -141,6 +154,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             logps.append(found)
             entropies.append(spread.detach() if not self._entropy_bonus_enabled else spread)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _log_probs_again(self, model: Any, **inputs: Any) -> dict[str, Tensor]:
+        """Of what was last learnt from, for StopsDiverged."""
+        return {"log-probabilities": self._get_per_token_logps_and_entropies(model, **inputs)[0]}
 
 
 def _groups(ids: Tensor, images: Sequence[Tensor]) -> tuple[list[int], list[int]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.finetune.checkpoints import WATCHED
 from training.finetune.configuration import Configuration, ConfigurationError, main_process
+from training.finetune.step_back import WATCHED
 from training.finetune.stopping import sampling, stop
 from training.finetune.validate import answer, answering, profile_of, with_image_part
 from training.rewards import spread

@@ -3,7 +3,8 @@
 ysj9909/StAR (Apache-2.0). The paper, and verl/utils/reward_score/z_star.py: tiers 2, 3, 4 above IoU .5, .7, .8; 11 at
 most. What its scripts train with, verl/workers/sam_worker.py: tiers 1 to 5 above .3, .5, .7, .8, .9, a point for the
 right number of objects, and labels asked for in the format; 13 at most. Their second stage: twice those tiers in place
-of boxes, points and number; 14 at most.
+of boxes, points and number; 14 at most. Here a missing label costs part of the format; in their evaluation it makes the
+whole answer unreadable, which is no reward but a parser: `_read_star` in segzero_ros/core/published.py.
 """
 
 from __future__ import annotations

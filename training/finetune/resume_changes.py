@@ -5,11 +5,12 @@ A change that is accepted by name is a kink in the run: it stands in notes.jsonl
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ class Change:
         return f"{self.setting} {_short(self.before)} -> {_short(self.now)}"
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, most: int = 60) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def digests(c: Configuration) -> dict[str, str]:
@@ -104,8 +105,9 @@ def _completed(old: Mapping[str, Any]) -> Mapping[str, Any]:
 def _may_differ(key: str, c: Configuration, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if key in TAKEN_OVER or key.startswith(TAKEN_OVER_SECTIONS):
         return True
-    if key == "batch.micro":  # bnpo's mean is over the tokens of a micro-batch
-        return not (c.method == "grpo" and c.arguments.get("loss_type") == "bnpo")
+    if key == "batch.micro":  # bnpo's mean is over the tokens of a micro-batch, and so is a share of its tokens
+        pooled = c.arguments.get("loss_type") == "bnpo" or c.arguments.get("top_entropy_quantile", 1.0) < 1
+        return not (c.method == "grpo" and pooled)
     if key.endswith(".max_steps"):
         then, now = _at(old, key), _at(new, key)
         raised = isinstance(then, int) and isinstance(now, int) and 0 < then < now
@@ -121,6 +123,53 @@ def _at(settings: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
+
+
+def check_there(c: Configuration, out: Path, old: Mapping[str, Any], before: Collection[str]) -> None:
+    """Raises ConfigurationError for rows, or weights that a run began with, that are no longer where they are looked
+    for. before: the names of their digests then."""
+    new = configuration.plain(c)
+    for key, (name, *_) in PLACES.items():
+        place, then = _at(new, key), _at(old, key)
+        rows = key.startswith("data.")
+        if not place or Path(place).exists() or name not in before or not (rows or place == then):
+            continue  # other weights may be a hub's name
+        looked = "" if Path(place).is_absolute() else f" in {Path.cwd()}"
+        began = "" if then in (place, None, "") else f" ({_short(then, 300)} when it began)"
+        raise ConfigurationError(
+            f"{out} cannot go on: {key}, {_short(place, 300)}{began}, is not there{looked}. Put it back, or say "
+            f"where it lies now: --set {key}=FOLDER"
+        )
+
+
+def check_names(c: Configuration, found: Collection[Change], accepted: Collection[str]) -> None:
+    """Raises ConfigurationError for an accepted name that no setting has."""
+    differ = [change.setting for change in found]
+    known = {*_keys(configuration.plain(c)), *differ}
+    for name in accepted:
+        if name in known or name in _of_trl(c):
+            continue
+        near = difflib.get_close_matches(name, differ, 1) or difflib.get_close_matches(name, sorted(known), 1)
+        said = f"--accept {name[:100]}: there is no such setting" + (f" (do you mean {near[0]}?)" if near else "")
+        those = ", ".join(differ[:8]) + (f" and {len(differ) - 8} more" if len(differ) > 8 else "")
+        raise ConfigurationError(f"{said}; {those or 'nothing'} differs from what the run began with")
+
+
+def _keys(settings: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Of all settings, dotted."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}"
+
+
+def _of_trl(c: Configuration) -> set[str]:
+    """Settings that the configuration may leave to TRL's defaults."""
+    from trl import GRPOConfig, SFTConfig
+
+    names = [f.name for f in fields(GRPOConfig if c.method == "grpo" else SFTConfig)]
+    return {f"{section}.{name}" for section in ("trl", c.method) for name in names}
 
 
 def judge(out: Path, decisive: Collection[Change], accepted: Collection[str]) -> None:

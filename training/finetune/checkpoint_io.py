@@ -1,16 +1,18 @@
-"""Checkpoints that a killed run goes on at: whole, and read by the names that they were saved under."""
+"""How a trainer writes its checkpoints and reads them when a run goes on: whole, by the names of then."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_utils import rotate_checkpoints
 
-from training.finetune.checkpoints import WHOLE
 from training.finetune.settings import ConfigurationError
+from training.finetune.whole_checkpoints import first_words, mark_whole
 
 
 class Resumable:
@@ -31,7 +33,7 @@ class Resumable:
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            (folder / WHOLE).write_text(f"{self.state.global_step}\n", encoding="utf-8")
+            mark_whole(folder)
             # By number: a run that was copied has its folders' times in any order.
             rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=False)
 
@@ -46,9 +48,10 @@ class Resumable:
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            with _reading("the weights", resume_from_checkpoint):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
-        try:
+        with _reading("the weights", resume_from_checkpoint):
             saved = type(model).from_pretrained(
                 resume_from_checkpoint,
                 dtype=model.dtype,
@@ -56,11 +59,7 @@ class Resumable:
                 trust_remote_code=False,
                 local_files_only=True,
             )
-        except (OSError, SafetensorError) as error:
-            raise ConfigurationError(
-                f"{resume_from_checkpoint} is damaged ({error}); remove it, and --resume goes on at the one before"
-            ) from error
-        model.load_state_dict(saved.state_dict())  # strict: by the model's own names
+            model.load_state_dict(saved.state_dict())  # strict: by the model's own names
 
     def _init_training_state(self: Any, max_steps: int, *args: Any, **kwargs: Any) -> Any:
         """The library goes on with a checkpoint's intervals of logs, validations and checkpoints; here it takes those
@@ -73,13 +72,32 @@ class Resumable:
         """The library goes on with a checkpoint's rate, decay and betas; here it takes those that are set now, which
         are the same ones unless a change was accepted."""
         if checkpoint is None or self.is_deepspeed_enabled or not isinstance(self.lr_scheduler, LambdaLR):
-            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            with _reading("optimizer.pt or scheduler.pt", checkpoint):
+                super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
             return
         groups = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self.optimizer.param_groups]
         rates = list(self.lr_scheduler.base_lrs)
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        schedule = self.lr_scheduler
-        schedule.base_lrs = rates
-        schedule._last_lr = [r * f(schedule.last_epoch) for r, f in zip(rates, schedule.lr_lambdas, strict=True)]
-        for group, now, rate in zip(self.optimizer.param_groups, groups, schedule._last_lr, strict=True):
-            group.update(now, lr=rate)
+        with _reading("optimizer.pt or scheduler.pt", checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            schedule = self.lr_scheduler
+            schedule.base_lrs = rates
+            schedule._last_lr = [r * f(schedule.last_epoch) for r, f in zip(rates, schedule.lr_lambdas, strict=True)]
+            for group, now, rate in zip(self.optimizer.param_groups, groups, schedule._last_lr, strict=True):
+                group.update(now, lr=rate)
+
+    def _load_rng_state(self: Any, checkpoint: str | None) -> None:
+        with _reading("a file rng_state", checkpoint):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+
+
+@contextmanager
+def _reading(what: str, checkpoint: str | None) -> Iterator[None]:
+    """Around files that may hold anything. Raises ConfigurationError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise  # the file is right
+    except Exception as error:  # whatever they made the libraries raise
+        raise ConfigurationError(
+            f"{checkpoint} is damaged ({what}: {first_words(error)}); remove it, and --resume goes on at the one before"
+        ) from error

@@ -1,26 +1,16 @@
-"""A run's checkpoints on disk: which there are, which of them are whole, and which of those hold finite numbers."""
+"""How a run steps back: to the last whole checkpoint whose weights and log hold finite numbers."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-WHOLE = "whole"  # a file in a checkpoint that says that all of it was written
+from training.finetune.settings import ConfigurationError
+from training.finetune.whole_checkpoints import WHOLE, read_state, whole_ones
+
 WATCHED = ("loss", "grad_norm", "kl")  # of a log; where one is not finite, the weights after it are not either
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """By their update, last one last."""
-    found = [p for p in out.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
-
-
-def whole_ones(out: Path) -> list[Path]:
-    """By their update, last one last."""
-    return [p for p in checkpoints(out) if (p / WHOLE).is_file()]
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -42,11 +32,10 @@ def last_finite(out: Path) -> tuple[Path | None, list[str]]:
 
 
 def flaw_of(checkpoint: Path) -> str:
-    """What in a checkpoint is not a finite number; "" where all is. What is not readable is for its reader to say."""
+    """What in a checkpoint is not a finite number; "" where all is. What is damaged `damage_of` says."""
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        records = state.get("log_history", [])
-    except (OSError, ValueError, AttributeError):
+        records = read_state(checkpoint)["log_history"]
+    except ConfigurationError:
         records = []
     for record in records:
         for key in WATCHED:
