@@ -212,7 +212,7 @@ def test_the_state_follows_enable(robot: Robot, start: Start) -> None:
     for on, state in ((False, State.INACTIVE), (True, State.READY)):
         before = len(robot.seen["/segzero/state"])
         assert robot.call(SetBool, "/segzero/enable", SetBool.Request(data=on)).success
-        robot.wait("/segzero/state", lambda m, state=state: m.state == state, before)
+        robot.wait("/segzero/state", lambda m: m.state == state, before)  # noqa: B023
 
 
 def test_images_that_nobody_could_answer_are_a_warning(robot: Robot, start: Start) -> None:
