@@ -183,13 +183,13 @@ class TestAnswers:
         assert "compresses its answer" in refused(head, gzip.compress(event([delta(content="mug")]) + END)).message
 
     def test_a_line_of_fifty_megabytes_is_refused_before_it_has_come(self) -> None:
-        sent = []
+        sent: list[int] = []
 
         def act(one: socket.socket, _: bytes) -> None:
             one.sendall(EVENTS + b'data: {"choices": [{"delta": {"content": "')
-            for _ in range(50):
+            for count in range(50):
                 one.sendall(b"x" * (1 << 20))
-                sent.append(1)
+                sent.append(count)
 
         with server(act) as address, pytest.raises(SegzeroError, match=r"a line of more than 1 MB|does not end"):
             ask(reasoner(address))
