@@ -544,8 +544,9 @@ def test_a_crowd_over_an_object_leaves_it_an_object_in_evaluation_as_in_preparat
     assert sample.ignore is not None and np.array_equal(sample.ignore, area(around) & ~area(ONE))
     (case,) = sample_cases(read(data, photos), "coco")
     asked, (row,) = case.read(), prepare.process(tuple(read(data, photos).items), prepare.Recipe("a", form="mask")).rows
-    assert asked.ignore is not None and np.array_equal(asked.ignore, ignore_of({**row, "image": sample.pixels()}))
-    assert score(area(ONE), asked.targets[0].mask, asked.ignore, failed=False)["lisa"]["iou"] == 1
+    prepared, mask = ignore_of({**row, "image": sample.pixels()}), asked.targets[0].mask
+    assert asked.ignore is not None and prepared is not None and np.array_equal(asked.ignore, prepared)
+    assert mask is not None and score(area(ONE), mask, asked.ignore, failed=False)["lisa"]["iou"] == 1
     (case,) = sample_cases(read(file_of([FIRST, ann(2, 1, ONE, iscrowd=1)]), photos), "coco")
     assert case.read().ignore is None
 
