@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +40,6 @@ pytestmark = pytest.mark.vllm
 
 DEMO = load_profile("demo")
 SCENES = QUESTIONS = 24  # a third of the questions without a match
-STANDARD_BASE = 10_000.0  # of the vision tower's rotary embedding: servers have it fixed, whatever config.json says
 
 
 @dataclass(frozen=True)
@@ -54,18 +52,8 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that both engines read alike: where config.json has another rope base, a copy with the standard one."""
-    folder = Path(os.environ.get("SEGZERO_VLLM_WEIGHTS") or EMBEDDED / "reasoner").resolve()
-    config = json.loads((folder / "config.json").read_text())
-    rope = config["vision_config"].get("rope_parameters", {})
-    if rope.get("rope_theta", STANDARD_BASE) == STANDARD_BASE:
-        return folder
-    copy = tmp_path_factory.mktemp("weights") / "reasoner"
-    shutil.copytree(folder, copy)
-    rope["rope_theta"] = STANDARD_BASE
-    (copy / "config.json").write_text(json.dumps(config))
-    return copy
+def weights() -> Path:
+    return Path(os.environ.get("SEGZERO_VLLM_WEIGHTS") or EMBEDDED / "reasoner").resolve()
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,12 @@ def _engine(arguments: argparse.Namespace, prompts: Prompts) -> Engine:
     if arguments.engine == "vllm":
         if arguments.dtype == "autocast":
             raise ValueError("vLLM has no autocast; it runs in float32 or bfloat16")
-        return VLLM(prompts, arguments.dtype, arguments.folder, vision_theta=not arguments.stock)
+        return VLLM(prompts, arguments.dtype, arguments.folder)
     return Transformers(prompts, arguments.dtype)
 
 
 def _tag(arguments: argparse.Namespace) -> str:
-    return f"{arguments.engine}{'-stock' if arguments.stock else ''}-{arguments.dtype}"
+    return f"{arguments.engine}-{arguments.dtype}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("folder", type=Path)
         command.add_argument("--engine", choices=("transformers", "vllm"), required=True)
         command.add_argument("--dtype", choices=("float32", "bfloat16", "autocast"), default="float32")
-        command.add_argument("--stock", action="store_true", help="vLLM's model class as it is")
         if name == "sample":
             command.add_argument("--samples", type=int, default=4, help="per prompt")
             command.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""The sampler's engine: vLLM, with the model class that the embedded model needs there."""
+"""The sampler's engine: vLLM."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from training.engines.mismatch.prompts import Prompts
 class VLLM:
     """In process, without CUDA graphs or compilation. Log-probabilities are those before temperature and truncation."""
 
-    def __init__(self, prompts: Prompts, dtype: str, work: Path, vision_theta: bool = True) -> None:
-        # One process: the model class below must be the one that the engine's core builds.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    def __init__(self, prompts: Prompts, dtype: str, work: Path) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process, so that its samples are seeded from here
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         import vllm
 
         self.profile = load_profile(prompts.profile)
         folder = with_processor(_checkpoint_folder(prompts.checkpoint), work / "vllm-checkpoint", self.profile.square)
-        if vision_theta:
-            register_vision_theta()
-        self.name = f"vllm {vllm.__version__}{'' if vision_theta else ' as it is'}, {dtype}"
+        self.name = f"vllm {vllm.__version__}, {dtype}"
         longest = max(len(prompts.expanded(i)) for i in range(len(prompts.items))) + self.profile.max_new_tokens
         self.llm = vllm.LLM(
             str(folder),
@@ -107,27 +104,3 @@ def with_processor(checkpoint: Path, folder: Path, square: int) -> Path:
             link.symlink_to(path.resolve())
     write_processor_files(folder, square)
     return folder
-
-
-def register_vision_theta() -> None:
-    """Makes vLLM's Qwen2.5-VL read the vision tower's rope base from the configuration.
-
-    vLLM has it fixed at 10,000, which all published checkpoints have; the embedded model has 100.
-    """
-    from vllm import ModelRegistry
-    from vllm.model_executor.layers.rotary_embedding import get_rope
-    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
-
-    class WithVisionTheta(Qwen2_5_VLForConditionalGeneration):
-        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-            super().__init__(vllm_config=vllm_config, prefix=prefix)
-            vision = vllm_config.model_config.hf_config.vision_config
-            given = getattr(vision, "rope_parameters", None) or {}
-            self.visual.rotary_pos_emb = get_rope(
-                head_size=vision.hidden_size // vision.num_heads,
-                max_position=8192,
-                is_neox_style=True,
-                rope_parameters={"partial_rotary_factor": 0.5, "rope_theta": given.get("rope_theta", 10000.0)},
-            )
-
-    ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", WithVisionTheta)
