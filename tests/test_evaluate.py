@@ -648,6 +648,9 @@ class TestComparison:
         b = [a[0] | {"instruction": "another"}, *a[1:]]
         with pytest.raises(RecordsError, match="same id and another instruction, such as id-the mug"):
             compare_runs.compare(a, b)
+        assert compare_runs.compare(a, b, resamples=50, reworded=True), "unless it was asked in other words"
+        with pytest.raises(RecordsError, match="another true_boxes"):
+            compare_runs.compare(a, [a[0] | {"true_boxes": [[0, 0, 1, 1]]}, *a[1:]], reworded=True)
 
     def test_a_run_equals_itself(self) -> None:
         a = run()

@@ -70,14 +70,17 @@ FIGURES: dict[str, Value] = {
 }
 
 
-def paired(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Records of the same item. Raises RecordsError that says which items are not in both, or not the same."""
+def paired(a: Sequence[Record], b: Sequence[Record], reworded: bool = False) -> list[tuple[Record, Record]]:
+    """Records of the same item. Raises RecordsError that says which items are not in both, or not the same.
+
+    reworded: the same items asked in other words.
+    """
     first, second = {r["id"]: r for r in a}, {r["id"]: r for r in b}
     for name, only in (("first", first.keys() - second.keys()), ("second", second.keys() - first.keys())):
         if only:
             some = ", ".join(sorted(only)[:5])
             raise RecordsError(f"{len(only)} items are in the {name} run alone, such as {some}")
-    for key in ("instruction", "question", "true_boxes", "answers"):
+    for key in (*(() if reworded else ("instruction", "question")), "true_boxes", "answers"):
         other = [i for i in first if first[i].get(key) != second[i].get(key) and _read(first[i], second[i])]
         if other:
             raise RecordsError(f"{len(other)} items have the same id and another {key}, such as {other[0]}")
@@ -88,9 +91,11 @@ def _read(*records: Record) -> bool:
     return all(r["status"] not in NOT_ASKED for r in records)
 
 
-def compare(a: Sequence[Record], b: Sequence[Record], seed: int = 0, resamples: int = 10_000) -> list[Comparison]:
+def compare(
+    a: Sequence[Record], b: Sequence[Record], seed: int = 0, resamples: int = 10_000, reworded: bool = False
+) -> list[Comparison]:
     """Every figure that both runs have. Items whose data could not be read in one of them are in none."""
-    pairs = [(x, y) for x, y in paired(a, b) if _read(x, y)]
+    pairs = [(x, y) for x, y in paired(a, b, reworded) if _read(x, y)]
     if not pairs:
         raise RecordsError("there is no item to compare")
     if "score" in pairs[0][0]:
@@ -218,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("b", type=Path, metavar="B.jsonl")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--resamples", type=int, default=10_000)
+    p.add_argument("--reworded", action="store_true", help="B asks the same items in other words")
     p.add_argument("--json", action="store_true", help="one JSON object on standard output")
     p.add_argument("--summary", type=Path, help="the same object into a file")
     p.add_argument("--plot", type=Path, help="PNG")
@@ -235,13 +241,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     (of_a, a), (of_b, b) = load([arguments.a]), load([arguments.b])
-    found = compare(a, b, arguments.seed, arguments.resamples)
+    found = compare(a, b, arguments.seed, arguments.resamples, arguments.reworded)
     if of_a.get("batch") != of_b.get("batch"):
         print(
             f"note: batches of {of_a.get('batch')} and of {of_b.get('batch')}, which can change texts", file=sys.stderr
         )
     names = _name(arguments.a, of_a), _name(arguments.b, of_b)
-    pairs = paired(a, b)
+    pairs = paired(a, b, arguments.reworded)
     unread = sum(not _read(x, y) for x, y in pairs)
     object_: dict[str, Any] = {"a": names[0], "b": names[1], "items": len(pairs), "unread": unread}
     object_["figures"] = {c.name: asdict(c) for c in found}
