@@ -174,7 +174,7 @@ def test_that_nothing_matches_is_never_made_up_where_the_token_limit_is_near(
     request: pytest.FixtureRequest, name: str, limit: int
 ) -> None:
     (found,) = request.getfixturevalue(name).generate([SQUARE], PROMPTS[:1], max_new_tokens=limit)
-    assert found.truncated and "[]" not in found.text
+    assert "[]" not in found.text and (found.truncated or found.text.endswith("</answer>"))
 
 
 @pytest.mark.parametrize("constrain", [False, True], ids=["free", "constrained"])
