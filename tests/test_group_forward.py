@@ -158,8 +158,8 @@ def test_the_scores_of_samples_are_their_log_probs(tokenizer: Any) -> None:
     group = torch.arange(15) // 5
     ours = forward.log_probs(prefix, group, ids, mask)[0]
     torch.testing.assert_close(ours, library_log_probs(m, p, group, ids, mask)[0], atol=5e-5, rtol=1e-4)
-    # Sampled at temperature 1, an unlikely text would betray a wrong step.
-    assert float(ours.sum(1).mean()) > -60
+    # Unlikely texts would betray a wrong step; most of them, since at temperature 1 one may run wild.
+    assert float(ours.sum(1).median()) > -60
 
 
 def test_top_p_and_top_k_keep_the_likeliest(tokenizer: Any) -> None:
