@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
@@ -509,6 +509,7 @@ def test_a_polygon_is_cut_off_at_the_border_and_not_bent(corners: list[tuple[int
 def test_a_small_object_agrees_with_its_own_box(x: int, y: int, w: float, h: float, dx: float, dy: float) -> None:
     box = [x + dx, y + dy, w, h]
     x1, y1, x2, y2 = box[0], box[1], box[0] + w, box[1] + h
+    assume(max(x2, y2) > 1)  # what lies within the first pixel reads as shares of the image, and is refused
     shape = masks.read_shape([[x1, y1, x2, y1, x2, y2, x1, y2]], 30, 40)
     if shape.mask.any():
         assert check_box(box, shape, None) == ()
