@@ -14,7 +14,7 @@ import torch
 
 from training.data.tabletop.instructions import KINDS, answer, write
 from training.data.tabletop.store import Scenes, render_shard
-from training.embedded.batch import PREFIX, SUFFIX, Writer, drawn, make_batch, segments
+from training.embedded.batch import PREFIX, SUFFIX, Instructions, Writer, make_batch, segments
 from training.embedded.prefetch import made_ahead
 from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, library_inputs
 from training.embedded.tokenizer import build_tokenizer
@@ -59,7 +59,7 @@ def test_the_fast_forward_gives_the_librarys_logits(data: Path) -> None:
     model = build(tokenizer, SMOKE, 0).eval()
     prefix = tokenizer.encode(PREFIX)
     b = make_batch(
-        Scenes(data / "train"), np.arange(2), np.random.default_rng(0), Writer(tokenizer), drawn(0.3), length=200
+        Scenes(data / "train"), np.arange(2), np.random.default_rng(0), Writer(tokenizer), Instructions(0.3), length=200
     )
     language = FastLanguage(model, prefix, token("<|vision_end|>"))
     with torch.no_grad():

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.tabletop import instructions, wordings
+from training.data.tabletop import heard_wordings, instructions, wordings
 from training.data.tabletop.instructions import KINDS, Item, prompt_text
 from training.data.tabletop.scene import CATEGORIES, COLORS, MAX_OBJECTS
 from training.data.tabletop.store import MIN_AREA, Scenes, Thing
 from training.embedded.reasoner import CELL, GRID, SIZE, Packed, normalise
+from training.embedded.unheard import unheard
 
 PREFIX = "<|im_start|>user\n<|vision_start|>"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 NOBODY, NONE = -1, 0  # whom a token is about, beside the ids of objects
-UNHEARD = 0.25  # share of training instructions with words that mean nothing
 WORD, DECISION = 4.0, 8.0  # weights: an object's words; the word that says found, none or one more
+UNDERSTOOD = 3.0  # weight of what is meant, where nothing else of the answer is learnt
 
 
 Piece = tuple[str, int, float]  # text, about whom, weight of its first token
@@ -32,6 +33,7 @@ class Query:
 
     prompt: str
     pieces: list[Piece]
+    weight: float = 1.0  # of every token, beside its own
 
 
 Draw = Callable[[np.random.Generator, list[Thing], bool], Query | None]  # the last: whether to augment
@@ -49,24 +51,6 @@ class Batch:
     point: Tensor  # (B, 8, 2)
     category: Tensor  # (B, 8)
     color: Tensor  # (B, 8)
-
-
-def unheard(rng: np.random.Generator, item: Item) -> str:
-    """The instruction among made-up words, so that words spelled by letters come to be read over.
-
-    In an instruction by function a made-up word may also take the place of a word.
-    """
-    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
-
-    def word() -> str:
-        return "".join(rng.choice(letters, int(rng.integers(2, 8))))
-
-    words = item.text.split()
-    if item.kind == "function" and rng.random() < 0.5:
-        words[int(rng.integers(len(words)))] = word()
-        return " ".join(words)
-    before, after = int(rng.integers(0, 4)), int(rng.integers(0, 3))
-    return " ".join([*(word() for _ in range(before)), *words, *(word() for _ in range(after))])
 
 
 def segments(item: Item) -> list[Piece]:
@@ -122,7 +106,7 @@ class Writer:
             for n, token in enumerate(self.encode(text)):
                 # The token before predicts this one.
                 labels[-1], about[-1] = token, who
-                weights[-1] = first if n == 0 else WORD if who > 0 and token in self._words else 1.0
+                weights[-1] = query.weight * (first if n == 0 else WORD if who > 0 and token in self._words else 1.0)
                 ids.append(token)
                 labels.append(-100)
                 weights.append(1.0)
@@ -150,24 +134,33 @@ def cells(ids: np.ndarray) -> np.ndarray:
     return owner
 
 
-def drawn(absent: float, kinds: tuple[str, ...] = KINDS, reworded: float = 0.0) -> Draw:
-    """Instructions of all kinds alike, a share of them without a match, some in other words or among made-up ones."""
+@dataclass(frozen=True)
+class Instructions:
+    """Draws instructions of all kinds alike: the shares of them that nothing matches; that are in other words; that are
+    among words that mean nothing; and of which only the thought's first sentence is learnt, what is meant. That takes a
+    third of the tokens, and it is what an unheard wording is mistaken in."""
 
-    def draw(rng: np.random.Generator, things: list[Thing], augment: bool) -> Query | None:
+    absent: float
+    kinds: tuple[str, ...] = KINDS
+    reworded: float = 0.0
+    unheard: float = 0.25
+    understood: float = 0.0
+
+    def __call__(self, rng: np.random.Generator, things: list[Thing], augment: bool) -> Query | None:
         # Whether there is a match is drawn once: redrawn with every try it would mostly end as "there is none",
         # since that is written more easily. Few scenes decide a spatial question, hence the tries.
-        kind, none = [kinds[int(rng.integers(len(kinds)))]], float(rng.random() < absent)
+        kind, none = [self.kinds[int(rng.integers(len(self.kinds)))]], float(rng.random() < self.absent)
         tries = (instructions.write(rng, things, kind, none) for _ in range(12))
         item = next((i for i in tries if i is not None), None)
         if item is None:
             return None
-        if augment and rng.random() < reworded:
-            item = wordings.reword(rng, item, wordings.TRAINING)
-        if augment and rng.random() < UNHEARD:
+        only_understood = augment and rng.random() < self.understood
+        if only_understood or (augment and rng.random() < self.reworded):
+            item = wordings.reword(rng, item, heard_wordings.TRAINING)
+        if augment and rng.random() < self.unheard:
             item = replace(item, text=unheard(rng, item))
-        return Query(prompt_text(item.text), segments(item))
-
-    return draw
+        pieces, prompt = segments(item), prompt_text(item.text)
+        return Query(prompt, pieces[:1], UNDERSTOOD) if only_understood else Query(prompt, pieces)
 
 
 def make_batch(

@@ -14,7 +14,7 @@ from segzero_ros.core.answer import parse_answer
 from segzero_ros.core.contract import LoadedModel, Status
 from segzero_ros.core.prompt import build_prompt
 from segzero_ros.profiles import load_profile
-from training.data.tabletop import instructions, wordings
+from training.data.tabletop import heard_wordings, instructions, wordings
 from training.data.tabletop.instructions import KINDS, Item
 from training.data.tabletop.store import Scenes
 from training.measures.metrics import box_accuracy
@@ -39,7 +39,7 @@ def draw(scenes: Scenes, count: int) -> list[Question]:
         written = ((n, instructions.write(rng, scenes.things(n), kind, absent)) for n in places)
         scene, item = next(((n, i) for n, i in written if i is not None), (0, None))
         if item is not None:
-            item = wordings.reword(rng, item, wordings.TRAINING) if number % 2 else item
+            item = wordings.reword(rng, item, heard_wordings.TRAINING) if number % 2 else item
             found.append(Question(np.ascontiguousarray(scenes.rgb(scene)), item))
     return found
 

@@ -18,7 +18,9 @@ class Settings:
     images: int = 10  # per worker and step
     length: int = 384  # tokens of packed queries per image
     absent: float = 0.33  # share of the instructions that nothing matches
-    reworded: float = 0.6  # share of the instructions in the words of training/data/tabletop/wordings.py
+    reworded: float = 0.6  # share of the instructions in the words of training/data/tabletop/heard_wordings.py
+    unheard: float = 0.25  # share of them among words that mean nothing
+    understood: float = 0.0  # share of which only the thought's first sentence is learnt, what is meant
     kinds: tuple[str, ...] = KINDS  # of the instructions; one that stands twice is drawn twice as often
     lr: float = 0.01  # Muon, language
     lr_vision: float = 0.01  # Muon, while the vision tower is alone

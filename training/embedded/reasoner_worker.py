@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from training.data.tabletop.questions import WORDS
 from training.data.tabletop.store import Scenes
 from training.embedded import held_out
-from training.embedded.batch import Batch, Draw, Writer, drawn, make_batch
+from training.embedded.batch import Batch, Draw, Instructions, Writer, make_batch
 from training.embedded.prefetch import made_ahead
 from training.embedded.pretraining import pretraining
 from training.embedded.reasoner import SIZE, rope_base
@@ -109,7 +109,9 @@ def _course(settings: Settings) -> tuple[Draw, str]:
     """What is asked, and the words that the tokenizer needs for it beside its own."""
     if settings.course == "experiment":
         return pretraining(settings.think), WORDS
-    return drawn(settings.absent, tuple(settings.kinds), settings.reworded), ""
+    return Instructions(
+        settings.absent, tuple(settings.kinds), settings.reworded, settings.unheard, settings.understood
+    ), ""
 
 
 def _tokenizer(settings: Settings, rank: int, more_words: str) -> Any:

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--course", choices=("instructions", "experiment"), default="instructions")
     parser.add_argument("--tower", default="", help="checkpoint whose vision tower is kept; with --vision-steps 0")
     parser.add_argument("--init", default="", help="checkpoint to go on from")
-    for name in ("lr", "lr_vision", "lr_vision_joint", "reworded"):
+    for name in ("lr", "lr_vision", "lr_vision_joint", "reworded", "unheard", "understood"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(Settings, name))
     parser.add_argument(
         "--kinds", nargs="+", default=KINDS, choices=KINDS, help="asked; one given twice twice as often"

@@ -14,7 +14,7 @@ from segzero_ros.core.contract import Box, Image, Mask, Point
 from segzero_ros.core.geometry import mask_box
 from training.data.samples import Problem, Sample, Source, with_images_mended
 from training.data.sources import SOURCES, Reading, check_images, open_source
-from training.data.tabletop import wordings
+from training.data.tabletop import held_out_wordings
 from training.data.tabletop.evaluation import QUESTIONS, Question, questions
 from training.data.tabletop.store import SPLITS, Scenes, render_split
 
@@ -158,12 +158,11 @@ def read_cases(settings: dict[str, Any], root: Path) -> list[Case]:
     """The items that settings describe. Raises ValueError for data that is not there."""
     family, _, where = settings["data"].partition(":")
     if family == "tabletop":
-        known = ", ".join((*SPLITS, *wordings.SPLITS))
-        split = wordings.SPLITS.get(where, where)
+        known = ", ".join((*SPLITS, *held_out_wordings.SPLITS))
+        split, words = held_out_wordings.SPLITS.get(where, (where, None))
         if split not in SPLITS:
             raise ValueError(f"--data {settings['data']}: expected tabletop:SPLIT with SPLIT in {known}")
         scenes = Scenes(render_split(root, split, settings["scenes"]), limit=settings["scenes"])
-        words = wordings.HELD_OUT if where in wordings.SPLITS else None
         count, seed = settings["n"] or QUESTIONS, settings["seed"]
         asked = questions(scenes, count, seed, ood=split == "test-ood", words=words)
         return tabletop_cases(scenes, asked, f"{split}-{seed}")  # in other words it is the same item
