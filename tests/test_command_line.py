@@ -70,8 +70,8 @@ def test_doctor_names_what_is_missing() -> None:
             for wrong in (
                 ("--verify", "guess"),
                 ("--verify", "vote", "--verify-samples", "0"),
-                ("--verify", "crop", "--min-confidence", "2"),
-                ("--verify", "crop", "--min-confidence", "nan"),
+                ("--verify", "vote", "--min-confidence", "2"),
+                ("--verify", "vote", "--min-confidence", "nan"),
                 ("--min-confidence", "0.5"),
             )
         ),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from segzero_ros import cli
-from segzero_ros.core.confidence import Verification, agreement, drop_unsure, surroundings
+from segzero_ros.core.confidence import Verification, agreement, drop_unsure
 from segzero_ros.core.contract import (
     Boxes,
     Cancel,
@@ -30,7 +30,7 @@ from segzero_ros.core.contract import (
     Status,
 )
 from segzero_ros.core.geometry import label_image, pack
-from segzero_ros.core.verifying import BATCH, MAX_CROPS
+from segzero_ros.core.verifying import BATCH
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_profile
 
@@ -124,36 +124,15 @@ def iou_of(a: Any, b: Any) -> float:
     return len(pixels[0] & pixels[1]) / union if union else 0.0
 
 
-@given(st.tuples(*[st.floats(0, 500)] * 4), st.integers(1, 500), st.integers(1, 500))
-def test_surroundings_are_inside_the_image_and_hold_the_object(corners: Any, height: int, width: int) -> None:
-    x1, x2 = sorted(min(v, width) for v in corners[:2])
-    y1, y2 = sorted(min(v, height) for v in corners[2:])
-    window = surroundings((x1, y1, x2, y2), height, width)
-    if window is None:
-        return
-    left, top, right, bottom = window
-    assert 0 <= left <= x1 + 0.5 and x2 - 0.5 <= right <= width
-    assert 0 <= top <= y1 + 0.5 and y2 - 0.5 <= bottom <= height
-    assert right - left <= max(32, 2 * max(x2 - x1, y2 - y1) + 1)
-    assert (right - left) * (bottom - top) < 0.8 * width * height
-
-
-def test_surroundings_are_the_square_of_twice_the_box_moved_into_the_image() -> None:
-    assert surroundings((100, 100, 150, 140), 480, 640) == (75, 70, 175, 170)
-    assert surroundings((0, 0, 50, 40), 480, 640) == (0, 0, 100, 100)
-    assert surroundings((0, 200, 300, 220), 480, 1280) == (0, 0, 600, 480), "as high as there is room"
-    assert surroundings((0, 0, 400, 400), 480, 640) is None, "nearly the whole image: nothing new is there"
-
-
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"way": "guess"}, "verify"),
         ({"way": "vote", "samples": 0}, "samples"),
         ({"way": "vote", "samples": 65}, "samples"),
-        ({"way": "crop", "min_confidence": 1.5}, "min_confidence"),
-        ({"way": "crop", "min_confidence": float("nan")}, "min_confidence"),
-        ({"min_confidence": 0.5}, "verify must be vote or crop"),
+        ({"way": "vote", "min_confidence": 1.5}, "min_confidence"),
+        ({"way": "vote", "min_confidence": float("nan")}, "min_confidence"),
+        ({"min_confidence": 0.5}, "verify must be vote"),
     ],
 )
 def test_settings_that_cannot_be_are_a_sentence(settings: dict[str, Any], named: str) -> None:
@@ -209,51 +188,16 @@ def test_many_samples_are_asked_in_batches_that_do_not_repeat_each_other(ask: As
 
 def test_asking_again_changes_no_pixel_and_no_word_of_the_answer(ask: Ask) -> None:
     plain, _ = ask(says(RED, BLUE), [], "off")
-    for way in ("vote", "crop"):
-        result, _ = ask(says(RED, BLUE), [says(RED), says(NONE)], way)
-        assert [i.packed for i in result.instances] == [i.packed for i in plain.instances]
-        assert (result.text, result.answer, result.message) == (plain.text, plain.answer, plain.message)
-        assert result.timing.completion_tokens == plain.timing.completion_tokens
+    result, _ = ask(says(RED, BLUE), [says(RED), says(NONE)])
+    assert [i.packed for i in result.instances] == [i.packed for i in plain.instances]
+    assert (result.text, result.answer, result.message) == (plain.text, plain.answer, plain.message)
+    assert result.timing.completion_tokens == plain.timing.completion_tokens
     assert confidences(plain) == [None, None]
 
 
 def test_nothing_found_is_not_asked_again(ask: Ask) -> None:
-    for way in ("vote", "crop"):
-        result, reasoner = ask(says(NONE), [], way, 0.5)
-        assert result.status is Status.NO_OBJECT and len(reasoner.calls) == 1
-
-
-# -- crop
-
-
-def test_a_closer_look_finds_the_object_again_where_it_is(ask: Ask) -> None:
-    """The red block fills the middle half of its surroundings: of (10, 10, 90, 90)."""
-    middle = (56, 56, 168, 168)
-    result, reasoner = ask(says(RED), [says(middle)], "crop")
-    (sure,) = confidences(result)
-    assert sure is not None and sure > 0.8
-    assert (reasoner.squares[1][SIDE // 2, SIDE // 2] == (200, 30, 30)).all(), "the object is in the middle"
-    assert reasoner.calls[1] == (1, None)
-
-
-def test_a_closer_look_that_finds_nothing_or_something_else_is_unsure(ask: Ask) -> None:
-    for said in (says(NONE), "<answer>[{", says((0, 0, 30, 30))):
-        (sure,) = confidences(ask(says(RED), [said], "crop")[0])
-        assert sure is not None and sure < 0.3
-
-
-def test_what_fills_the_image_cannot_be_looked_at_more_closely(ask: Ask) -> None:
-    small = np.ascontiguousarray(IMAGE[20:52, 20:52])
-    result, reasoner = ask(says((70, 70, 220, 220)), [], "crop", image=small)
-    assert result.status is Status.OK and confidences(result) == [None] and len(reasoner.calls) == 1
-    assert "nearly the whole image" in result.message
-
-
-def test_only_so_many_objects_are_looked_at_again(ask: Ask) -> None:
-    many = [(8 * n, 8 * n, 8 * n + 20, 8 * n + 20) for n in range(MAX_CROPS + 2)]
-    result, _ = ask(says(*many), [says(NONE)] * MAX_CROPS, "crop")
-    assert [c is None for c in confidences(result)] == [False] * MAX_CROPS + [True] * 2
-    assert "confidence of 2 objects is not known" in result.message
+    result, reasoner = ask(says(NONE), [], "vote", 0.5)
+    assert result.status is Status.NO_OBJECT and len(reasoner.calls) == 1
 
 
 # -- a threshold
@@ -274,14 +218,10 @@ def test_some_objects_below_the_threshold_are_left_out_and_named(ask: Ask) -> No
 
 
 def test_an_object_of_which_no_confidence_is_known_does_not_pass_a_threshold(ask: Ask) -> None:
-    small = np.ascontiguousarray(IMAGE[20:52, 20:52])
-    for said, again, way, image, why in (
-        (says(RED), ["I do not know"] * 3, "vote", IMAGE, "only 0 of 3 samples could be read"),
-        (says((70, 70, 220, 220)), [], "crop", small, "a closer look would show nearly the whole image again"),
-    ):
-        result, _ = ask(said, again, way, 0.1, image=image)
-        assert result.status is Status.NO_OBJECT and not result.instances
-        assert "its confidence is not known, and min_confidence is 0.1" in result.message and why in result.message
+    result, _ = ask(says(RED), ["I do not know"] * 3, "vote", 0.1)
+    assert result.status is Status.NO_OBJECT and not result.instances
+    assert "its confidence is not known, and min_confidence is 0.1" in result.message
+    assert "only 0 of 3 samples could be read" in result.message
 
 
 @pytest.mark.parametrize(
@@ -294,10 +234,9 @@ def test_an_object_of_which_no_confidence_is_known_does_not_pass_a_threshold(ask
     ],
 )
 def test_a_failure_to_ask_again_does_not_pass_a_threshold(ask: Ask, error: Exception, status: Status) -> None:
-    for way in ("vote", "crop"):
-        result, _ = ask(says(RED), [error], way, 0.1)
-        assert result.status is status and not result.instances and result.answer
-        assert "the confidence is not known, and min_confidence is 0.1: " in result.message
+    result, _ = ask(says(RED), [error], "vote", 0.1)
+    assert result.status is status and not result.instances and result.answer
+    assert "the confidence is not known, and min_confidence is 0.1: " in result.message
 
 
 def test_a_batch_is_asked_again_too(segmenter: Segmenter) -> None:
@@ -326,10 +265,9 @@ def test_what_is_below_the_threshold_is_said_to_be_below_it(sure: float, least: 
     ],
 )
 def test_a_failure_takes_nobody_the_answer(ask: Ask, error: Exception, why: str) -> None:
-    for way in ("vote", "crop"):
-        result, _ = ask(says(RED), [error], way)
-        assert result.status is Status.OK and confidences(result) == [None]
-        assert "the confidence is not known: " in result.message and why in result.message
+    result, _ = ask(says(RED), [error])
+    assert result.status is Status.OK and confidences(result) == [None]
+    assert "the confidence is not known: " in result.message and why in result.message
 
 
 def test_a_device_that_is_lost_while_asking_again_is_lost(segmenter: Segmenter) -> None:
@@ -340,10 +278,9 @@ def test_a_device_that_is_lost_while_asking_again_is_lost(segmenter: Segmenter) 
 
 
 def test_a_request_is_cancelled_while_it_asks_again(ask: Ask) -> None:
-    for way in ("vote", "crop"):
-        flag = Cancel()
-        result, _ = ask(says(RED), [says(RED)], way, cancel=flag, before=flag.set)
-        assert result.status is Status.CANCELLED and not result.instances
+    flag = Cancel()
+    result, _ = ask(says(RED), [says(RED)], "vote", cancel=flag, before=flag.set)
+    assert result.status is Status.CANCELLED and not result.instances
 
 
 def test_time_that_is_over_while_asking_again_leaves_the_answer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from segzero_ros.models.server_address import read_address
 from segzero_ros.models.server_answers import ServerAnswer
 from segzero_ros.models.server_constraint import AnswerForm
 from segzero_ros.models.server_events import Piece
+from segzero_ros.models.server_requests import new_turn
 from segzero_ros.models.server_thoughts import BEGINS, BegunTurn, ThoughtLimit
 from segzero_ros.models.server_trials import find_begun_turn
 from tests.servers import misbehaving
@@ -288,6 +289,44 @@ def test_a_thought_ends_where_it_must_however_many_tokens_come_in_an_event(sizes
         return one.text, "".join(pieces)
 
     assert answer(sizes) == answer([1])
+
+
+class CountingInEveryEvent(Merging):
+    """Events of several tokens, with the sum so far where it is asked for (vLLM, SGLang)."""
+
+    async def ask(self, _: Any, body: Any, limit: int, on_piece: Callable[[Piece], None]) -> None:
+        counts = bool(body["stream_options"].get("continuous_usage_stats"))
+        self.sent.append(body)
+        is_answer = body["messages"][-1]["role"] == "assistant"
+        tokens, sizes, sent = TOKENS.split(ANSWER if is_answer else self.text), itertools.cycle(self.cuts), 0
+        while tokens:
+            size = min(next(sizes), len(tokens))
+            sent += size
+            text = "".join(tokens[:size])
+            on_piece(Piece(text, prompt_tokens=100 * counts, completion_tokens=sent * counts))
+            tokens = tokens[size:]
+        on_piece(Piece(finish="stop", prompt_tokens=100, completion_tokens=sent))
+
+
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6), budget=st.integers(1, 12))
+def test_a_budget_is_counted_without_a_tokenizer_by_a_server_that_counts_in_every_event(
+    sizes: list[int], budget: int
+) -> None:
+    thought = "<think>The red mug is at the left, and it is the only one that I see on this table"
+    client = CountingInEveryEvent(f"{thought}</think>\n\n{ANSWER}", sizes, False)
+    one = ServerAnswer(
+        WORDS,
+        new_turn(ROOMY, "m", None, WORDS, 400),
+        thought=ThoughtLimit(ROOMY, 400, None, ThoughtBudget(budget), None),
+        begun=BegunTurn(ROOMY, BEGINS["written"]),
+    )
+    asyncio.run(one.ask(client, None))  # type: ignore[arg-type]
+    written = TOKENS(one.text.partition("</think>")[0])
+    events = itertools.accumulate(itertools.cycle(sizes))
+    assert written == next(total for total in events if total >= budget), (
+        "of the event that uses the budget up, no more"
+    )
 
 
 class Counting(Merging):

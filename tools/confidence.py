@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from segzero_ros.core.confidence import AGREES, best_iou, surroundings
+from segzero_ros.core.confidence import AGREES, best_iou
 from segzero_ros.core.contract import Box, PackedMask, Status
 from segzero_ros.core.geometry import box_iou, pack
 from segzero_ros.core.steps import Deadline, Progress, Thought
@@ -45,7 +45,7 @@ BINS = 10
 LEAST = 60  # objects for a row
 RESAMPLES = 1000
 THRESHOLDS = (0.25, 0.5, 0.75)
-SHIPPED = ("vote of 8", "crop")
+SHIPPED = ("vote of 8",)
 RESULTS = Path(__file__).resolve().parent.parent / "training" / "experiments" / "results" / "confidence.json"
 
 
@@ -65,12 +65,6 @@ def ask(pipeline: Pipeline, asked: Asked, samples: int) -> Record:
         began = time.perf_counter()
         masks = again.masks(texts)
         seconds["vote_masks"] = time.perf_counter() - began
-        height, width = asked.image.shape[:2]
-        windows = {i.index: w for i in result.instances if (w := surroundings(i.box, height, width)) is not None}
-        began = time.perf_counter()
-        looks = again.closer(list(windows.values()))
-        seen = dict(zip(windows, zip(looks, again.masks(looks), strict=True), strict=True))
-        seconds["crop"] = time.perf_counter() - began
         true = [pack(t.mask) for t in asked.targets if t.mask is not None]
         for i in result.instances:
             box = i.prompt_box or i.box
@@ -80,9 +74,6 @@ def ask(pipeline: Pipeline, asked: Asked, samples: int) -> Record:
                     "iou": best_iou(i.packed, true),
                     "vote": [_iou(i.packed, t, m) for t, m in zip(texts, masks, strict=True)],
                     "vote_box": [_box_iou(box, t) for t in texts],
-                    "crop": _iou(i.packed, *seen[i.index]) or 0.0 if i.index in seen else None,
-                    "crop_box": _box_iou(box, seen[i.index][0]) or 0.0 if i.index in seen else None,
-                    "crop_status": seen[i.index][0].answer.status.value if i.index in seen else None,
                 }
             )
     return {"status": result.status.value, "targets": len(asked.targets), "objects": objects, "seconds": seconds}
@@ -147,8 +138,6 @@ WAYS = (
     Way("vote of 8, IoU 0.7", _share(8, 0.7)),
     Way("vote of 8 by boxes", _share(8, AGREES, "vote_box")),
     Way("vote of 8, mean IoU", lambda o: _mean_iou(o["vote"][:8])),
-    Way("crop", lambda o: o["crop"]),
-    Way("crop by boxes", lambda o: o["crop_box"]),
 )
 
 
@@ -242,8 +231,7 @@ def _threshold(records: Sequence[Record], way: Way, least: float) -> dict[str, f
 def cost(records: Sequence[Record]) -> dict[str, float]:
     """Seconds of asking again, in those of the plain answer, over the same questions; both are sums."""
     some = [r for r in records if r["objects"]]
-    plain = sum(r["seconds"]["plain"] for r in some)
-    found = {"crop": sum(r["seconds"]["crop"] for r in some) / plain}
+    found = {}
     for k in sorted({len(r["objects"][0]["vote"]) for r in some}):
         mine = [r for r in some if len(r["objects"][0]["vote"]) == k]
         spent = sum(r["seconds"]["vote"] + r["seconds"]["vote_masks"] for r in mine)

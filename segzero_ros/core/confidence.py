@@ -9,25 +9,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from segzero_ros.core.contract import Box, Instance, PackedMask, Segmentation, Status
+from segzero_ros.core.contract import Instance, PackedMask, Segmentation, Status
 from segzero_ros.core.geometry import packed_iou
 from segzero_ros.core.text import one_line
 
 AGREES = 0.5  # IoU at which two masks are of one object
-WAYS = ("off", "vote", "crop")
+WAYS = ("off", "vote")
 SAMPLES = 8
 MAX_SAMPLES = 64
 MAX_NAMED = 5  # objects in a message
-ROOM = 2.0  # sides of a crop, in those of the object's box
-MIN_SIDE = 32  # pixels of a crop
-WHOLE = 0.8  # share of the image from which on a crop shows nothing new
 
 
 @dataclass(frozen=True)
 class Verification:
     """Whether and how an answer is asked again, and what becomes of one that is not confirmed.
 
-    way: off; vote: `samples` random answers to the same question; crop: the same words over each object's surroundings.
+    way: off; vote: `samples` random answers to the same question.
     min_confidence: objects below it, and those of which none is known, are taken out of the answer; 0: none is.
     """
 
@@ -50,7 +47,7 @@ def why_no_threshold(way: str, min_confidence: float) -> str:
     """A sentence where a confidence is demanded that nobody finds out, else an empty text."""
     if way != "off" or not min_confidence:
         return ""
-    return f"min_confidence {min_confidence:g} needs a confidence: verify must be vote or crop, not off"
+    return f"min_confidence {min_confidence:g} needs a confidence: verify must be vote, not off"
 
 
 def best_iou(mask: PackedMask, others: Sequence[PackedMask]) -> float:
@@ -66,21 +63,6 @@ def agreement(mask: PackedMask, samples: Sequence[Sequence[PackedMask]], iou: fl
     if not samples:
         return None
     return sum(best_iou(mask, masks) >= iou for masks in samples) / len(samples)
-
-
-def surroundings(box: Box, height: int, width: int) -> tuple[int, int, int, int] | None:
-    """The square of twice the box, moved into an image of this size and cut where it is too large for it.
-
-    Whole pixels, (x_min, y_min, x_max, y_max). None where it is nearly the whole image, so that nothing new is in it.
-    """
-    x1, y1, x2, y2 = box
-    side = max(MIN_SIDE, round(ROOM * max(x2 - x1, y2 - y1)))
-    w, h = min(side, width), min(side, height)
-    if w * h >= WHOLE * width * height:
-        return None
-    left = min(max(round((x1 + x2 - w) / 2), 0), width - w)
-    top = min(max(round((y1 + y2 - h) / 2), 0), height - h)
-    return left, top, left + w, top + h
 
 
 def drop_unsure(result: Segmentation, least: float, why: Sequence[str] = ()) -> Segmentation:

@@ -6,16 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from segzero_ros.core.confidence import Verification, agreement, best_iou, drop_unsure, surroundings
+from segzero_ros.core.confidence import Verification, agreement, drop_unsure
 from segzero_ros.core.contract import (
-    Box,
-    Candidate,
     Event,
     Generation,
     Image,
     Instance,
     PackedMask,
-    Point,
     Sampling,
     Segmentation,
     Status,
@@ -24,7 +21,6 @@ from segzero_ros.core.geometry import square_image
 from segzero_ros.core.steps import Deadline, Progress, ReasoningStep, SegmentingStep, Thought
 
 BATCH = 8  # texts at once: the memory of a small GPU
-MAX_CROPS = 16  # objects that are looked at again
 TEMPERATURE, TOP_P = 1.0, 0.9  # as StAR published
 RESERVE = 0.1  # share of a request's time that is left for what follows
 
@@ -50,10 +46,7 @@ class VerifyingStep:
         if self.settings.way == "off" or not result.instances:
             return result
         again = Again(self._reasoning, self._segmenting, image, instruction, stop.sooner(RESERVE), progress)
-        if self.settings.way == "vote":
-            instances, said = again.vote(result.instances, self.settings.samples)
-        else:
-            instances, said = again.look_closer(result.instances)
+        instances, said = again.vote(result.instances, self.settings.samples)
         message = "; ".join([result.message, *said])
         result = replace(result, message=message, instances=instances)
         return drop_unsure(result, self.settings.min_confidence, said)
@@ -83,23 +76,6 @@ class Again:
         masks = self.masks(thoughts)
         return tuple(replace(i, confidence=agreement(i.packed, masks)) for i in instances), []
 
-    def look_closer(self, instances: Sequence[Instance]) -> tuple[tuple[Instance, ...], list[str]]:
-        """IoU of the object with what the same words find in its surroundings; 0 where they find nothing there."""
-        height, width = self._image.shape[:2]
-        windows = {i.index: w for i in instances if (w := surroundings(i.box, height, width)) is not None}
-        looked = [i for i in instances if i.index in windows][:MAX_CROPS]
-        found = self.masks(self.closer([windows[i.index] for i in looked]))
-        sure = {i.index: best_iou(i.packed, masks) for i, masks in zip(looked, found, strict=True)}
-        said = [
-            f"the confidence of {many} object{'s' * (many > 1)} is not known: {why}"
-            for many, why in (
-                (len(instances) - len(windows), "a closer look would show nearly the whole image again"),
-                (len(windows) - len(looked), f"the first {MAX_CROPS} were looked at again"),
-            )
-            if many
-        ]
-        return tuple(replace(i, confidence=sure.get(i.index)) for i in instances), said
-
     def sample(self, samples: int) -> list[Thought]:
         """Random answers, the same ones for the same question; some may not be readable."""
         square = square_image(self._image, self._reasoning.profile.square)
@@ -109,20 +85,6 @@ class Again:
             count = min(BATCH, samples - start)
             texts += self._ask([square] * count, [prompt] * count, Sampling(TEMPERATURE, TOP_P, seed=start))
         return [self._reasoning.read(self._image, text, Progress()) for text in texts]
-
-    def closer(self, windows: Sequence[tuple[int, int, int, int]]) -> list[Thought]:
-        """One greedy answer per window, its candidates in pixels of the whole image."""
-        thoughts = []
-        for start in range(0, len(windows), BATCH):
-            some = windows[start : start + BATCH]
-            crops = [self._image[y1:y2, x1:x2] for x1, y1, x2, y2 in some]
-            squares = [square_image(crop, self._reasoning.profile.square) for crop in crops]
-            prompts = [self._reasoning.prompt(crop, self._instruction) for crop in crops]
-            for crop, text, window in zip(crops, self._ask(squares, prompts, None), some, strict=True):
-                thought = self._reasoning.read(crop, text, Progress())
-                moved = tuple(_moved(c, window[0], window[1]) for c in thought.candidates)
-                thoughts.append(replace(thought, candidates=moved))
-        return thoughts
 
     def masks(self, thoughts: Sequence[Thought]) -> list[list[PackedMask]]:
         """Of each answer its masks, on the features of the whole image. What is named twice is segmented once."""
@@ -141,7 +103,7 @@ class Again:
         packed = {c: i.packed for c, i in zip(named, found, strict=True)}
         return [[packed[replace(c, label="")] for c in t.candidates] for t in thoughts]
 
-    def _ask(self, squares: list[Image], prompts: list[str], sampling: Sampling | None) -> list[Generation]:
+    def _ask(self, squares: list[Image], prompts: list[str], sampling: Sampling) -> list[Generation]:
         began = time.perf_counter()
         try:
             given = {"cancel": self._stop, "sampling": sampling, **self._reasoning.limits()}
@@ -151,12 +113,6 @@ class Again:
         if self._stop.is_set() or any(t.cancelled for t in texts):
             raise self._stop.error()
         return texts
-
-
-def _moved(c: Candidate, x: float, y: float) -> Candidate:
-    box: Box | None = None if c.box is None else (c.box[0] + x, c.box[1] + y, c.box[2] + x, c.box[3] + y)
-    points: tuple[Point, ...] = tuple((px + x, py + y) for px, py in c.points)
-    return replace(c, box=box, points=points)
 
 
 def _nothing(event: Event) -> None:

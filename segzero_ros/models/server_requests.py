@@ -31,7 +31,7 @@ def new_turn(
 ) -> Body:
     """picture: a data URL; it stands before the words, as the checkpoints were trained. limit: tokens of the answer.
 
-    index: in the batch, whose seeds differ. neutral: whether the server takes NEUTRAL.
+    index: in the batch, whose seeds differ. neutral: whether the server takes NEUTRAL and other words of vLLM.
     """
     parts: list[Body] = [{"type": "image_url", "image_url": {"url": picture}}] if picture else []
     turn = {"role": "user", "content": [*parts, {"type": "text", "text": words}]}
@@ -44,6 +44,8 @@ def new_turn(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if neutral:  # a count in every event: without a tokenizer an event of several tokens would count as one
+        body["stream_options"]["continuous_usage_stats"] = True
     if sampling:
         body |= {"top_p": sampling.top_p, "seed": (sampling.seed + index) % (1 << 63)}
     if neutral:

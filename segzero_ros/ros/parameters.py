@@ -77,7 +77,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "verify",
         "off",
-        "Ask the reasoning model again how sure an answer is. vote: random answers; crop: around each object.",
+        "Ask the reasoning model again how sure an answer is. vote: random answers.",
         choices=WAYS,
         when="live",
     ),
