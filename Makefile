@@ -50,7 +50,7 @@ WHOLE := tests/test_demo.py tests/test_package.py tests/test_make.py
 ROS_TESTS = $(filter-out $(WHOLE),$(shell grep -lE '^ *(from|import) ($(ROS_IMPORTS))' tests/test_*.py))
 CORE_TESTS = $(filter-out $(WHOLE),$(shell grep -LE '^ *(from|import) ($(ROS_IMPORTS)|$(HEAVY_IMPORTS))' tests/test_*.py))
 
-.PHONY: frames help venv setup interfaces demo pick check test test-long test-ros test-kilted test-pythons test-vllm \
+.PHONY: frames help venv setup interfaces demo pick check test test-system test-long test-ros test-kilted test-pythons test-vllm \
         vllm-environment lint types build train-demo train-demo-smoke reproduce reproduce-smoke report evaluate clean
 
 help:  ## This list
@@ -109,16 +109,19 @@ pick: $(MESSAGES) $(COMMAND) $(TEST)  ## Picks in simulation by the real node's 
 check: lint types $(COMMAND)  ## Lint, types and the tests that need neither ROS 2 nor a model, in half a minute
 	$(PY) -m pytest -q -m "not long and not gpu" $(CORE_TESTS) --deselect tests/test_command_line.py::$(WITH_MODEL)
 
-test: setup lint types  ## Lint, types and all tests but those that train, need a GPU or ask a real vLLM
+test: setup lint types  ## Lint, types and all tests that are not long: the demo and a few of the node's are among them
 	@$(PY) -c 'from importlib.metadata import version; print("rclpy", version("ros-rclpy"))'
-	$(PY) -m pytest -m "not long and not gpu and not vllm"
+	$(PY) -m pytest -m "not long and not system and not gpu and not vllm"
+
+test-system: setup  ## The node in processes of its own, all that can happen to it, and the package as colcon builds it
+	$(PY) -m pytest -m "system and not long and not gpu and not vllm"
 
 test-long: setup  ## What trains: every configuration in small, resumed runs, TRL's loss beside ours, the experiment's smoke run
-	$(PY) -m pytest -m "long and not gpu"
+	$(PY) -m pytest -m "long and not gpu and not vllm"
 
 test-ros: $(MESSAGES) $(COMMAND) $(TEST)
 	@$(PY) -c 'from importlib.metadata import version; print("ROS 2 $(DISTRO), rclpy", version("ros-rclpy"))'
-	$(PY) -m pytest -m "not long and not gpu" $(ROS_TESTS)
+	$(PY) -m pytest -m "not long and not gpu and not vllm" $(ROS_TESTS)
 
 test-kilted:  ## The node's tests on ROS 2 Kilted, in .venv-kilted
 	$(MAKE) test-ros VENV=.venv-kilted DISTRO=kilted
@@ -127,7 +130,7 @@ test-pythons:  ## The core's and the command line's tests on Python 3.10 and 3.1
 	$(PYTHON) tools/test_pythons.py $(CORE_TESTS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 test-vllm: setup vllm-environment  ## The embedded reasoner in a real vLLM on the CPU, over HTTP; its environment, .venv-vllm, wants a CPU build of torch
-	SEGZERO_VLLM_WEIGHTS=$(WEIGHTS) $(PY) -m pytest -m vllm tests/test_vllm.py
+	SEGZERO_VLLM_WEIGHTS=$(WEIGHTS) $(PY) -m pytest -m "vllm" tests/test_vllm.py
 
 vllm-environment:
 	$(PYTHON) tools/vllm_environment.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))

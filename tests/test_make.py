@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 import closed
 from tests.conftest import asks_for_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
+MAKEFILE = ROOT / "Makefile"
 # Many of these stop a process when they come through, or keep it from hearing another one.
 SHELL = {
     "RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp",
@@ -136,6 +140,18 @@ def test_a_domain_in_which_somebody_listens_is_left_alone(monkeypatch: pytest.Mo
     with pytest.raises(RuntimeError, match="in use"):
         closed.claim_domain()
     robot.close()
+
+
+def test_every_test_that_needs_no_gpu_is_in_one_of_the_runs_that_ci_makes() -> None:
+    rules = re.findall(r"^(test[a-z-]*):.*\n(?:\t.*\n)*?\t.*pytest -m \"([^\"]+)\" *(\S*)", MAKEFILE.read_text(), re.M)
+    runs = {target: Expression.compile(marks) for target, marks, files in rules if "ROS_TESTS" not in files}
+    assert set(runs) == {"test", "test-system", "test-long", "test-vllm"}
+    script = (ROOT / ".ci" / "run").read_text()
+    assert all(re.search(rf"make {target} ", script) for target in runs)
+    for marks in itertools.product((True, False), repeat=3):
+        has = dict(zip(("long", "system", "vllm"), marks, strict=True)) | {"gpu": False}
+        chosen = [target for target, run in runs.items() if run.evaluate(lambda name, has=has: has[name])]
+        assert len(chosen) == 1, (has, chosen)
 
 
 def test_tests_see_no_gpu_unless_they_are_asked_for(request: pytest.FixtureRequest) -> None:

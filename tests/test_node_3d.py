@@ -19,6 +19,8 @@ from std_msgs.msg import Header
 from segzero_ros.ros.convert import image_to_msg
 from tests.robot import HEIGHT, PATIENCE, WIDTH, Robot
 
+pytestmark = pytest.mark.system
+
 FOCAL, WALL, BOARD = 900.0, 1.2, 0.8  # pixels, metres, metres
 LEFT, TOP, RIGHT, BOTTOM = 500, 260, 780, 440  # of the board, pixels
 DEPTH = "/depth/image"

@@ -16,6 +16,8 @@ from segzero_ros.ros.convert import image_to_msg
 from tests.robot import PATIENCE, Robot
 from tests.servers.process import served
 
+pytestmark = pytest.mark.system
+
 Start = Callable[..., subprocess.Popen]
 PROFILE = """
 description: a reasoner somewhere else

@@ -27,6 +27,8 @@ from segzero_ros.ros.convert import image_to_msg
 from segzero_ros.ros.pace import PAUSE
 from tests.robot import PATIENCE, Robot
 
+pytestmark = pytest.mark.system
+
 Start = Callable[..., subprocess.Popen]
 
 

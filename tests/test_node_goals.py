@@ -21,6 +21,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from tests.robot import HEIGHT, PATIENCE, WIDTH, Robot
 
+pytestmark = pytest.mark.system
+
 SUCCEEDED, CANCELED, ABORTED = GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED
 FEEDBACK = Segment.Feedback
 

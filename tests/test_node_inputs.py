@@ -20,6 +20,8 @@ from std_msgs.msg import Header
 from segzero_ros.ros.convert import bytes_array, image_to_msg
 from tests.robot import Robot
 
+pytestmark = pytest.mark.system
+
 Start = Callable[..., subprocess.Popen]
 ANSWERED = {Segmentation.STATUS_OK, Segmentation.STATUS_NO_OBJECT, Segmentation.STATUS_PARSE_ERROR}
 

@@ -15,6 +15,8 @@ from segzero_msgs.msg import Segmentation, State
 from segzero_ros.ros.parameters import TABLE
 from tests.robot import PATIENCE, Robot
 
+pytestmark = pytest.mark.system
+
 Start = Callable[..., subprocess.Popen]
 
 

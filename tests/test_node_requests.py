@@ -17,6 +17,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from tests.robot import PATIENCE, Robot
 
+pytestmark = pytest.mark.system
+
 Start = Callable[..., subprocess.Popen]
 
 

@@ -32,6 +32,8 @@ from unique_identifier_msgs.msg import UUID
 
 from tests.robot import PATIENCE, Robot
 
+pytestmark = pytest.mark.system
+
 Start = Callable[..., subprocess.Popen]
 UNKNOWN = ParameterValue(type=200)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 
+import pytest
 from segzero_msgs.srv import SegmentImage
 
 from tests.robot import Robot
+
+pytestmark = pytest.mark.system
 
 Start = Callable[..., subprocess.Popen]
 

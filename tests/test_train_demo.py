@@ -18,6 +18,7 @@ from training.embedded import by_reward, segmenter, train_reasoner
 from training.rewards import PROFILES
 
 
+@pytest.mark.long
 def test_one_command_trains_and_evaluates(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "training.embedded.train_demo", "--smoke", "--out", str(tmp_path)],
