@@ -21,7 +21,7 @@ PREFIX = "<|im_start|>user\n<|vision_start|>"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 NOBODY, NONE = -1, 0  # whom a token is about, beside the ids of objects
 WORD, DECISION = 4.0, 8.0  # weights: an object's words; the word that says found, none or one more
-UNDERSTOOD = 3.0  # weight of what is meant, where nothing else of the answer is learnt
+UNDERSTOOD = 2.0  # weight of what is meant, where nothing else of the answer is learnt
 
 
 Piece = tuple[str, int, float]  # text, about whom, weight of its first token

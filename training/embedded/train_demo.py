@@ -43,12 +43,13 @@ SMOKE = Size(
 FURTHER_KINDS = (*KINDS, "negation", "negation", "several", "several", "spatial", "superlative")
 FURTHER: dict[str, Any] = {
     "vision_steps": 0,  # of a tower with another rope base: 400
-    "lr_vision_joint": 0.0,  # and .0016; what is new are words
-    "joint_steps": 1000,
+    "settle": 100,
+    "joint_steps": 1200,
     "lr": 0.004,
+    "lr_vision_joint": 0.0016,
     "reworded": 0.7,
     "unheard": 0.4,
-    "understood": 0.5,
+    "understood": 0.3,
 }
 FURTHER |= {"images": 10, "length": 448, "save_every": 40, "validate_every": 200}
 FURTHER_SMOKE = {"vision_steps": 2, "joint_steps": 2, "images": 2, "save_every": 1, "validate_every": 2, "asked": 8}

@@ -42,14 +42,21 @@ _IDLE_WORDS = tuple(_IDLE.split())
 _MEANT = frozenset(_SAID.split()) | {
     w for name in (*CATEGORIES, *COLORS, *(n for some in NAMES.values() for n in some)) for w in name.split()
 }
+_PARTS = sorted(w for w in _MEANT if w.isalpha())
 
 
 def unheard(rng: np.random.Generator, item: Item) -> str:
     """The instruction among words that mean nothing, in lower case."""
 
+    def letters(least: int, most: int) -> str:
+        return "".join(rng.choice(_LETTERS, int(rng.integers(least, most))))
+
     def idle() -> str:
-        if rng.random() < 0.5:
-            return "".join(rng.choice(_LETTERS, int(rng.integers(2, 9))))
+        chance = rng.random()
+        if chance < 0.35:
+            return letters(2, 9)
+        if chance < 0.55:  # "colored" holds a "red", "everybody" an "every", and so they are spelled
+            return letters(0, 4) + _PARTS[int(rng.integers(len(_PARTS)))] + letters(2, 5)
         return _IDLE_WORDS[int(rng.integers(len(_IDLE_WORDS)))]
 
     words = item.text.split()
