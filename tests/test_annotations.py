@@ -482,7 +482,7 @@ def test_a_segmentation_in_a_form_that_is_not_cocos_is_refused_and_cocos_shown(
 def test_shares_of_the_image_are_not_pixels(box: list[float] | None, photos: Path) -> None:
     corners = [0.1, 0.2, 0.6, 0.2, 0.6, 0.7]
     (problem,) = bad_of(read(file_of([ann(7, 1, ONE, segmentation=[corners], bbox=box)]), photos)).values()
-    assert "lies within the first pixel, as shares of the image (0 to 1) do: COCO's are pixels" in problem
+    assert "lies within the first pixel, as shares of the image (0 to 1) do: coordinates are pixels" in problem
     for pixels in ([0, 0, 1, 0, 1, 1, 0, 1], [0.5, 0.5, 9, 0.5, 9, 9]):
         assert rows_of(read(file_of([ann(7, 1, ONE, segmentation=[pixels], bbox=None)]), photos)) == RED
 

@@ -23,7 +23,7 @@ from training.data.masks import SPECK
 from training.data.objects import Mask, ignored_beside
 from training.data.readers.groups import NO_OBJECT_SAID, by_name, spelled, take_name
 from training.data.readers.instances import SAME_MASK, different
-from training.data.readers.names import NO_OBJECT, spelling, unread_texts
+from training.data.readers.names import NO_OBJECT, check_text, spelling, unread_texts
 from training.data.readers.shapes import annotation_files, cut_at_border, drawing_of, is_speck, names_of, picture_of
 from training.data.samples import BadRow, Item, LeftOut, Problem, Sample, Source
 from training.data.text_files import load_json
@@ -165,6 +165,7 @@ def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], said: tu
     try:
         if isinstance(file.picture, str):
             raise ValueError(file.picture)
+        check_text(text)
         size = file.picture.size
         mended = list(said)
         whole = [s for s in shapes if not is_speck(s)]
