@@ -29,11 +29,12 @@ CUT = "a polygon reaches outside of the image by up to 2 % of its side, and is c
 class Shape:
     """What a segmentation shows. mask: bool (H, W). extent: of all its points, in pixels; None for run lengths.
 
-    mended: what was amiss with it and harmless, in sentences.
+    parts: its polygons [x1, y1, ...] where there are several. mended: what was amiss and harmless, in sentences.
     """
 
     mask: Mask
     extent: Extent | None = None
+    parts: tuple[list[float], ...] = ()
     mended: tuple[str, ...] = ()
 
 
@@ -74,9 +75,10 @@ def read_shape(segmentation: Any, height: int, width: int) -> Shape:
     outside = [reaches_out(part, height, width) for part in whole]  # of each, since it may be too far
     if any(outside):
         mended.append(CUT)
+    several = tuple(whole) if len(whole) > 1 else ()
     runs = coco.merge(coco.frPyObjects([[float(v) for v in part] for part in whole], height, width))
     painted = _from_runs(runs, height, width)
-    return Shape(painted, (min(xs), min(ys), max(xs), max(ys)), tuple(mended))
+    return Shape(painted, (min(xs), min(ys), max(xs), max(ys)), several, tuple(mended))
 
 
 def _refuse_foreign(segmentation: Any) -> None:
