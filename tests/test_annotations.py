@@ -240,6 +240,50 @@ CASES: dict[str, Case] = {
     "a text without spaces under another key is named": Case(
         file_of([ann(1, 1, ONE, referring_text="桌上的红色杯子")]), RED, notes=('"referring_text" is not read: 1 ',)
     ),
+    # Texts that are none
+    "a text that only stands for a missing one is none (pandas, Python, JavaScript)": Case(
+        file_of(
+            [
+                *(ann(1, 1, ONE, text="nan"), ann(2, 1, TWO, text=float("nan")), ann(3, 1, THREE, text="-")),
+                *(ann(4, 2, ONE, text=["None", "null"]), ann(5, 2, TWO, text="N/A", caption="the cup")),
+            ]
+        ),
+        {"red block": 3, "green block": 2, "the cup": 1},
+        mended=("a text is none, nan, null",),
+    ),
+    "a null text is the category's name": Case(file_of([ann(1, 1, ONE, text=None)]), RED),
+    "a category that is none is no object": Case(
+        file_of([FIRST, SECOND], categories=names("red block", "null")), RED, bad=('"null" is no object',)
+    ),
+    "a text that was decoded wrongly is refused": Case(
+        file_of([ann(1, 1, ONE, text="donâ€™t touch"), ann(2, 1, TWO, text="caf\ufffd"), ann(3, 2, THREE)]),
+        {"green block": 1},
+        bad=(
+            "was decoded wrongly before it was written ('â€™')",
+            "was decoded wrongly before it was written ('\ufffd')",
+        ),
+    ),
+    "a category that was decoded wrongly is refused": Case(
+        file_of([FIRST, SECOND], categories=names("cafÃ©", "„MENÜ“ «CAFÉ»")),
+        {"„MENÜ“ «CAFÉ»": 1},
+        bad=("'cafÃ©' was decoded wrongly",),
+    ),
+    # Marks of exporters
+    "what is marked as deleted is left out (COCO-annotator)": Case(
+        file_of([ann(1, 1, ONE, deleted=False), ann(2, 1, TWO, deleted=True)]),
+        RED,
+        notes=("1 annotations are marked as deleted",),
+    ),
+    "boxes that stand for masks are counted (COCO-annotator)": Case(
+        file_of([ann(1, 1, ONE, isbbox=True), ann(2, 1, TWO, isbbox=False)]),
+        {"red block": 2},
+        notes=("1 annotations have isbbox 1: their mask is but their box",),
+    ),
+    "crowds beside objects are counted (V7 writes objects of several parts so)": Case(
+        file_of([FIRST, ann(2, 1, TWO, iscrowd=1, segmentation=runs(TWO))]),
+        RED,
+        notes=("1 annotations have iscrowd 1 and are ignored pixels: --crowds keep",),
+    ),
     # Ids, sizes and flags
     "ids as text in one place are the numbers of another (VIA)": Case(
         file_of([ann(1, 1, ONE, image_id="1"), ann(2, "2", TWO)]),
@@ -482,9 +526,54 @@ def test_a_segmentation_in_a_form_that_is_not_cocos_is_refused_and_cocos_shown(
 def test_shares_of_the_image_are_not_pixels(box: list[float] | None, photos: Path) -> None:
     corners = [0.1, 0.2, 0.6, 0.2, 0.6, 0.7]
     (problem,) = bad_of(read(file_of([ann(7, 1, ONE, segmentation=[corners], bbox=box)]), photos)).values()
-    assert "lies within the first pixel, as shares of the image (0 to 1) do: COCO's are pixels" in problem
+    assert "lies within the first pixel, as shares of the image (0 to 1) do: coordinates are pixels" in problem
     for pixels in ([0, 0, 1, 0, 1, 1, 0, 1], [0.5, 0.5, 9, 0.5, 9, 9]):
         assert rows_of(read(file_of([ann(7, 1, ONE, segmentation=[pixels], bbox=None)]), photos)) == RED
+
+
+@pytest.mark.parametrize(
+    ("area_said", "left", "said"),
+    [
+        (40 * 40 - 100, 40 * 40 - 100, "is a hole, as its area says"),
+        (40 * 40, 40 * 40, ""),
+        (None, 40 * 40, "taken for a part of it"),
+        (0, 40 * 40, "taken for a part of it"),
+    ],
+)
+def test_a_polygon_within_another_is_a_hole_where_the_area_says_so(
+    area_said: int | None, left: int, said: str, photos: Path
+) -> None:
+    outer, inner = (20, 20, 40, 40), (30, 30, 10, 10)
+    rings = [polygon(outer), polygon(inner)]
+    data = file_of([ann(1, 1, outer, segmentation=rings, area=area_said)])
+    (one,) = [s for s in read(data, photos) if isinstance(s, Sample)]
+    expected = area(outer) & ~area(inner) if left < 1600 else area(outer)
+    assert np.array_equal(one.masks[0], expected) and one.masks[0].sum() == left
+    assert len(one.mended) == bool(said) and all(said in why for why in one.mended)
+
+
+def test_polygons_that_overlap_or_repeat_each_other_have_no_hole(photos: Path) -> None:
+    parts = [polygon(ONE), polygon((30, 25, 60, 60)), polygon(ONE)]
+    data = file_of([without(ann(1, 1, ONE, segmentation=parts), "area", "bbox")])
+    (one,) = [s for s in read(data, photos) if isinstance(s, Sample)]
+    assert np.array_equal(one.masks[0], area(ONE) | area((30, 25, 60, 60))) and one.mended == ()
+
+
+@pytest.mark.parametrize(
+    ("corner", "side", "warned"), [(99.5, 640, True), (100.5, 640, False), (99, 640, False), (99.5, 199, False)]
+)
+def test_polygons_that_may_be_per_cent_are_warned_of(corner: float, side: int, warned: bool, tmp_path: Path) -> None:
+    PIL.new("RGB", (side, side)).save(tmp_path / "first.png")
+    corners = [10, 10, corner, 10, corner, 60]
+    data = file_of([without(ann(1, 1, ONE, segmentation=[corners]), "bbox")], [image(1, width=side, height=side)])
+    source = read(data, tmp_path)
+    assert rows_of(source) == RED
+    assert [note.startswith("all polygons lie within 0 to 100, 1 of them") for note in source.notes] == [True] * warned
+
+
+def test_lvis_is_not_read_as_coco_which_annotates_everything(photos: Path) -> None:
+    with pytest.raises(ValueError, match=r"is LVIS's.*say --source lvis"):
+        read(file_of([FIRST], [image(not_exhaustive_category_ids=[1])]), photos)
 
 
 @settings(deadline=None, max_examples=200)

@@ -123,6 +123,24 @@ CASES: dict[str, Case] = {
     "a background of its own": Case(
         [shape("mug"), shape("Background.")], {"mug": 1}, problem='"Background." is no object'
     ),
+    "a label that only stands for a missing one": Case(
+        [shape("mug"), shape("NaN", B)], {"mug": 1}, problem='"NaN" is no object'
+    ),
+    "a label that was decoded wrongly": Case(
+        [shape("mug"), shape("cafÃ©", B)], {"mug": 1}, problem="was decoded wrongly before it was written ('Ã©')"
+    ),
+    "shares of the image": Case(
+        [shape("mug"), shape("cup", (0.1, 0.1, 0.5, 0.75))],
+        {"mug": 1},
+        problem="lies within the first pixel, as shares",
+    ),
+    "a hole, or a part, in a group": Case(
+        [shape("mug", group_id=1), shape("mug", (8, 8, 12, 12), group_id=1), shape("cup", B)],
+        {"cup": 1},
+        problem="within another of its group_id, as a hole or as a part",
+    ),
+    "a part of a group that is there twice": Case([shape("mug", group_id=1), shape("mug", group_id=1)], {"mug": 1}),
+    "an object within another": Case([shape("mug", group_id=1), shape("mug", (8, 8, 12, 12), group_id=2)], {"mug": 2}),
     "hyphens": Case([shape("left-hand mug"), shape("left hand mug", B)], {"left hand mug": 2}),
 }
 

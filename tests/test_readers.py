@@ -430,6 +430,36 @@ def test_reasonseg_without_a_target_is_no_target_and_broken_files_are_named(tmp_
     assert "its points are none" in found["2.json"] and "is missing" in found["4.json"]
 
 
+HALVES = [shape("ignore", 6, 6, 2, 1), shape("ignore", 6, 7, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "row", "said"),
+    [
+        ("the cup", [shape("target", 5, 5, 9, 9)], ("the cup", 1), ""),
+        (["", "nan", "the cup"], [shape("target", 5, 5, 9, 9)], ("the cup", 1), ""),
+        (None, [shape("target", 5, 5, 9, 9)], None, "it has no text"),
+        (["None", "null"], [shape("target", 5, 5, 9, 9)], None, "it has no text"),
+        ("the cup", [shape("target", 70, 5, 9, 9)], None, "marks as its target lies outside of the image"),
+        ("the cup", [shape("target", 6, 6, 2, 2), *HALVES], None, "as its target is all ignored"),
+        ("the cup", [{"label": "target", "points": [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]}], None, "as shares"),
+        ("the cup", [], ("the cup", 0), "it has no shape"),
+        ("the cup", [shape("mug", 5, 5, 9, 9)], ("the cup", 1), "a label is neither target nor ignore"),
+        ("the cafÃ©", [shape("target", 5, 5, 9, 9)], ("the cafÃ©", 1), "decoded wrongly"),
+    ],
+)
+def test_reasonseg_of_ones_own_is_a_row_or_says_why_not(
+    text: Any, shapes: Any, row: tuple[str, int] | None, said: str, tmp_path: Path
+) -> None:
+    reason(tmp_path, "1", shapes, text)
+    (one,) = read_reasonseg(tmp_path)
+    if isinstance(one, Problem):
+        assert row is None and said in one.reason
+    else:
+        assert (one.text, len(one.masks)) == row
+        assert len(one.mended) == bool(said) and all(said in why for why in one.mended)
+
+
 def test_reasonseg_a_polygon_over_the_border_is_cut_as_its_authors_do() -> None:
     target, ignore = paint(
         [shape("target", -10, -10, 20, 20), {"label": "target", "points": [[30, 5], [40, 5]]}], 48, 64

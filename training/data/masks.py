@@ -29,11 +29,12 @@ CUT = "a polygon reaches outside of the image by up to 2 % of its side, and is c
 class Shape:
     """What a segmentation shows. mask: bool (H, W). extent: of all its points, in pixels; None for run lengths.
 
-    mended: what was amiss with it and harmless, in sentences.
+    parts: its polygons [x1, y1, ...] where there are several. mended: what was amiss and harmless, in sentences.
     """
 
     mask: Mask
     extent: Extent | None = None
+    parts: tuple[list[float], ...] = ()
     mended: tuple[str, ...] = ()
 
 
@@ -70,14 +71,14 @@ def read_shape(segmentation: Any, height: int, width: int) -> Shape:
     if len(whole) < len(parts):
         mended.append(SPECK)
     xs, ys = [v for part in parts for v in part[0::2]], [v for part in parts for v in part[1::2]]
-    if min(*xs, *ys) >= 0 and max(*xs, *ys) <= 1 and any(v % 1 for v in (*xs, *ys)):
-        raise ValueError("a polygon lies within the first pixel, as shares of the image (0 to 1) do: COCO's are pixels")
+    check_pixels([*xs, *ys])
     outside = [reaches_out(part, height, width) for part in whole]  # of each, since it may be too far
     if any(outside):
         mended.append(CUT)
+    several = tuple(whole) if len(whole) > 1 else ()
     runs = coco.merge(coco.frPyObjects([[float(v) for v in part] for part in whole], height, width))
     painted = _from_runs(runs, height, width)
-    return Shape(painted, (min(xs), min(ys), max(xs), max(ys)), tuple(mended))
+    return Shape(painted, (min(xs), min(ys), max(xs), max(ys)), several, tuple(mended))
 
 
 def _refuse_foreign(segmentation: Any) -> None:
@@ -126,6 +127,14 @@ def check_numbers(polygon: Any) -> None:
         raise ValueError("a polygon holds something that is no finite number")
     if len(polygon) % 2:
         raise ValueError(f"a polygon has {len(polygon)} numbers, which are no pairs")
+
+
+def check_pixels(values: Sequence[float]) -> None:
+    """values: all coordinates of an object. Raises ValueError where they seem to be shares of the image."""
+    if min(values) >= 0 and max(values) <= 1 and any(v % 1 for v in values):
+        raise ValueError(
+            "a polygon lies within the first pixel, as shares of the image (0 to 1) do: coordinates are pixels"
+        )
 
 
 def reaches_out(polygon: Sequence[float], height: int, width: int) -> bool:

@@ -36,6 +36,8 @@ def read_coco(
     Raises ValueError for a file that is none.
     """
     index = read_instances(path, images, encoding)
+    if any("not_exhaustive_category_ids" in record for record in index.images.known.values()):
+        raise ValueError(f"{path} is LVIS's, which annotates some categories in part only: say --source lvis")
     images = index.folder or images
     names = partial(_names, index)
     absent = Absent(index, images, names, seed=seed) if no_target else None
@@ -59,6 +61,8 @@ def note_on_crowds(annotations: list[Record], crowds: str) -> list[str]:
     """Hints where nothing is an object, what was taken for one, and on `ignore`, which is not read."""
     marked = sum(a.get("ignore") in (1, "1", True) and not a["iscrowd"] for a in annotations)
     more = [f"{marked} annotations have ignore 1, which is not read: they are objects, as iscrowd says"] * bool(marked)
+    if boxes := sum(a.get("isbbox") is True for a in annotations):  # COCO-annotator's
+        more.append(f"{boxes} annotations have isbbox 1: their mask is but their box")
     return more + _note_on_crowds(annotations, crowds)
 
 
@@ -70,4 +74,6 @@ def _note_on_crowds(annotations: list[Record], crowds: str) -> list[str]:
         return [
             f"all {count} annotations have iscrowd 1, as CVAT writes its masks: --crowds keep makes objects of them"
         ]
+    if count:  # as V7 writes objects of several parts, and datumaro masks
+        return [f"{count} annotations have iscrowd 1 and are ignored pixels: --crowds keep makes objects of them"]
     return []

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.data.image_names import ImageFolder
-from training.data.readers.instances import Instances, name_of
-from training.data.readers.names import NO_OBJECT, clean_name, spelling, texts_of
+from training.data.readers.instances import Instances, fallen, name_of
+from training.data.readers.names import NO_OBJECT, check_text, clean_name, spelling, texts_of
 from training.data.readers.records import Record
 from training.data.samples import BadRow, Item, LeftOut, Sample
 
@@ -130,6 +130,10 @@ def _sample(index: Instances, images: Path | ImageFolder, name: str, group: Grou
         raise BadRow(*((f"annotation {a['id']}", why) for a in every))
     if group.key in NO_OBJECT:
         raise LeftOut(*((f"annotation {a['id']}", NO_OBJECT_SAID.format(text)) for a in every))
+    try:
+        check_text(text)
+    except ValueError as error:
+        raise fallen([(a, str(error)) for a in every], every) from error
     aside = [a for a in every if a["iscrowd"]] if crowds == "ignore" else []
     objects = [a for a in every if not a["iscrowd"]] if aside else every
     if not objects:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from training.data.image_names import ImageFolder, image_folder
+from training.data.masks import is_number
 from training.data.readers.files import names_in_doubt, one_name_per_file
 from training.data.readers.instances import Instances, name_of
-from training.data.readers.names import category_text, clean_name, texts_of
+from training.data.readers.names import MISSING_AS_TEXT, category_text, clean_name, has_missing, texts_of
 from training.data.readers.records import (
     NUMBER_OR_TEXT,
     SIZE_AS_TEXT,
@@ -35,6 +36,7 @@ ID_TWICE = "an annotation's id is given twice, and nothing needs it"
 AGAIN = "an annotation is there twice, word for word; it is taken once"
 NO_CATEGORY = "its category is none of the file; its text is the instruction"
 FLAG_AS_TEXT = "iscrowd is written as text"
+PER_CENT = 100
 NO_SIZE = "the size of its image is not annotated; that of the file is taken"
 
 
@@ -83,7 +85,37 @@ def read_instances(path: Path, images: Path | ImageFolder | None = None, encodin
         if table.again:
             found.notes.append(f"{table.again} {what} records only repeat what others say, and are not needed")
     _Annotations(found, same, names_in_doubt(same, folder)).read(data["annotations"])
+    found.notes.extend(_note_on_per_cent(found))
     return found
+
+
+def _note_on_per_cent(index: Instances) -> list[str]:
+    """A warning where all polygons lie within 0 to 100 and their images are much larger. That is no proof: what is
+    looked for may be in the corner always."""
+    count, largest = 0, 0
+    for image_id, over in index.by_image.items():
+        image = index.images.known[image_id]
+        if image["width"] is None or min(image["width"], image["height"]) < 2 * PER_CENT:
+            continue  # it may be pixels
+        for annotation in over:
+            if not (values := _numbers(annotation.get("segmentation"))) or max(values) > PER_CENT:
+                return []
+            count += any(value % 1 for value in values)
+            largest = max(largest, image["width"], image["height"])
+    if not count:
+        return []
+    return [
+        f"all polygons lie within 0 to 100, {count} of them with fractions, in images of up to {largest} pixels "
+        "a side: if that is per cent, as Label Studio's own files have it, they are read wrongly as pixels"
+    ]
+
+
+def _numbers(polygons: Any) -> list[float]:
+    """All coordinates of polygons in COCO's form; none where they are not."""
+    if not isinstance(polygons, list) or not all(isinstance(part, list) for part in polygons):
+        return []
+    values = [value for part in polygons for value in part]
+    return values if all(map(is_number, values)) else []
 
 
 def _share_sizes(rows: list[tuple[Key, Record, str]], same: dict[str, str]) -> None:
@@ -142,13 +174,16 @@ class _Annotations:
         """doubtful: as `names_in_doubt` gives it."""
         self.index, self.same, self.doubtful = index, same, doubtful
         self.first: dict[tuple[Key, str, str], Record] = {}  # of ids given twice: by id, image file and all they say
-        self.stubs = 0
+        self.stubs = self.deleted = 0
 
     def read(self, records: list[Any]) -> None:
         index = self.index
         for number, record in enumerate(records):
             if not isinstance(record, dict):
                 self.bad("without id", f"it is {type(record).__name__}, no object")
+                continue
+            if record.get("deleted") is True:  # COCO-annotator's, out of its database
+                self.deleted += 1
                 continue
             mended: list[str] = []
             who = key_of(record.get("id"))
@@ -165,6 +200,8 @@ class _Annotations:
                     mended.append(FLAG_AS_TEXT)
             except ValueError as error:
                 wrong = wrong or f"iscrowd is {error}"
+            if has_missing(record):
+                mended.append(MISSING_AS_TEXT)
             if not wrong and _is_stub(record):
                 self.stubs += 1
                 index.unnamed.add(files[0])  # somebody may have begun to annotate what is there
@@ -181,6 +218,8 @@ class _Annotations:
             index.by_image.setdefault(record["image_id"], []).append(record)
             if (other := self.doubtful.get(name_of(index.images.known[record["image_id"]]))) in index.by_file:
                 index.lost.setdefault(other, []).append(record)
+        if self.deleted:
+            index.notes.append(f"{self.deleted} annotations are marked as deleted, and are left out")
         if self.stubs:
             index.notes.append(
                 f"{self.stubs} annotations have neither a shape nor a box, and are left out as no objects"

@@ -20,6 +20,7 @@ from training.data.images import Picture, image_size
 from training.data.masks import read_shape
 from training.data.objects import Mask, ignored_beside
 from training.data.readers.boxes import check_box
+from training.data.readers.holes import check_holes
 from training.data.readers.names import category_text
 from training.data.readers.records import Key, Record, Table, key_of, shown
 from training.data.samples import BadRow, Problem
@@ -185,7 +186,9 @@ def read_mask(annotation: Record, size: tuple[int, int]) -> tuple[Mask, tuple[st
     shape = read_shape(segmentation, *size)
     if not shape.mask.any():
         raise ValueError("the mask is empty")
-    return shape.mask, (*shape.mended, *check_box(annotation.get("bbox"), shape, segmentation))
+    borne = (*shape.mended, *check_box(annotation.get("bbox"), shape, segmentation))
+    mask, holes = check_holes(shape, annotation.get("area")) if shape.parts else (shape.mask, ())
+    return mask, (*borne, *holes)
 
 
 def different(masks: Sequence[Mask]) -> list[int]:

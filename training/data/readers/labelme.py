@@ -22,12 +22,14 @@ from training.data.images import Picture
 from training.data.masks import SPECK
 from training.data.objects import Mask, ignored_beside
 from training.data.readers.groups import NO_OBJECT_SAID, by_name, spelled, take_name
+from training.data.readers.holes import is_nested
 from training.data.readers.instances import SAME_MASK, different
-from training.data.readers.names import NO_OBJECT, spelling, unread_texts
+from training.data.readers.names import NO_OBJECT, check_text, spelling, unread_texts
 from training.data.readers.shapes import annotation_files, cut_at_border, drawing_of, is_speck, names_of, picture_of
 from training.data.samples import BadRow, Item, LeftOut, Problem, Sample, Source
 from training.data.text_files import load_json
 
+NESTED = "it lies within another of its group_id, as a hole or as a part: nothing says which"
 HEAD = ("imagePath", "imageHeight", "imageWidth")  # what is kept of a file beside its shapes: imageData is large
 Shape = dict[str, Any]
 
@@ -165,6 +167,7 @@ def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], said: tu
     try:
         if isinstance(file.picture, str):
             raise ValueError(file.picture)
+        check_text(text)
         size = file.picture.size
         mended = list(said)
         whole = [s for s in shapes if not is_speck(s)]
@@ -181,7 +184,7 @@ def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], said: tu
         kept = different(masks)
         if len(kept) < len(masks):
             mended.append(SAME_MASK)
-        ignore = _mask(ignored, size, mended) if ignored else None
+        ignore = _mask(ignored, size, mended, whole=False) if ignored else None
     except ValueError as error:
         raise BadRow((file.path.name, str(error))) from error
     found = tuple(masks[n] for n in kept)
@@ -190,16 +193,22 @@ def _sample(file: _File, name: str, text: str, shapes: Sequence[Shape], said: tu
     return Sample(name, text, file.picture, found, ignore, ann_ids=(file.path.stem,), mended=borne)
 
 
-def _mask(shapes: Sequence[Shape], size: tuple[int, int], mended: list[str]) -> Mask:
-    """bool (H, W): the union. Raises ValueError for a shape that is none, or lies outside."""
-    canvas = np.zeros(size, np.uint8)
+def _mask(shapes: Sequence[Shape], size: tuple[int, int], mended: list[str], whole: bool = True) -> Mask:
+    """bool (H, W): the union. whole: of one object. Raises ValueError for a shape that is none, or lies outside, and
+    for one within another of its object, which may be a hole."""
+    parts = []
     for shape in shapes:
+        canvas = np.zeros(size, np.uint8)
         try:
             draw = drawing_of(shape)
             mended += cut_at_border(shape, *size)
             draw(canvas, 1)
+            parts.append(canvas > 0)
         except (ValueError, TypeError) as error:
             raise ValueError(f"a shape of {shape['label'][:80]!r}: {error}") from error
-    if not canvas.any():
+    mask = np.asarray(np.logical_or.reduce(parts))
+    if not mask.any():
         raise ValueError(f"a shape of {shapes[0]['label'][:80]!r} lies outside of the image")
-    return canvas > 0
+    if whole and is_nested(parts):
+        raise ValueError(f"a shape of {shapes[0]['label'][:80]!r}: {NESTED}")
+    return mask

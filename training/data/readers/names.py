@@ -35,15 +35,19 @@ _NO_TEXT = frozenset(
     }
 )
 # fmt: on
+_FOREIGN = re.compile(r"[^\x00-\x7f]{2,}")
 _END = " .,;:!?…。，；：！？、"
 
 
 # Words of scripts that put no space between them have about two signs each.
 _SIGNS = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _JOINT = re.compile(r"_+|(?<=\w)[-\u2010\u2011]+(?=\w)")
+# How scripts write a text that is missing: pandas, Python, JavaScript, spreadsheets.
+NO_TEXT = frozenset({"<na>", "n/a", "nan", "none", "null", "undefined"})
+MISSING_AS_TEXT = "a text is none, nan, null or but signs, as scripts write a missing one, and is not read"
 # Names of what is no object.
 # fmt: off
-NO_OBJECT = frozenset(
+NO_OBJECT = NO_TEXT | frozenset(
     {
         "background", "bg", "ignore", "ignored", "ignore region", "dontcare", "dont care", "don't care", "void",
         "unlabeled", "unlabelled", "not labeled", "not labelled",
@@ -96,16 +100,68 @@ def category_text(category: Record) -> str:
 
 def texts_of(annotation: Record) -> tuple[str, ...]:
     """The texts of an annotation: `text`, else `caption`; a string, or a list of which all mean the same."""
-    given = annotation.get("text") or annotation.get("caption")
-    if given is None:
-        return ()
-    found = []
-    for text in given if isinstance(given, (list, tuple)) else (given,):
+    for key in TEXT_KEYS:
+        if (given := annotation.get(key)) and (found := said_in(given)):
+            return found
+    return ()
+
+
+def said_in(given: Any) -> tuple[str, ...]:
+    """The texts in a string or a list of such, each once, without those that only stand for a missing one."""
+    return tuple(dict.fromkeys(text for text in _given(given) if not is_missing(text)))
+
+
+def has_missing(annotation: Record) -> bool:
+    """Whether one of its texts only stands for a missing one."""
+    if "text" not in annotation and "caption" not in annotation:  # as most are
+        return False
+    return any(is_missing(text) for key in TEXT_KEYS for text in _given(annotation.get(key)))
+
+
+def _given(value: Any) -> Iterator[str]:
+    for text in value if isinstance(value, (list, tuple)) else (value,):
         if isinstance(text, (int, float)) and not isinstance(text, bool):
             text = str(text)  # "7" may be a name
         if isinstance(text, str) and text.strip():
-            found.append(text.strip())
-    return tuple(dict.fromkeys(found))
+            yield text.strip()
+
+
+def is_missing(text: str) -> bool:
+    """Whether a text says that there is none, or holds nothing but signs."""
+    return clean_name(text) in NO_TEXT or (text.isascii() and not any(map(str.isalnum, text)))
+
+
+def decoded_wrongly(text: str) -> str:
+    """A part of a text that was decoded wrongly before it came into its file (`cafÃ©` for `café`), or "".
+
+    Such a part is UTF-8 once more as Windows-1252 has it; of one sign alone only where no language writes it.
+    """
+    if text.isascii():
+        return ""
+    if "\ufffd" in text:
+        return "\ufffd"
+    for run in _FOREIGN.findall(text):
+        try:
+            meant = b"".join(map(_byte, run)).decode("utf-8")
+        except UnicodeError:
+            continue
+        if len(meant) > 1 or run[0] in "ÂÃÄÅâ":
+            return str(run)
+    return ""
+
+
+def check_text(text: str) -> str:
+    """The text. Raises ValueError where it was decoded wrongly."""
+    if part := decoded_wrongly(text):
+        raise ValueError(f"its text {text[:80]!r} was decoded wrongly before it was written ({part[:20]!r})")
+    return text
+
+
+def _byte(sign: str) -> bytes:
+    try:
+        return sign.encode("cp1252")
+    except UnicodeEncodeError:
+        return sign.encode("latin-1")  # of the five bytes that Windows-1252 has no sign for
 
 
 def spelling(names: Sequence[str]) -> str:
@@ -124,7 +180,7 @@ def unread_texts(annotation: Record) -> Iterator[str]:
         if key == "attributes" and isinstance(value, dict):
             inner = ((f"attributes.{k}", k, v) for k, v in value.items())
             yield from (name for name, k, v in inner if _says(k, v) or (k in TEXT_KEYS and _words(v, 1)))
-        elif key in TEXT_KEYS or _says(key, value):
+        elif not all(map(is_missing, _strings(value))) if key in TEXT_KEYS else _says(key, value):
             yield key
 
 

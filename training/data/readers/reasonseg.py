@@ -10,6 +10,7 @@ Some of the published files are in Windows-1252, which is read here alone and co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ import numpy as np
 from training.data.image_names import ImageFolder, image_folder
 from training.data.objects import Mask
 from training.data.readers.english import foreign_text
+from training.data.readers.names import decoded_wrongly, is_missing
 from training.data.readers.shapes import Draw, annotation_files, drawing_of, picture_of
 from training.data.samples import BadRow, Item, Sample, Source
 from training.data.text_files import parse_json, read_text
 
+DECODED_WRONGLY = "a part of its text was decoded wrongly before it was written"
+NO_SHAPE = "it has no shape, and is taken to say that nothing matches"
+OTHER_LABEL = "a label is neither target nor ignore, and is painted as target, as its authors do"
 NO_UTF_8 = "its file is not UTF-8 and is read as Windows-1252"
 
 
@@ -64,8 +69,8 @@ def _count(path: Path, encoding: str | None) -> int:
 
 def _texts(data: Any) -> list[str]:
     given = data.get("text") if isinstance(data, dict) else None
-    every = [given] if isinstance(given, str) else given if isinstance(given, list) else []
-    return [t.strip() for t in every if isinstance(t, str) and t.strip()]
+    every = given if isinstance(given, list) else [given]
+    return [t.strip() for t in every if isinstance(t, str) and t.strip() and not is_missing(t)]
 
 
 def _sample(path: Path, images: ImageFolder, name: str, number: int, encoding: str | None) -> Sample:
@@ -75,14 +80,31 @@ def _sample(path: Path, images: ImageFolder, name: str, number: int, encoding: s
         if not texts:
             raise ValueError("it has no text")
         picture = picture_of(path, data, images)
-        target, ignore = paint(data.get("shapes"), *picture.size)
+        shapes = data.get("shapes")
+        target, ignore = paint(shapes, *picture.size)
+        mended = [NO_UTF_8] * latin + [*_borne(texts[number], shapes, target, ignore)]
     except ValueError as error:
         raise BadRow((path.name, str(error))) from error
     others = tuple(t for n, t in enumerate(texts) if n != number)
     masks = (target,) if target.any() else ()
     seen = ignore if ignore.any() else None
-    mended = (NO_UTF_8,) if latin else ()
-    return Sample(name, texts[number], picture, masks, seen, others, ann_ids=(path.stem,), mended=mended)
+    return Sample(name, texts[number], picture, masks, seen, others, ann_ids=(path.stem,), mended=tuple(mended))
+
+
+def _borne(text: str, shapes: list[dict[str, Any]], target: Mask, ignore: Mask) -> Iterator[str]:
+    """What is amiss with a file and harmless, or read as its authors do. Raises ValueError where no target is seen of
+    those that are drawn."""
+    if decoded_wrongly(text):
+        yield DECODED_WRONGLY
+    if not shapes:
+        yield NO_SHAPE
+    labels = [shape["label"].lower() for shape in shapes if shape["label"].lower() != "flag"]
+    targets = [label for label in labels if "ignore" not in label]
+    if targets and not target.any():
+        hidden = "is all ignored" if ignore.any() else "lies outside of the image"
+        raise ValueError(f"what it marks as its target {hidden}")
+    if any("target" not in label for label in targets):
+        yield OTHER_LABEL
 
 
 def paint(shapes: Any, height: int, width: int) -> tuple[Mask, Mask]:

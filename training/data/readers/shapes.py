@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from training.data.image_names import ImageFolder
 from training.data.images import Picture
-from training.data.masks import CUT, reaches_out
+from training.data.masks import CUT, check_pixels, reaches_out
 from training.data.readers.records import SIZE_AS_TEXT, side_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -66,6 +66,7 @@ def drawing_of(shape: dict[str, Any]) -> Draw:
     flat = np.array(flat_points(shape.get("points")), np.float64)
     if not flat.size or not np.isfinite(flat).all() or np.abs(flat).max() > FAR:
         raise ValueError("its points are none, or no pixels")
+    check_pixels(flat.tolist())
     points = flat.reshape(-1, 2)
     if kind == "polygon":
         return partial(_polygon, points.astype(np.int32))
