@@ -360,7 +360,7 @@ class TestWrongConfigurations:
             ("model.architecture=gpt", "known: embedded"),
             ("model.dtype=bfloat16", "rounded away"),
             ("model.quantise=nf4", "below LoRA"),
-            ("trl.seed=1", "seed come from other settings"),
+            ("trl.seed=1", "trl.seed comes from other settings"),
             ("rollout=sglang", "rollout"),
             ("engine=shared_prefix", "rollout must be transformers"),
             ("trl", "expected key=value"),
@@ -376,20 +376,55 @@ class TestWrongConfigurations:
             ("grpo.num_generations=.inf", "num_generations is inf; expected a whole number"),
             ("trl.max_steps=1.5", "max_steps is 1.5; expected a whole number"),
             ("trl.learning_rate=.nan", "learning_rate is nan; expected a number"),
-            ("trl.learning_rate=-1", "learning_rate is -1; expected at least 0"),
+            ("trl.learning_rate=-1", "learning_rate is -1; expected above 0, at most 1"),
             ("grpo.max_completion_length=-5", "expected at least 1"),
-            ("grpo.top_p=7", "expected at least 1e-06, at most 1"),
+            ("grpo.top_p=7", "top_p is 7; expected above 0, at most 1"),
             ("grpo.beta=null", "beta is None"),
             ("grpo.loss_type=foo", "loss_type 'foo'; known: grpo, "),
             ("grpo.num_iterations=0", "num_iterations is 0; expected at least 1"),
-            ("grpo.vllm_gpu_memory_utilization=1.5", "utilization is 1.5; expected at least 1e-06, at most 1"),
+            ("grpo.vllm_gpu_memory_utilization=1.5", "utilization is 1.5; expected above 0, at most 1"),
             ("grpo.top_k=-1", "top_k is -1; expected at least 0"),
             ("grpo.min_p=2", "min_p is 2; expected at least 0, at most 1"),
             ("grpo.top_entropy_quantile=1.1", "at most 1"),
             ("grpo.importance_sampling_level=word", "'word'; known: token, sequence"),
             ("grpo.scale_rewards=all", "'all'; known: group, batch, none"),
             ("trl.warmup_steps=1.5", "expected a whole number, or a share of all updates"),
-            ("trl.adam_beta2=9", "adam_beta2 is 9; expected at least 0, at most 1"),
+            ("trl.adam_beta2=9", "adam_beta2 is 9; expected at least 0, below 1"),
+            ("trl.warmup_steps=4", "warmup_steps is 4 and lr_scheduler_type constant, which has none"),
+            ("trl.logging_steps=300 trl.max_steps=200", "logging_steps is 300; expected at most max_steps, 200"),
+            ("trl.label_smoothing_factor=2", "label_smoothing_factor is 2; expected at least 0, below 1"),
+            ("trl.label_smoothing_factor=0.1", "it does nothing: GRPO has no labels"),
+            ("trl.entropy_coef=1", "trl.entropy_coef does nothing beside grpo.entropy_coef"),
+            ("grpo.entropy_coef=2", "entropy_coef is 2; expected at least 0, at most 1"),
+            ("trl.fsdp=full_shard", "fsdp is 'full_shard'; how a model is sharded says hardware.sharding"),
+            ("trl.deepspeed=zero3.json", "deepspeed is 'zero3.json'; how a model is sharded says hardware.sharding"),
+            ("trl.learning_rate=0", "learning_rate is 0; expected above 0, at most 1"),
+            ("trl.adam_beta1=1", "adam_beta1 is 1; expected at least 0, below 1"),
+            ("trl.adam_epsilon=0", "adam_epsilon is 0; expected above 0"),
+            ("trl.max_grad_norm=-1", "max_grad_norm is -1; expected at least 0"),
+            ("trl.max_steps=" + "9" * 400, "expected a number of at most 15 digits"),
+            ("trl.ddp_timeout=soon", "ddp_timeout is 'soon'; expected a whole number"),
+            ("trl.fp16=true", "fp16 and bf16 are both true; expected one of them"),
+            ("trl.log_level=loud", "log_level 'loud'; known: passive, debug"),
+            ("trl.logging_strategy=epoch", "logging_strategy 'epoch'; known: steps"),
+            ("trl.activation_checkpointing=false", "is False; its name here is gradient_checkpointing"),
+            ("trl.gradient_checkpointing_kwargs={reentrant: true}", "has reentrant; known: use_reentrant"),
+            ("trl.bf16_full_eval=true", "it does nothing: validation is by greedy answers"),
+            ("trl.hub_model_id=a/b", "it does nothing: a run is sent nowhere"),
+            ("trl.ignore_data_skip=true", "would see its first rows again"),
+            ("trl.dataloader_persistent_workers=true", "nothing comes of it without dataloader_num_workers above 0"),
+            ("grpo.epsilon=0", "epsilon is 0; expected above 0, at most 1"),
+            ("grpo.delta=1.1", "delta is 1.1; expected above 1 . epsilon, 1.2"),
+            ("grpo.sapo_temperature_pos=2", "nothing comes of it without loss_type: sapo"),
+            ("grpo.sync_ref_model=true grpo.beta=0", "sync_ref_model is true and beta 0"),
+            ("grpo.use_transformers_paged=true", "TRL answers so without images only"),
+            ("grpo.vllm_importance_sampling_mode=word", "'word'; known: sequence_mask, "),
+            ("out=", "out is empty; expected a folder"),
+            (r'out="a\0b"', "out is 'a.*b'; expected a folder"),
+            ("name=../x", "name is '../x'; expected a folder's name"),
+            ("name=..", "name is '..'; expected a folder's name"),
+            ("name=", "name is ''; expected a folder's name"),
+            ("name=" + "x" * 300, "at most 100 characters"),
             ("trl.save_total_limit=0", "save_total_limit is 0; expected at least 1"),
             ("watch.zero_spread=1.5", "watch.zero_spread"),
             ("watch.truncated=95", "watch.truncated"),
@@ -409,7 +444,47 @@ class TestWrongConfigurations:
     )
     def test_are_named(self, setting: str, message: str) -> None:
         with pytest.raises(ConfigurationError, match=message):
-            load("seg_zero_3b", [setting])
+            load("seg_zero_3b", [setting] if "={" in setting or "=[" in setting else setting.split())
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ("trl.warmup_steps=1000 trl.max_steps=5", "warmup_steps is 1000; expected at most the 5 updates"),
+            ("trl.label_smoothing_factor=1", "label_smoothing_factor is 1; expected at least 0, below 1"),
+            ("sft.packing=true", "packing is True; it is for texts without images"),
+            ("sft.max_length=1024", "max_length is 1024; expected null"),
+            ("sft.loss_type=grpo", "loss_type 'grpo'; known: nll, dft"),
+            ("sft.pad_to_multiple_of=8", "pad_to_multiple_of 8; known: auto, None"),
+            ("trl.train_sampling_strategy=group_by_length", "known: random, sequential"),
+            ("trl.loss_type=dft", "trl.loss_type does nothing beside sft.loss_type"),
+        ],
+    )
+    def test_of_supervised_training_are_named(self, setting: str, message: str) -> None:
+        with pytest.raises(ConfigurationError, match=message):
+            load("seg_zero_3b_sft", setting.split())
+
+    def test_a_length_that_trl_would_cut_at_by_default(self, tmp_path: Path) -> None:
+        data = configuration.plain(load("seg_zero_3b_sft"))
+        del data["sft"]["max_length"]
+        with pytest.raises(ConfigurationError, match="max_length is 1024 by default; expected null"):
+            configuration.build(data)
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "trl.label_smoothing_factor=0",
+            "trl.fsdp=null",
+            "trl.max_grad_norm=0",
+            "trl.warmup_steps=0.5 trl.lr_scheduler_type=cosine",
+            "trl.warmup_steps=5 trl.lr_scheduler_type=cosine trl.max_steps=5",
+            "grpo.delta=1.5",
+            "grpo.generation_kwargs={no_repeat_ngram_size: 3}",
+            "trl.dataloader_persistent_workers=true trl.dataloader_num_workers=2",
+            "trl.ddp_backend=nccl",
+        ],
+    )
+    def test_right_ones_beside_them_are_taken(self, setting: str) -> None:
+        dry_run.check(load("seg_zero_3b", [setting] if "={" in setting else setting.split()))
 
     @pytest.mark.parametrize(
         ("setting", "package"), [("wandb=true", "wandb"), ("hardware.sharding=zero3", "deepspeed")]
@@ -488,7 +563,20 @@ class TestWrongConfigurations:
         ("setting", "message"),
         [
             ("trl.learning_rat=1", "do you mean learning_rate?"),
-            ("trl.optim=foo", "foo is not a valid"),
+            ("trl.optim=foo", "optim is 'foo'; known: adamw_torch, "),
+            ("trl.lr_scheduler_type=foo", "lr_scheduler_type is 'foo'; known: linear, cosine, "),
+            (
+                "trl.lr_scheduler_type=cosine_with_min_lr",
+                "lr_scheduler_type cosine_with_min_lr with lr_scheduler_kwargs",
+            ),
+            ("trl.lr_scheduler_type=cosine trl.lr_scheduler_kwargs={cycles:2}", "argument 'cycles:2'"),
+            ("trl.optim_args=foo", "optim_args is 'foo'; expected name=value"),
+            ("trl.debug=5", "debug 5; known: , underflow_overflow"),
+            ("trl.delta=3", "trl holds what both methods have; delta belongs to grpo: grpo.delta"),
+            ("grpo.cache_implementation=foo", "cache_implementation is 'foo'; known: dynamic, "),
+            ("grpo.generation_kwargs={foo:1}", "transformers has no foo:1"),
+            ("grpo.vllm_server_base_url=5", "vllm_server_base_url is '5'; expected a text"),
+            ("trl.use_liger_kernel=true", "needs liger_kernel, which is not installed"),
             ("data.train={rows}", "has 4 rows, and an update takes 16"),
         ],
     )
@@ -496,8 +584,39 @@ class TestWrongConfigurations:
         self, setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         make_rows(load("lora_3b_24gb"), tmp_path, 840)
-        assert train.main(["lora_3b_24gb", "--set", setting.format(rows=tmp_path), "--dry-run"]) == 2
-        assert message in capsys.readouterr().err
+        settings = [x for s in setting.replace("{rows}", str(tmp_path)).split(" ") for x in ("--set", s)]
+        out = tmp_path / "run"
+        for way in (["--dry-run"], ["--set", "trl.use_cpu=true", "--set", "rollout=transformers"]):
+            assert train.main(["lora_3b_24gb", *settings, "--out", str(out), *way]) == 2
+            said = capsys.readouterr().err
+            assert message in said and said.count("\n") == 1 and len(said) < 700
+            assert not list(out.glob("*")), "nothing is begun"
+
+    @pytest.mark.parametrize("place", ["/proc/x", "/proc/1/x/y", "{file}/run", "{long}", ""])
+    def test_a_folder_that_cannot_be_written_is_told_by_a_dry_run_too(
+        self, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        out = place.format(file=tmp_path / "file", long=tmp_path / ("x" * 300))
+        for way in (["--dry-run"], []):
+            assert train.main(["tabletop_grpo", "--out", out, *way]) == 2
+            said = capsys.readouterr().err
+            assert ("out is empty" if not out else out[:200]) in said and said.count("\n") == 1
+
+    def test_a_dry_run_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        assert train.main(["tabletop_grpo", "--out", str(tmp_path / "runs" / "one"), "--dry-run"]) == 0
+        assert not list(tmp_path.iterdir())
+
+    def test_a_warm_up_that_outlasts_the_rows_gets_a_warning(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make_rows(load("seg_zero_3b_sft"), tmp_path / "rows", 840)
+        few = ["seg_zero_3b_sft", "--set", f"data.train={tmp_path / 'rows'}", "--set", "batch.prompts=1"]
+        few += ["--set", "hardware.gpus=1", "--dry-run"]
+        assert train.main([*few, "--set", "trl.num_train_epochs=1"]) == 0
+        assert "warning: warmup_steps is 20; expected at most the 4 updates of the run" in capsys.readouterr().err
+        assert train.main([*few, "--set", "trl.num_train_epochs=5"]) == 0
+        assert "warmup_steps" not in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("name", "settings", "message"),

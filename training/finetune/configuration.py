@@ -164,12 +164,14 @@ def of_run(run: Path) -> dict[str, Any]:
 
 def build(data: dict[str, Any]) -> Configuration:
     """A checked configuration from a mapping. Raises ConfigurationError that names every wrong key."""
-    name = data.get("name", "configuration")
+    name = str(data.get("name", "configuration"))[:100]
     try:
         c = TypeAdapter(Configuration).validate_python(data)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError(f"{name}: " + "; ".join(lines)) from None
+    if "out" in data and not c.out.strip():
+        raise ConfigurationError(f"{name!r}: out is empty; expected a folder, or no `out`, which is runs/ and the name")
     check(c)
     return c if c.out else replace(c, out=f"runs/{c.name}")
 

@@ -63,15 +63,16 @@ def table(c: Configuration) -> list[tuple[str, Any, Any, str]]:
 
     "overridden" or "stated" (the same) by the configuration; "kept"; "worked out" by TRL and the library from others.
     """
+    from training.finetune.grpo import shared
+
     if c.method == "grpo":
-        from training.finetune.grpo import arguments, shared
+        from training.finetune.grpo import arguments
 
         name: str = "GRPOConfig"
         args: Any = arguments(c)
         own = {"gradient_accumulation_steps", "num_generations_eval", "use_vllm", "vllm_mode", "reward_weights"}
     else:
         from training.finetune.sft import arguments as sft_arguments
-        from training.finetune.sft import shared
 
         name, args, own = "SFTConfig", sft_arguments(c), {"gradient_accumulation_steps"}
     said = {*c.arguments, *shared(c), *own}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.finetune import configuration
-from training.finetune.checks import check_installed
+from training.finetune.checks import check_installed, check_out
 from training.finetune.configuration import Configuration
 from training.finetune.prepared import rows_in
 from training.rewards import PROFILES
@@ -278,7 +278,7 @@ def check(c: Configuration) -> None:
     Raises ValueError."""
     from training.finetune import grpo, sft
 
-    there = {k: v for k, v in c.trl.items() if k not in ("bf16", "tf32", "deepspeed", "fsdp")}
+    there = {k: v for k, v in c.trl.items() if k not in ("bf16", "tf32", "ddp_backend")}
     here = replace(c, rollout="transformers", trl={**there, "use_cpu": True, "bf16": False})
     (grpo.arguments if c.method == "grpo" else sft.arguments)(here)
     if Path(c.data.train).is_dir():
@@ -329,8 +329,7 @@ def _verdict(size: float, c: Configuration) -> str:
 
 def updates_of(c: Configuration) -> int:
     """Of the whole run; 0 where the number of rows is not known."""
-    steps = int(c.arguments.get("max_steps", -1))
-    return steps if steps > 0 else int(rows_of(c) // c.batch.prompts * float(c.arguments.get("num_train_epochs", 3)))
+    return c.updates(rows_of(c))
 
 
 def report(c: Configuration) -> str:
@@ -338,6 +337,7 @@ def report(c: Configuration) -> str:
     from training.finetune import model as models
 
     check_installed(c)
+    check_out(c)
     check(c)
     model = meta_model(c)
     s = sizes(model)

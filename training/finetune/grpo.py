@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from enum import EnumMeta
 from importlib.util import find_spec
 from itertools import accumulate, groupby
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
-from trl import GRPOConfig, GRPOTrainer
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
+from trl import GRPOConfig, GRPOTrainer, SFTConfig
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from training.finetune import conversations
@@ -21,9 +24,11 @@ from training.finetune.checkpoint_io import Resumable
 from training.finetune.configuration import Configuration, ConfigurationError, processes
 from training.finetune.divergence import StopsDiverged
 from training.finetune.logs import Journal, Samples
+from training.finetune.schedule import check_schedule
 from training.finetune.sharding import ReducesInFloat32
 from training.finetune.validate import GreedyValidation, given, reward_terms, weights
 from training.finetune.watch import Watch, check_inputs, describe_spread
+from training.finetune.whole_checkpoints import first_words
 from training.rewards import PROFILES
 
 PARTS = ("generation", "reference", "reward", "loss")
@@ -39,7 +44,39 @@ def arguments(c: Configuration) -> GRPOConfig:
     }
     if c.rollout != "transformers":
         derived |= {"use_vllm": True, "vllm_mode": c.rollout.removeprefix("vllm-")}
-    return GRPOConfig(**known(c, GRPOConfig), **shared(c), **derived)
+    found: GRPOConfig = configured(c, GRPOConfig, SFTConfig, derived)
+    _check_answering(c, found)
+    return found
+
+
+def _check_answering(c: Configuration, args: GRPOConfig) -> None:
+    """Names of how transformers answers, which it looks at when it does. Raises ConfigurationError."""
+    if c.rollout != "transformers":
+        return
+    cache, given = args.cache_implementation, args.generation_kwargs or {}
+    if cache is not None and cache not in ALL_CACHE_IMPLEMENTATIONS:
+        names = ", ".join(sorted(ALL_CACHE_IMPLEMENTATIONS))
+        raise ConfigurationError(f"{c.name}: cache_implementation is {cache[:80]!r}; known: {names}")
+    if unknown := [str(key)[:80] for key in given if key not in vars(GenerationConfig())]:
+        raise ConfigurationError(f"{c.name}: generation_kwargs: transformers has no {', '.join(unknown[:8])}")
+
+
+def configured(c: Configuration, kind: Any, other: Any, derived: dict[str, Any]) -> Any:
+    """A method's configuration of TRL. other: the other method's. Raises ConfigurationError for what TRL does not take,
+    and for a schedule that the library cannot make."""
+    given = {**known(c, kind), **shared(c), **derived}
+    names = {f.name for f in fields(other)}
+    if alone := sorted(set(c.trl) - names):
+        raise ConfigurationError(
+            f"{c.name}: trl holds what both methods have; {', '.join(alone)} belongs to {c.method}: "
+            f"{c.method}.{alone[0]}"
+        )
+    try:
+        found = kind(**given)
+        check_schedule(found, c.updates(0))
+    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OSError, ImportError) as error:
+        raise ConfigurationError(f"{c.name}: {first_words(error)}") from error  # whatever a value made them raise
+    return found
 
 
 def known(c: Configuration, kind: type) -> dict[str, Any]:
@@ -56,14 +93,26 @@ def known(c: Configuration, kind: type) -> dict[str, Any]:
 
 
 def _mistyped(key: str, value: Any, hint: Any) -> str:
-    """What is wrong with a switch, or with a mapping, which TRL would take for true, or miss in training; ""."""
+    """What is wrong with the kind of a value, which TRL would take for true, or miss in training; ""."""
     kinds = get_args(hint) or (hint,)
-    if value is None or (isinstance(value, str) and str in kinds):
+    if value is None:
+        return ""
+    if names := [str(member.value) for k in kinds if isinstance(k, EnumMeta) for member in k]:
+        known = value in names or (bool in kinds and isinstance(value, bool)) or (str in kinds and value == "")
+        return "" if known else f"{key} is {str(value)[:80]!r}; known: {', '.join(names)[:400]}"
+    if isinstance(value, str) and str in kinds:
         return ""
     if bool in kinds and not isinstance(value, (bool, *(k for k in kinds if isinstance(k, type)))):
         return f"{key} is {str(value)[:80]!r}; expected true or false"
     if any((get_origin(k) or k) is dict for k in kinds) and not isinstance(value, dict):
         return f"{key} is {str(value)[:80]!r}; expected a mapping"
+    plain = [k for k in kinds if k in (int, float, str, type(None))]
+    if len(plain) < len(kinds):
+        return ""  # a list or an enumeration may be written as a text
+    if isinstance(value, str) and str not in kinds:
+        return f"{key} is {value[:80]!r}; expected a number"
+    if not isinstance(value, (int, float, str)) or (isinstance(value, (int, float)) and {*plain} <= {str, type(None)}):
+        return f"{key} is {str(value)[:80]!r}; expected a {'text' if str in kinds else 'number'}"
     return ""
 
 

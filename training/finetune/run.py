@@ -27,6 +27,7 @@ from training.finetune.configuration import Configuration, ConfigurationError, m
 from training.finetune.resume_changes import digests, say
 from training.finetune.step_back import last_checkpoint, last_finite
 from training.finetune.stopping import STOPPED, STOPPED_EARLY, Diverged, full, stop
+from training.finetune.trl_settings import long_warm_up
 from training.finetune.whole_checkpoints import WHOLE, checkpoints, damage_of, read_state, step_of, whole_ones
 
 DIGESTS, LOCK = "digests.json", "lock"
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--accept", action="append", default=[], metavar="NAME", help="with --resume: a setting that may have changed"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as trl.beta=0.01")
-    parser.add_argument("--out", default="", help="where the run goes; runs/NAME otherwise")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as grpo.beta=0.01")
+    parser.add_argument("--out", help="where the run goes; runs/NAME otherwise")
     args = parser.parse_args(argv)
     if args.accept and not args.resume:
         parser.error("--accept goes with --resume")
@@ -59,15 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _called(args: argparse.Namespace) -> int:
     try:
-        c = configuration.load(args.config, [*args.set, *([f"out={args.out}"] if args.out else [])])
+        c = configuration.load(args.config, [*args.set, *([f"out={args.out}"] if args.out is not None else [])])
         if args.dry_run:
             from training.finetune.dry_run import report
 
             print(report(c))
             _warn_of_validation(c, digests(c))
+            _warn_of_warm_up(c)
             return 0
         if args.shrink:
-            return _shrunk(c, args.out)
+            return _shrunk(c, args.out or "")
     except (ValueError, SegzeroError, OSError) as error:  # ours all are, and say what is wrong
         return _say(error)
     try:
@@ -78,6 +80,7 @@ def _called(args: argparse.Namespace) -> int:
                 return _say(error)
             if main_process():
                 _warn_of_validation(c, _written(Path(c.out)))
+                _warn_of_warm_up(c)
                 if trainer is None:
                     say(f"{c.out} has come to its end, {checkpoint}")
             return finish(c, trainer, checkpoint)
@@ -91,6 +94,14 @@ def _warn_of_validation(c: Configuration, found: dict[str, str]) -> None:
             f"warning: data.validation {c.data.validation} holds the rows of data.train: checkpoints are chosen by "
             "what was learnt by heart"
         )
+
+
+def _warn_of_warm_up(c: Configuration) -> None:
+    """No more than that: a few rows of one's own are tried with any recipe."""
+    from training.finetune.dry_run import updates_of
+
+    if (updates := updates_of(c)) and (text := long_warm_up(c, updates)):
+        say(f"warning: {text}")
 
 
 def _say(error: Exception) -> int:

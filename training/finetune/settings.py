@@ -178,6 +178,13 @@ class Configuration:
         """Tokens of an answer, at most; in supervised training, of an answer in validation."""
         return int(self.grpo.get("max_completion_length", 512))
 
+    def updates(self, rows: int) -> int:
+        """Of the whole run over so many rows."""
+        steps = int(self.arguments.get("max_steps", -1))
+        return (
+            steps if steps > 0 else int(rows // self.batch.prompts * float(self.arguments.get("num_train_epochs", 3)))
+        )
+
     def accumulation(self, processes: int) -> int:
         """Micro-batches of one process per update. Raises ConfigurationError where they do not come out even."""
         each = self.batch.micro * max(1, processes)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from trl import SFTConfig, SFTTrainer
+from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from training.finetune import model as models
 from training.finetune.checkpoint_io import Resumable
 from training.finetune.configuration import Configuration, ConfigurationError, processes
 from training.finetune.divergence import StopsDiverged
-from training.finetune.grpo import known, parts, shared
+from training.finetune.grpo import configured, parts
 from training.finetune.logs import Journal, Samples
 from training.finetune.sharding import ReducesInFloat32
 from training.finetune.validate import GreedyValidation, given, profile_of, reward_terms
@@ -23,7 +23,9 @@ class Trainer(GreedyValidation, StopsDiverged, Resumable, ReducesInFloat32, SFTT
 
 def arguments(c: Configuration) -> SFTConfig:
     """TRL's configuration. Raises ConfigurationError for a name that it does not have."""
-    return SFTConfig(**known(c, SFTConfig), **shared(c), gradient_accumulation_steps=c.accumulation(processes()))
+    derived = {"gradient_accumulation_steps": c.accumulation(processes())}
+    found: SFTConfig = configured(c, SFTConfig, GRPOConfig, derived)
+    return found
 
 
 def check_taught(c: Configuration, rows: Any) -> None:

@@ -28,7 +28,9 @@ def shrunk(c: Configuration, folder: Path) -> tuple[Configuration, list[str]]:
         make_rows(c, folder / "rows", square)
     trl = {**c.trl, "bf16": False, "gradient_checkpointing": False, "use_cpu": True}
     trl |= {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True}
-    for key in ("gradient_checkpointing_kwargs", "deepspeed", "fsdp", "optim"):
+    if c.arguments.get("warmup_steps", 0) > 2:
+        trl["warmup_steps"] = 2
+    for key in ("gradient_checkpointing_kwargs", "optim", "use_liger_kernel"):
         trl.pop(key, None)
     model = replace(c.model, path=str(folder / "model"), revision=None, dtype="float32", attention="sdpa")
     data = replace(
