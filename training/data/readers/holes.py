@@ -43,7 +43,7 @@ def is_nested(parts: Sequence[Mask]) -> bool:
 
 def _nested(parts: Callable[[], Iterable[Mask]]) -> Any:
     """How many parts hold each pixel, int (H, W); None where no part lies within the others. parts: gives them anew."""
-    counts = sum(part.astype(np.int32) for part in parts())
+    counts: Any = sum(part.astype(np.int32) for part in parts())
     return counts if any(part.any() and (counts[part] > 1).all() for part in parts()) else None
 
 

@@ -100,6 +100,8 @@ def category_text(category: Record) -> str:
 
 def texts_of(annotation: Record) -> tuple[str, ...]:
     """The texts of an annotation: `text`, else `caption`; a string, or a list of which all mean the same."""
+    if "text" not in annotation and "caption" not in annotation:  # as most are
+        return ()
     for key in TEXT_KEYS:
         if (given := annotation.get(key)) and (found := said_in(given)):
             return found
