@@ -116,6 +116,7 @@ def _run(data: Path, out: Path, **change: Any) -> dict[str, torch.Tensor]:
     return torch.load(out / "state.pt", weights_only=True)["model"]
 
 
+@pytest.mark.long
 def test_a_run_stopped_halfway_continues_to_the_same_weights(data: Path, tmp_path: Path) -> None:
     whole = _run(data, tmp_path / "whole")
     _run(data, tmp_path / "halves", stop_after=3)
@@ -182,6 +183,7 @@ def test_a_tower_that_is_kept_keeps_its_rope_base(data: Path, other_base: Path, 
     assert config["vision_config"]["rope_parameters"]["rope_theta"] == 100.0
 
 
+@pytest.mark.long
 def test_a_continued_run_keeps_the_number_format_that_it_began_with(data: Path, tmp_path: Path) -> None:
     """Whichever this machine's clock would choose now."""
     _run(data, tmp_path, stop_after=1)

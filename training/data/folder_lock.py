@@ -15,7 +15,7 @@ class Taken(OSError):
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Makes the folder and holds a lock on the file `name` in it, which is removed afterwards. Raises Taken, OSError."""
+    """Makes the folder and holds a lock on the file `name` in it, removed afterwards. Raises Taken, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     with path.open("a+") as file:

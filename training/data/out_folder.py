@@ -28,9 +28,7 @@ def alone(out: Path) -> Iterator[None]:
         try:
             held.enter_context(locked(out, LOCK))
         except Taken as error:
-            raise WrongUse(
-                f"another process is preparing rows in {out}: wait for it, or take another --out"
-            ) from error
+            raise WrongUse(f"another process is preparing rows in {out}: wait for it, or take another --out") from error
         yield
 
 

@@ -47,7 +47,9 @@ class Scenes:
         self.folder = Path(folder)
         self.names = [path.stem for path in sorted(self.folder.glob("[0-9]*.json"))]
         if not self.names:
-            raise FileNotFoundError(f"no scenes in {self.folder}: render them with `python -m training.data.tabletop.store`")
+            raise FileNotFoundError(
+                f"no scenes in {self.folder}: render them with `python -m training.data.tabletop.store`"
+            )
         self._rgb = [np.load(self.folder / f"{name}_rgb.npy", mmap_mode="r") for name in self.names]
         self._ids = [np.load(self.folder / f"{name}_ids.npy", mmap_mode="r") for name in self.names]
         self.records: list[dict[str, Any]] = []
