@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -16,11 +17,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from training.finetune import configuration, export, logs
+from training.finetune import configuration, export, logs, whole_checkpoints
 from training.finetune import run as train
 from training.finetune.configuration import Configuration, load
 from training.finetune.shrink import shrunk
-from training.finetune.whole_checkpoints import damage_of, whole_ones
+from training.finetune.whole_checkpoints import damage_of, mark_whole, whole_ones
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Spoil = Callable[[Path], None]
@@ -96,6 +97,17 @@ def state(**changes: Any) -> Spoil:
     return spoil
 
 
+def one_bit(name: str, where: float = 0.9) -> Spoil:
+    """Of one byte, its length as it was: in a weight another number, as finite as the one before."""
+
+    def spoil(checkpoint: Path) -> None:
+        data = bytearray((checkpoint / name).read_bytes())
+        data[int(where * (len(data) - 1))] ^= 1
+        (checkpoint / name).write_bytes(bytes(data))
+
+    return spoil
+
+
 class Harm:
     def __reduce__(self) -> Any:
         return (print, ("harm was done",))
@@ -123,6 +135,9 @@ def a_pickle_alone(checkpoint: Path) -> None:
         *((name, gone(name)) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")),
         *((name, written(name, b"")) for name in ("optimizer.pt", "trainer_state.json", "config.json")),
         ("optimizer.pt", flipped("optimizer.pt")),
+        ("model.safetensors", one_bit("model.safetensors")),
+        ("trainer_state.json", one_bit("trainer_state.json", 0)),
+        ("tokenizer.json", one_bit("tokenizer.json", 0.5)),
         ("trainer_state.json", cut("trainer_state.json")),
         ("trainer_state.json", gone("trainer_state.json")),
         ("trainer_state.json", written("trainer_state.json", b"\xff\xfe")),
@@ -201,6 +216,85 @@ def test_states_that_are_whole_and_do_not_fit_are_named(c: Configuration, capsys
         assert said.startswith(f"segzero-train: {checkpoint} is damaged (") and name.partition(".")[0] in said
         (checkpoint / name).write_bytes(whole[name])
     assert resume(c) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state | {"exp_avg": torch.zeros(3, 5)}, "exp_avg of "),
+        (lambda state: state | {"exp_avg_sq": state["exp_avg_sq"].flatten()[:-1]}, "exp_avg_sq of "),
+        (lambda state: state | {"exp_avg": "soon"}, "exp_avg of "),
+        (lambda state: {"step": state["step"]}, "holds step, and that of others exp_avg, exp_avg_sq, step"),
+    ],
+)
+def test_an_optimisers_state_of_another_shape_is_named_with_file_and_weight(
+    change: Callable[[dict[str, Any]], dict[str, Any]], said: str, c: Configuration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Path(c.out) / "checkpoint-2"
+    found = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    found["state"][1] = change(found["state"][1])
+    torch.save(found, checkpoint / "optimizer.pt")
+    (checkpoint / train.WHOLE).write_text("2\n")
+    assert resume(c) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"segzero-train: {checkpoint} is damaged (optimizer.pt: ") and said in line
+    assert line.endswith("remove it, and --resume goes on at the one before") and len(line) < 600
+
+
+def test_an_optimiser_without_states_would_begin_anew_and_is_refused(
+    c: Configuration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Path(c.out) / "checkpoint-2"
+    found = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    torch.save(found | {"state": {}}, checkpoint / "optimizer.pt")
+    (checkpoint / train.WHOLE).write_text("2\n")
+    assert resume(c) == 2
+    assert f"{checkpoint} is damaged (optimizer.pt: it holds no weight's state)" in capsys.readouterr().err
+
+
+class TestDigests:
+    def test_of_weights_of_which_one_bit_is_another_are_seen_by_an_export(
+        self, c: Configuration, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        one_bit("model.safetensors")(Path(c.out) / "checkpoint-2")
+        assert export.main([c.out, "--checkpoint", "2", "--out", str(tmp_path / "made")]) == 2
+        assert "is damaged (model.safetensors: its bytes are not those that were written)" in capsys.readouterr().err
+        assert not (tmp_path / "made").exists()
+
+    @pytest.mark.parametrize("name", ["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__1_0.distcp"])
+    def test_of_shards_are_read(self, name: str, tmp_path: Path) -> None:
+        checkpoint = tmp_path / "checkpoint-2"
+        (checkpoint / name).parent.mkdir(parents=True)
+        (checkpoint / name).write_bytes(bytes(3_000_000))
+        (checkpoint / "trainer_state.json").write_text('{"global_step": 2, "max_steps": 4, "log_history": []}')
+        mark_whole(checkpoint)
+        assert damage_of(checkpoint) == ""
+        one_bit(name)(checkpoint)
+        assert damage_of(checkpoint) == f"{name}: its bytes are not those that were written"
+
+    def test_are_sha256_of_all_files_but_those_with_checksums_of_their_own(self, c: Configuration) -> None:
+        checkpoint = Path(c.out) / "checkpoint-2"
+        noted = json.loads((checkpoint / train.WHOLE).read_text())
+        own = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+        assert set(noted["files"]) == {*noted["sha256"], *own} == {*contents(checkpoint)} - {train.WHOLE}
+        for name, digest in noted["sha256"].items():
+            assert digest == hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
+        assert not list(Path(c.out).glob("*.whole")), "no half of a mark is left"
+
+    @pytest.mark.parametrize("text", ['{"files": {}, "sha256": 1}', '{"sha256": {"/dev/zero": "0", "../x": []}}', "[]"])
+    def test_of_a_mark_that_anybody_may_have_written_name_no_file_outside(self, text: str, c: Configuration) -> None:
+        checkpoint = Path(c.out) / "checkpoint-2"
+        (checkpoint / train.WHOLE).write_text(text)
+        assert damage_of(checkpoint) == ""
+
+    def test_of_much_are_announced(
+        self, c: Configuration, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        damage_of(Path(c.out) / "checkpoint-2")
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(whole_checkpoints, "ANNOUNCED", 0)
+        damage_of(Path(c.out) / "checkpoint-2")
+        assert f"GB of {c.out}/checkpoint-2, whether all is as written" in capsys.readouterr().err
 
 
 def test_weights_under_other_names_are_named(c: Configuration, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from training.finetune.settings import ConfigurationError
 from training.finetune.whole_checkpoints import first_words, mark_whole
+
+# What an optimiser keeps for every number of a weight: AdamW's and SGD's in torch, and bitsandbytes'.
+_OF_WEIGHTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "state1", "state2"}
 
 
 class Resumable:
@@ -74,6 +77,9 @@ class Resumable:
         if checkpoint is None or self.is_deepspeed_enabled or not isinstance(self.lr_scheduler, LambdaLR):
             with _reading("optimizer.pt or scheduler.pt", checkpoint):
                 super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            if checkpoint is not None and not self.is_deepspeed_enabled:
+                with _reading("optimizer.pt", checkpoint):
+                    check_states(self.optimizer, self.model)
             return
         groups = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self.optimizer.param_groups]
         rates = list(self.lr_scheduler.base_lrs)
@@ -84,10 +90,36 @@ class Resumable:
             schedule._last_lr = [r * f(schedule.last_epoch) for r, f in zip(rates, schedule.lr_lambdas, strict=True)]
             for group, now, rate in zip(self.optimizer.param_groups, groups, schedule._last_lr, strict=True):
                 group.update(now, lr=rate)
+        with _reading("optimizer.pt", checkpoint):
+            check_states(self.optimizer, self.model)
 
     def _load_rng_state(self: Any, checkpoint: str | None) -> None:
         with _reading("a file rng_state", checkpoint):
             super()._load_rng_state(checkpoint)  # type: ignore[misc]
+
+
+def check_states(optimizer: Any, model: torch.nn.Module) -> None:
+    """Raises ValueError for a state that is not of its weight's shape, or is not there: torch takes any, and fails in
+    the next update or begins anew."""
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    states = [(names.get(id(weight), "a weight"), weight, optimizer.state.get(weight) or {}) for weight in weights]
+    if "betas" in optimizer.param_groups[0] and not any(state for _, _, state in states):
+        raise ValueError("it holds no weight's state")
+    usual = next((set(state) for _, _, state in states if state), set())
+    for name, weight, state in states:
+        if not state:
+            continue  # had no gradient
+        if set(state) != usual:
+            raise ValueError(f"the state of {name} holds {_named(state)}, and that of others {_named(usual)}")
+        for key in _OF_WEIGHTS & usual:
+            shape = tuple(getattr(state[key], "shape", ()))
+            if shape != tuple(weight.shape):
+                raise ValueError(f"{key} of {name} has the shape {shape}, and the weight {tuple(weight.shape)}")
+
+
+def _named(keys: Collection[Any]) -> str:
+    return ", ".join(sorted(str(key)[:40] for key in keys)[:6]) or "nothing"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from enum import EnumMeta
+from enum import Enum
 from importlib.util import find_spec
 from itertools import accumulate, groupby
 from typing import Any, get_args, get_origin, get_type_hints
@@ -97,7 +97,7 @@ def _mistyped(key: str, value: Any, hint: Any) -> str:
     kinds = get_args(hint) or (hint,)
     if value is None:
         return ""
-    if names := [str(member.value) for k in kinds if isinstance(k, EnumMeta) for member in k]:
+    if names := [str(member.value) for k in kinds if isinstance(k, type) and issubclass(k, Enum) for member in k]:
         known = value in names or (bool in kinds and isinstance(value, bool)) or (str in kinds and value == "")
         return "" if known else f"{key} is {str(value)[:80]!r}; known: {', '.join(names)[:400]}"
     if isinstance(value, str) and str in kinds:

@@ -75,7 +75,7 @@ _NUMBERS = {
     "max_completion_length": _COUNT,
     "max_steps": Range(-1, whole=True),
     "num_train_epochs": Range(-1),
-    "learning_rate": Range(0, 1, open=("least",)),  # at 0 nothing is learnt
+    "learning_rate": _ABOVE_0,  # at 0 nothing is learnt
     "warmup_steps": Range(),  # below 1: a share of all updates
     "weight_decay": Range(),
     "adam_beta1": Range(0, 1, open=("most",)),
