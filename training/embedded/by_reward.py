@@ -72,7 +72,7 @@ def train(data: Path, supervised: Path, out: Path, *, seed: int = 0, updates: in
     from training.finetune.logs import read_jsonl
     from training.finetune.prepared import rows_in
 
-    changed = [f"trl.max_steps={updates}"] if updates else []
+    changed = [f"trl.max_steps={updates}", "trl.warmup_steps=0.05"] if updates else []  # a share of them
     changed += [f"batch.prompts={prompts}", f"batch.micro={prompts * 8}", f"save_every={updates}"] if prompts else []
     places = [f"model.path={supervised}", f"data.train={out / 'rows'}", f"data.validation={out / 'rows_val'}"]
     c = configuration.load("demo_grpo", [*places, f"out={out / 'run'}", f"seed={seed}", *changed])
