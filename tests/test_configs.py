@@ -420,6 +420,7 @@ class TestWrongConfigurations:
             ("grpo.use_transformers_paged=true", "TRL answers so without images only"),
             ("grpo.vllm_importance_sampling_mode=word", "'word'; known: sequence_mask, "),
             ("out=", "out is empty; expected a folder"),
+            ("trl.num_train_epochs=1e+308", "num_train_epochs is 1e.308; expected at least -1, at most"),
             (r'out="a\0b"', "out is 'a.*b'; expected a folder"),
             ("name=../x", "name is '../x'; expected a folder's name"),
             ("name=..", "name is '..'; expected a folder's name"),
@@ -462,6 +463,10 @@ class TestWrongConfigurations:
     def test_of_supervised_training_are_named(self, setting: str, message: str) -> None:
         with pytest.raises(ConfigurationError, match=message):
             load("seg_zero_3b_sft", setting.split())
+
+    def test_a_folder_in_the_home_is_there_for_all_that_a_run_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/somebody")
+        assert load("seg_zero_3b", ["out=~/runs/one"]).out == "/home/somebody/runs/one"
 
     def test_a_length_that_trl_would_cut_at_by_default(self, tmp_path: Path) -> None:
         data = configuration.plain(load("seg_zero_3b_sft"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -173,7 +174,8 @@ def build(data: dict[str, Any]) -> Configuration:
     if "out" in data and not c.out.strip():
         raise ConfigurationError(f"{name!r}: out is empty; expected a folder, or no `out`, which is runs/ and the name")
     check(c)
-    return c if c.out else replace(c, out=f"runs/{c.name}")
+    # The libraries would take ~ for a home, and everything of ours for a folder of that name.
+    return replace(c, out=os.path.expanduser(c.out) if c.out else f"runs/{c.name}")
 
 
 def plain(c: Configuration) -> dict[str, Any]:

@@ -74,7 +74,7 @@ _NUMBERS = {
     "num_iterations": _COUNT,
     "max_completion_length": _COUNT,
     "max_steps": Range(-1, whole=True),
-    "num_train_epochs": Range(-1),
+    "num_train_epochs": Range(-1, 1e6),  # times the rows, the updates are a whole number
     "learning_rate": _ABOVE_0,  # at 0 nothing is learnt
     "warmup_steps": Range(),  # below 1: a share of all updates
     "weight_decay": Range(),
