@@ -45,6 +45,9 @@ COMMAND := $(VENV)/bin/segzero
 # neither: they run the demo, colcon and make.
 ROS_IMPORTS := rclpy|[a-z_]+_(msgs|srvs)|segzero_ros\.ros|tests\.robot
 HEAVY_IMPORTS := torch|transformers|safetensors|xgrammar|llguidance|training|tests import|segzero_ros import|segzero_ros\.(models|pipeline)
+# Tests run in as many processes as there are cores, one thread each. A file's tests stay together, with what they start,
+# and every process claims a ROS domain of its own.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
 WITH_MODEL := test_the_embedded_model_answers
 WHOLE := tests/test_demo.py tests/test_package.py tests/test_make.py
 ROS_TESTS = $(filter-out $(WHOLE),$(shell grep -lE '^ *(from|import) ($(ROS_IMPORTS))' tests/test_*.py))
@@ -52,6 +55,8 @@ CORE_TESTS = $(filter-out $(WHOLE),$(shell grep -LE '^ *(from|import) ($(ROS_IMP
 
 .PHONY: frames help venv setup interfaces demo pick check test test-system test-long test-ros test-kilted test-pythons test-vllm \
         vllm-environment lint types build train-demo train-demo-smoke reproduce reproduce-smoke report evaluate clean
+
+test test-system test-long test-ros: export OMP_NUM_THREADS := 1
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -111,17 +116,17 @@ check: lint types $(COMMAND)  ## Lint, types and the tests that need neither ROS
 
 test: setup lint types  ## Lint, types and all tests that are not long: the demo and a few of the node's are among them
 	@$(PY) -c 'from importlib.metadata import version; print("rclpy", version("ros-rclpy"))'
-	$(PY) -m pytest -m "not long and not system and not gpu and not vllm"
+	$(PY) -m pytest -m "not long and not system and not gpu and not vllm" $(PARALLEL)
 
 test-system: setup  ## The node in processes of its own, all that can happen to it, and the package as colcon builds it
-	$(PY) -m pytest -m "system and not long and not gpu and not vllm"
+	$(PY) -m pytest -m "system and not long and not gpu and not vllm" $(PARALLEL)
 
 test-long: setup  ## What trains: every configuration in small, resumed runs, TRL's loss beside ours, the experiment's smoke run
-	$(PY) -m pytest -m "long and not gpu and not vllm"
+	$(PY) -m pytest -m "long and not gpu and not vllm" $(PARALLEL)
 
 test-ros: $(MESSAGES) $(COMMAND) $(TEST)
 	@$(PY) -c 'from importlib.metadata import version; print("ROS 2 $(DISTRO), rclpy", version("ros-rclpy"))'
-	$(PY) -m pytest -m "not long and not gpu and not vllm" $(ROS_TESTS)
+	$(PY) -m pytest -m "not long and not gpu and not vllm" $(PARALLEL) $(ROS_TESTS)
 
 test-kilted:  ## The node's tests on ROS 2 Kilted, in .venv-kilted
 	$(MAKE) test-ros VENV=.venv-kilted DISTRO=kilted

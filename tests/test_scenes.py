@@ -206,7 +206,7 @@ def test_depth_that_later_stamps_have_passed_is_not_looked_for_any_more(make: An
 
 
 def test_a_camera_info_that_comes_while_the_model_thinks_is_in_time(make: Any) -> None:
-    camera = make()
+    camera = make(depth_wait=0.0)
     camera.sends_depth(depth(5 * S))
     gathered = camera.gather(colour(5 * S))
     assert gathered.info is None
@@ -306,7 +306,7 @@ def test_compressed_depth_is_heard_beside_the_named_topic(make: Any) -> None:
 
 
 def test_without_a_camera_info_that_fits_there_is_no_model(make: Any) -> None:
-    camera = make()
+    camera = make(depth_wait=0.0)
     camera.sends_depth(depth(5 * S))
     said = failure(camera.lift(camera.gather(colour(5 * S))), Status3D.BAD_CAMERA_INFO)
     assert said == f"no camera_info on {camera.space}/camera_info fits: none has come"
@@ -326,7 +326,7 @@ def test_the_size_of_a_compressed_image_is_checked_once_it_is_decoded(make: Any)
 
 
 def test_a_named_depth_info_is_the_model(make: Any) -> None:
-    camera = make()
+    camera = make(depth_wait=0.0)
     camera.scenes.close()
     camera.inputs.close()
     camera.set(depth_info_topic=f"{camera.space}/depth_info")
