@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from training.data.tabletop.instructions import KINDS, answer, write
 from training.data.tabletop.store import Scenes, render_shard
 from training.embedded.batch import PREFIX, SUFFIX, Instructions, Writer, make_batch, segments
 from training.embedded.prefetch import made_ahead
-from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, library_inputs
-from training.embedded.tokenizer import build_tokenizer
+from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, go_on_from, library_inputs
+from training.embedded.reasoner_optimisers import Muon
+from training.embedded.tokenizer import build_tokenizer, words
 from training.embedded.train_reasoner import Settings, train
 from training.finetune.fast_vision import FastVision
 
@@ -39,6 +42,46 @@ def test_numbers_are_single_tokens_and_any_text_survives() -> None:
         if text.isascii() and "\t" not in text:
             assert tokenizer.decode(ids) == text
         assert ids
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz", max_size=4), st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=4))
+def test_no_known_word_is_read_within_an_unknown_one(before: str, after: str) -> None:
+    word = f"{before}red{after}"
+    assume(word not in words("colored") or word == "colored")
+    tokens = build_tokenizer("colored").tokenize(f"the {word} mug, non-red")
+    spelled = [" colored"] if word == "colored" else [" " + word[0], *word[1:]]
+    assert tokens == ["the", *spelled, " mug", ", ", *"non", "-", "red"]
+
+
+def test_a_course_goes_on_from_a_tokenizer_that_knew_fewer_words(tmp_path: Path) -> None:
+    former, tokenizer = build_tokenizer(), build_tokenizer("could you fetch")
+    before, model = build(former, SMOKE, 0), build(tokenizer, SMOKE, 1)
+    before.save_pretrained(tmp_path)
+    former.save_pretrained(tmp_path)
+    go_on_from(model, str(tmp_path), tokenizer)
+    old, new = (m.get_input_embeddings().weight for m in (before, model))
+    ids, spelled = (t.encode("the red mug, 12", add_special_tokens=False) for t in (former, tokenizer))
+    assert torch.equal(old[ids], new[spelled])
+    [fetch] = tokenizer.encode(" fetch", add_special_tokens=False)
+    assert torch.equal(new[fetch], old[former.encode(" fetch", add_special_tokens=False)].mean(0))
+    assert model.lm_head.weight is model.get_input_embeddings().weight, "in and out are the same"
+
+
+@pytest.mark.parametrize("shape", [(32, 80), (80, 32), (48, 48)])
+def test_muon_in_float32_moves_as_torchs_does_within_bfloat16(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    start = 0.1 * torch.randn(shape)
+    weights = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    settings: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.02, "momentum": 0.95, "nesterov": True}
+    settings["adjust_lr_fn"] = "match_rms_adamw"
+    optimisers = [kind([weight], **settings) for kind, weight in zip((Muon, torch.optim.Muon), weights, strict=True)]
+    for _ in range(5):
+        gradient = torch.randn(shape)
+        for weight, optimiser in zip(weights, optimisers, strict=True):
+            weight.grad = gradient.clone()
+            optimiser.step()
+    ours, torchs = (weight.detach() - start for weight in weights)
+    assert (ours - torchs).norm() < 0.02 * torchs.norm()
 
 
 def test_pieces_of_an_answer_are_the_answer(data: Path) -> None:
@@ -132,6 +175,7 @@ def other_base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("other")
     model = build(build_tokenizer(), replace(SMOKE, vision_rope_base=100.0), 0)
     model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from training.embedded.tokenizer import FIRST_NUMBER, NUMBERS
 from training.finetune.fast_vision import attend, rms, rotate
@@ -25,6 +25,7 @@ SIZE, PATCH, MERGE = 224, 8, 2
 CELL = PATCH * MERGE  # pixels of the image per image token
 GRID = SIZE // CELL
 PATCHES = SIZE // PATCH  # along a side
+EMBEDDINGS = "model.language_model.embed_tokens.weight"  # the output's, too
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
@@ -157,6 +158,19 @@ def keep(part: Any, folder: str, prefix: str = "") -> None:
     """Takes the weights below a name from a checkpoint of the same dimensions."""
     found = read_model(folder).state_dict()
     part.load_state_dict({k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)})
+
+
+def go_on_from(model: Any, folder: str, tokenizer: Any) -> None:
+    """Takes all weights from a checkpoint whose tokenizer may know fewer words: one that it spelled begins as the mean
+    of what it was spelled by."""
+    found = read_model(folder).state_dict()
+    former = AutoTokenizer.from_pretrained(folder)
+    rows, known = found[EMBEDDINGS], former.get_vocab()
+    embeddings = torch.zeros_like(model.state_dict()[EMBEDDINGS])
+    for token, number in tokenizer.get_vocab().items():
+        before = [known[token]] if token in known else former.encode(token, add_special_tokens=False)
+        embeddings[number] = rows[before].mean(0)
+    model.load_state_dict(found | {EMBEDDINGS: embeddings, "lm_head.weight": embeddings})
 
 
 def rope_base(folder: str) -> float:

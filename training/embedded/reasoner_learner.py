@@ -13,7 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.embedded.batch import PREFIX, Batch
-from training.embedded.reasoner import PATCHES, SMOKE, Dimensions, FastLanguage, build, keep, read_model, rope_base
+from training.embedded.reasoner import (
+    PATCHES,
+    SMOKE,
+    Dimensions,
+    FastLanguage,
+    build,
+    go_on_from,
+    keep,
+    read_model,
+    rope_base,
+)
 from training.embedded.reasoner_losses import (
     TAP,
     Found,
@@ -40,7 +50,7 @@ class Learner:
         dims = dimensions(settings)
         self.model = build(tokenizer, dims, settings.seed)
         if settings.init:
-            keep(self.model, settings.init)
+            go_on_from(self.model, settings.init, tokenizer)
         elif settings.tower:
             keep(self.model.model.visual, settings.tower, "model.visual.")
         end = tokenizer.convert_tokens_to_ids("<|vision_end|>")

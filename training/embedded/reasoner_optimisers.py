@@ -65,6 +65,41 @@ class Optimisers:
                 one.load_state_dict(saved)
 
 
+class Muon(torch.optim.Muon):
+    """torch's, which multiplies in bfloat16, in float32: a CPU of AVX2 alone takes fifty times as long for the other.
+
+    Nesterov's momentum and rates matched to AdamW's (https://arxiv.org/abs/2502.16982) are all there is.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                mean = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+                update = _orthogonal(
+                    weight.grad.lerp(mean, group["momentum"]), group["ns_coefficients"], group["ns_steps"]
+                )
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+
+
+def _orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """By Newton's and Schulz's iteration as Muon has it: all singular values near one."""
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
 def _optimisers(group: Mapping[str, Tensor]) -> list[torch.optim.Optimizer]:
     matrices = [
         w for n, w in group.items() if w.ndim == 2 and not any(s in n for s in ("embed", "head", "see.", "know."))
@@ -72,9 +107,7 @@ def _optimisers(group: Mapping[str, Tensor]) -> list[torch.optim.Optimizer]:
     chosen = {id(w) for w in matrices}
     others = [w for w in group.values() if id(w) not in chosen]
     return [
-        torch.optim.Muon(
-            matrices, lr=1.0, weight_decay=0.02, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(matrices, lr=1.0, weight_decay=0.02, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.95), weight_decay=0.01),
     ]
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from training.data.tabletop import heard_wordings
 from training.data.tabletop.questions import WORDS
 from training.data.tabletop.store import Scenes
 from training.embedded import held_out
@@ -29,6 +30,7 @@ from training.embedded.reasoner_optimisers import Optimisers
 from training.embedded.reasoner_settings import Settings
 from training.embedded.run_files import note, read_state, save_state
 from training.embedded.tokenizer import save_tokenizer
+from training.embedded.unheard import IDLE
 from training.finetune.processor_files import write_processor_files
 
 LOG_EVERY = 20  # steps
@@ -109,9 +111,10 @@ def _course(settings: Settings) -> tuple[Draw, str]:
     """What is asked, and the words that the tokenizer needs for it beside its own."""
     if settings.course == "experiment":
         return pretraining(settings.think), WORDS
-    return Instructions(
+    draw = Instructions(
         settings.absent, tuple(settings.kinds), settings.reworded, settings.unheard, settings.understood
-    ), ""
+    )
+    return draw, " ".join(sorted(heard_wordings.TRAINING.texts() | {IDLE}))
 
 
 def _tokenizer(settings: Settings, rank: int, more_words: str) -> Any:

@@ -1,7 +1,7 @@
 """The embedded reasoner's tokenizer: whole words of the tabletop's language, letters and bytes for all else.
 
-Made, not trained, so it comes out the same every time: a unigram model in which a known word always beats
-its letters, and any other text falls back to letters and then to bytes. Numbers 0 to 255 are single tokens.
+Made, not trained, so it comes out the same every time. A word that is not known is spelled by its letters alone, also
+where a known one is part of it: "colored" has no "red" in it. Numbers 0 to 255 are single tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ STRUCTURE = (
     ").",
     ", ",
 )
-_PIECE = r" ?[A-Za-z\-]+|\d{1,3}|\n| ?[^\sA-Za-z\d]|\s"
 _TEXTS = (
     *TEMPLATES,
     *MANY_TEMPLATES,
@@ -51,9 +50,15 @@ _TEXTS = (
 
 
 def words(more: str = "") -> list[str]:
-    found = {w for text in (*_TEXTS, more) for w in re.findall(r"[A-Za-z\-]+", text)}
+    found = {w for text in (*_TEXTS, more) for w in re.findall(r"[A-Za-z]+(?:-[A-Za-z]+)*", text)}
     found |= {w.lower() for w in found}
     return sorted(found)
+
+
+def _piece(known: list[str]) -> str:
+    """A regular expression of what is one token, or bytes: a word as a whole, a letter, a number, a sign."""
+    word = "|".join(re.escape(w) for w in sorted(known, key=len, reverse=True))
+    return rf"(?: |(?<![A-Za-z]))(?:{word})(?![A-Za-z])| ?[A-Za-z]|\d{{1,3}}|\n| ?[^\sA-Za-z\d]|\s"
 
 
 def build_tokenizer(more: str = "") -> Any:
@@ -77,7 +82,7 @@ def build_tokenizer(more: str = "") -> Any:
         return -20.0 if piece.startswith("<0x") else -10.0 if len(piece.strip()) <= 1 else -8.0
 
     tokenizer = Tokenizer(models.Unigram([(piece, score(piece)) for piece in pieces], unk_id=0, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_piece(words(more))), "isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in STRUCTURE])

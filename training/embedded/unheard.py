@@ -15,7 +15,7 @@ from training.data.tabletop.wordings import NAMES
 INSERTED, EXCHANGED, LEFT_OUT = 0.1, 0.08, 0.05  # chance at each place, and of each word that means nothing
 BEFORE, AFTER = 5, 4  # words at most around it
 _LETTERS = list("etaoinshrdlucmfwypvbgk")
-_IDLE = """
+IDLE = """
 a about actually again ah alright am an and anyway are around as ask at away be because been before begin being bit
 bring by call came can care carefully carry catch chair chance check clean clear close color colored coloured come
 could day dear did do does done door down draw drop during easy either end enough even ever example fast feel fetch
@@ -38,7 +38,7 @@ smallest tiniest nearest closest farthest furthest not isn't ain't doesn't no ot
 instead without never different another any all each every both two three four everything whole object objects thing
 things item items something whatever what which anything
 """
-_IDLE_WORDS = tuple(_IDLE.split())
+_IDLE_WORDS = tuple(IDLE.split())
 _MEANT = frozenset(_SAID.split()) | {
     w for name in (*CATEGORIES, *COLORS, *(n for some in NAMES.values() for n in some)) for w in name.split()
 }

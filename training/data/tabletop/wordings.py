@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -38,6 +38,12 @@ class Wordings:
     questions: Mapping[str, tuple[str, ...]]
     things: Mapping[str, tuple[str, ...]]
     capital: bool = False  # whether a text begins with one; otherwise it is as it stands here
+
+    def texts(self) -> set[str]:
+        """All that is said with these, in parts, braces and all."""
+        values = (getattr(self, field.name) for field in fields(self) if field.name != "capital")
+        parts = (v.values() if isinstance(v, Mapping) else (v,) for v in values)
+        return {text for some in parts for texts in some for text in texts}
 
 
 def listed(text: str) -> tuple[str, ...]:
