@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,120 @@ def call(capsys: pytest.CaptureFixture[str], mode: str, *repos: Path, n: int = 1
     code = cli.main(["compare-published", mode, "--n", str(n), "--repo", *map(str, repos)])
     told = capsys.readouterr()
     return code, [json.loads(line) for line in told.out.splitlines()], told.err
+
+
+VOTES = """
+from collections import Counter
+MORE = [("use_lora", "true"), ("use_majority_voting", "false"), ("num_samples", "2")]
+
+def extract_bbox_points_think(text, fx, fy):
+    objects = json.loads(re.search(r"<answer>(.*?)</answer>", text, re.DOTALL).group(1).strip())
+    boxes = [[int(v * f + 0.5) for v, f in zip(o["bbox_2d"], (fx, fy, fx, fy), strict=True)] for o in objects]
+    return boxes, [[int(v * f + 0.5) for v, f in zip(o["point_2d"], (fx, fy), strict=True)] for o in objects]
+
+def main():
+    known = argparse.ArgumentParser()
+    for name in ("output_path", "test_data_path", "idx", "num_parts", "batch_size"):
+        known.add_argument("--" + name)
+    for name, default in MORE:
+        known.add_argument("--" + name, default=default)
+    args = known.parse_args()
+    processor, model, segmenter = AutoProcessor, Qwen2_5_VLForConditionalGeneration, SAM2ImagePredictor()
+    written, many = [], int(args.num_samples)
+    for row in load_dataset(args.test_data_path):
+        inputs = processor(text=["question"])
+        ids = [out[1:] for out in model.generate(**inputs, max_new_tokens=1024, num_return_sequences=many)]
+        true, masks, counts = np.array(row["mask"]), [], []
+        try:
+            segmenter.set_image(row["image"])
+        except Exception:
+            continue
+        for n, said in enumerate(processor.batch_decode(ids)):
+            try:
+                boxes, points = extract_bbox_points_think(said, row["img_width"] / 840, row["img_height"] / 840)
+            except Exception:
+                continue
+            counts.append(len(boxes))
+            for box, point in zip(boxes, points):
+                found, scores, _ = segmenter.predict(point_coords=[point], point_labels=[1], box=box)
+                masks.append((n, found[np.argmax(scores)].astype(bool), max(scores)))
+        final = np.zeros_like(true)
+        if counts and counts.count(0) / len(counts) < 0.5:
+            groups = []
+            for one in masks:
+                for group in groups:
+                    both, first = one[1] & group[0][1], one[1] | group[0][1]
+                    if first.any() and both.sum() / first.sum() >= 0.85:
+                        group.append(one)
+                        break
+                else:
+                    groups.append([one])
+            votes = [len({n for n, _, _ in group}) for group in groups]
+            ranked = sorted(range(len(groups)), key=lambda g: (-votes[g], -np.mean([s for _, _, s in groups[g]])))
+            strong = [g for g in ranked if votes[g] / len(counts) >= 0.2] or ranked
+            for g in strong[: Counter(c for c in counts if c).most_common(1)[0][0]]:
+                final = final | max(groups[g], key=lambda one: (one[2], one[1].sum()))[1]
+        above = int((final & true).sum()) if counts else 0
+        below = int((final | true).sum()) if counts else int(true.sum())
+        written.append({"image_id": row["image_id"], "intersection": above, "union": below})
+    with open(args.output_path + "/output_0.json", "w") as file:
+        json.dump(written, file)
+"""
+
+
+def write_voting(folder: Path, old: str = "", new: str = "") -> Path:
+    """A repository with StAR's evaluation by votes alone."""
+    scripts = folder / "evaluation_scripts"
+    scripts.mkdir(parents=True)
+    assert old in VOTES
+    head = SCRIPT.partition("from .beside")[0]
+    (scripts / "evaluation_star.py").write_text(head + (VOTES.replace(old, new) if old else VOTES))
+    (scripts / "calculate_iou.py").write_text(FIGURES.replace("else 0 for", "else 1 for"))
+    return folder
+
+
+@pytest.fixture
+def plain_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole numbers in StAR's form, since the stand-in reads no other; squares are not made."""
+
+    def texts(rng: np.random.Generator, script: str, count: int, each: int = 1) -> Iterator[str]:
+        for _ in range(count):
+            boxes = rng.integers(0, 400, (int(rng.integers(1, 4)), 4)) + np.array([0, 0, 420, 420])
+            for _ in range(each):
+                moved = boxes + rng.integers(-30, 31, boxes.shape) * int(rng.choice([0, 1]))
+                said = [{"label": "mug", "bbox_2d": b.tolist(), "point_2d": b[:2].tolist()} for b in moved]
+                rng.shuffle(said)
+                body = json.dumps(said[: int(rng.integers(1, 4))]) if rng.random() < 0.9 else "[{"
+                yield f"<think>mugs</think><answer>{body}</answer>"
+
+    monkeypatch.setattr(against_published, "texts", texts)
+    monkeypatch.setattr("segzero_ros.core.pipeline.square_image", lambda image, side: image)
+
+
+@pytest.mark.usefixtures("plain_answers")
+def test_equal_voting_has_no_difference_and_is_seen_in_many_outcomes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, told = call(capsys, "voting", write_voting(tmp_path / "repo"), n=60)
+    assert code == 0, told
+    assert [line["what"] for line in lines] == ["voting star, of 1", "voting star, of 5"]
+    assert all(line["differences"] == 0 and line["n"] == 60 and line["seen"] > 25 for line in lines)
+
+
+@pytest.mark.usefixtures("plain_answers")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (">= 0.85", ">= 0.5"),
+        (">= 0.2]", ">= 0.5]"),
+        ("< 0.5:", "< 0.8:"),
+        ("(one[2], one[1].sum())", "one[1].sum()"),
+        (".most_common(1)[0][0]]", ".most_common(1)[0][0] + 1]"),
+    ],
+)
+def test_voting_by_another_rule_is_told(old: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, told = call(capsys, "voting", write_voting(tmp_path / "repo", old, new), n=60)
+    assert code == 1 and lines[-1]["differences"] > 0 and '"ours": ' in told
 
 
 @pytest.mark.parametrize("mode", ["parsers", "protocols", "prompts"])

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
+from pycocotools import mask as pycocotools
 
 from training.data import masks, prepare
 from training.data.image_names import ImageFolder
@@ -831,6 +832,48 @@ def refer(tmp_path: Path, photos: Path, data: Data, *refs: Data) -> Source:
     ]
     (folder / "grefs(unc).json").write_text(json.dumps(every))
     return read_refer(tmp_path, "grefcoco", images=photos)
+
+
+def published(kind: str, folder: Path, photos: Path, data: Data) -> Source:
+    """The one annotation of `data` by a reader of a published set."""
+    path = folder / "instances.json"
+    path.write_text(json.dumps(data))
+    if kind == "lvis":
+        return read_lvis(path, photos)
+    if kind == "lisa++":
+        row = {"img_path": "first.png", "English Question": "what is it?", "ID": ["1"]}
+        (folder / "data.json").write_text(json.dumps([row]))
+        return read_lisa_plus(folder / "data.json", photos, instances=path)
+    sentences = [{"raw": "a mug", "sent": "a mug"}]
+    ref = {"ref_id": 1, "split": "train", "image_id": 1, "ann_id": [1], "sentences": sentences}
+    stem = folder / kind / ("grefs(unc).json" if kind == "grefcoco" else "refs(unc).json")
+    stem.parent.mkdir(exist_ok=True)
+    stem.write_text(json.dumps([ref | ({} if kind == "grefcoco" else {"ann_id": 1})]))
+    path.rename(stem.with_name("instances.json"))
+    return read_refer(folder, kind, images=photos)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    parts=st.lists(st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 55)] * 2), min_size=1, max_size=4),
+    nested=st.booleans(),
+    said=st.sampled_from(["ring", "union", "sum", None, 0, "text"]),
+)
+@pytest.mark.parametrize("kind", ["refcoco", "refcoco+", "grefcoco", "lvis", "lisa++"])
+def test_masks_of_published_sets_are_the_union_of_the_polygons_whatever_the_area(
+    kind: str, parts: list[tuple[int, int, int, int]], nested: bool, said: Any, photos: Path, tmp_path: Path
+) -> None:
+    """As pycocotools has them, with which those sets are evaluated: it knows no holes."""
+    if nested:
+        x, y, w, h = parts[0]
+        parts = [*parts, (x + w // 4, y + h // 4, max(1, w // 2), max(1, h // 2))]
+    rings = [polygon(part) for part in parts]
+    whole = pycocotools.merge(pycocotools.frPyObjects(rings, HEIGHT, WIDTH))
+    counts = np.sum([area(part) for part in parts], 0)
+    given = {"ring": int((counts % 2 == 1).sum()), "union": int((counts > 0).sum()), "sum": int(counts.sum())}
+    one = without(ann(1, 1, ONE, segmentation=rings, area=given.get(said, said)), "bbox")
+    found = [s for s in published(kind, tmp_path, photos, file_of([one])) if isinstance(s, Sample)]
+    assert np.array_equal(found[0].masks[0], pycocotools.decode(whole).astype(bool)) and not found[0].mended
 
 
 def test_a_ref_to_an_id_of_two_records_is_refused(tmp_path: Path, photos: Path) -> None:

@@ -356,6 +356,12 @@ class TestVoting:
         r, _ = self.vote(6, texts=TEXTS | {"mug": ["no idea"]})
         assert r["status"] == "PARSE_ERROR" and r["votes"] == []
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_a_model_that_failed_is_told_where_no_sample_has_a_vote(self, seed: int) -> None:
+        r, _ = self.vote(6, seed, TEXTS | {"mug": ["no idea", *TEXTS["broken"]]})
+        assert {s["status"] for s in r["samples"]} == {"PARSE_ERROR", "BACKEND_ERROR"}
+        assert r["status"] == "BACKEND_ERROR" and r["protocols"]["star"]["dropped"]
+
 
 def test_the_adapter_draws_by_seed_and_leaves_torchs_generator_alone(models: tuple[Path, Path]) -> None:
     import torch

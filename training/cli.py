@@ -21,7 +21,7 @@ COMMANDS = {
     "export": ("training.finetune.export", "a trained checkpoint to a folder that the node loads"),
     "compare-published": (
         "training.evaluation.against_published",
-        "parsers, protocols and prompts beside the published scripts",
+        "parsers, protocols, voting and prompts beside the published scripts",
     ),
     "rewards": ("training.rewards.compare", "a reward beside another implementation"),
 }

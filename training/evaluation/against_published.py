@@ -2,12 +2,14 @@
 
     segzero-train compare-published parsers --repo ~/Seg-Zero ~/VisionReasoner ~/StAR
     segzero-train compare-published protocols --repo ~/Seg-Zero --n 2000
+    segzero-train compare-published voting --repo ~/StAR
     segzero-train compare-published prompts --repo ~/StAR
 
 parsers: what a text says in source pixels, on texts near the truth and hostile ones; protocols: every item's areas, the
 items left out and the printed gIoU and cIoU, over random masks with images and boxes at which the segmenter fails;
-prompts: the words that a model sees, in use and in training. One line of JSON each, the first differences on standard
-error, 1 if there is one. The published code is not here: clone it. `segzero-train rewards` does the same for rewards.
+voting: the same where one or five answers to each item vote, whose masks are their boxes; prompts: the words that a
+model sees, in use and in training. One line of JSON each, the first differences on standard error, 1 if there is one.
+The published code is not here: clone it. `segzero-train rewards` does the same for rewards.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ from segzero_ros.core.prompt import build_prompt
 from segzero_ros.core.published import SCRIPTS, place, read_published
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import Profile, load_profile
-from training.evaluation.asking import evaluate
+from training.evaluation.asking import Voting, evaluate
 from training.evaluation.figures import summarise
 from training.evaluation.item_records import FORM
 from training.evaluation.items import Asked, Case, Target
-from training.evaluation.published_scripts import Machine, Outcome, Row, load_script, run_script
+from training.evaluation.published_scripts import Machine, Outcome, Row, load_script, run_script, score_of
 from training.measures.protocols import of_script
 from training.rewards.compare import pairs
 
@@ -64,7 +66,8 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation that is run whole. figures: the file that prints them; protocol: by which ours are made."""
+    """An evaluation that is run whole. figures: the file that prints them; protocol: by which ours are made; voting:
+    over all that the reasoner says of an item, which otherwise is one thing."""
 
     script: str
     file: str
@@ -72,6 +75,7 @@ class Run:
     protocol: str = ""
     library: str = ""
     arguments: tuple[str, ...] = ()
+    voting: bool = False
 
 
 _VISION_REASONER = "evaluation/evaluation_segmentation.py"
@@ -121,9 +125,9 @@ def _own(script: str, repo: Path) -> bool:
 # Parsers
 
 
-def texts(rng: np.random.Generator, script: str, count: int) -> Iterator[str]:
+def texts(rng: np.random.Generator, script: str, count: int, each: int = 1) -> Iterator[str]:
     """As `segzero-train rewards` makes them; for StAR's most objects have a label."""
-    for text, _ in pairs(rng, "single" if script == "seg-zero" else "list", count):
+    for text, _ in pairs(rng, "single" if script == "seg-zero" else "list", count, each):
         if script.startswith("star") and rng.random() < 0.7:
             text = text.replace('{"bbox_2d"', '{"label": "mug", "bbox_2d"')
         yield text
@@ -225,7 +229,35 @@ def rows(rng: np.random.Generator, script: str, count: int) -> list[Row]:
         image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
         if read_published(text, script).status is Status.NO_OBJECT:
             image[0, 0] = 255  # the scripts encode the image before they see that there is no box, ours does not
-        out.append(Row(image, mask, instruction(rng), text))
+        out.append(Row(image, mask, instruction(rng), (text,)))
+    return out
+
+
+def boxed(box: Any, _: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The box itself as its mask, empty where it has no pixel."""
+    mask = np.zeros(size, bool)
+    x1, y1, x2, y2 = (max(0, int(v)) for v in box)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+NOTHING = "<think>none</think><answer>[]</answer>"
+
+
+def voted_rows(rng: np.random.Generator, count: int, votes: int) -> list[Row]:
+    """Answers to one item are about the same objects; some say that there is none, some cannot be read."""
+    said = texts(rng, "star", count, votes)
+    out = []
+    for _ in range(count):
+        empty = float(rng.choice([0.0, 0.1, 0.4, 0.7]))
+        answers = tuple(NOTHING if rng.random() < empty else next(said) for _ in range(votes))
+        size = tuple(int(v) for v in rng.integers(20, 90, 2))
+        mask = rng.random(size) < float(rng.choice([0.0, 0.2, 0.7]))
+        image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        found = {read_published(answer, "star").status for answer in answers}
+        if Status.OK not in found or Status.NO_OBJECT in found:
+            image[0, 0] = 255  # ours encodes an image where an object is said alone
+        out.append(Row(image, mask, instruction(rng), answers))
     return out
 
 
@@ -235,7 +267,7 @@ class _Saying:
     info = LoadedModel("scripted", "", 0, "none", "none", 0)
 
     def __init__(self, some: Sequence[Row]) -> None:
-        self.said = iter([row.said for row in some])
+        self.said = iter([text for row in some for text in row.said])
 
     def generate(self, squares: list[Any], prompts: list[str], **_: Any) -> list[Generation]:
         return [Generation(next(self.said), 1, 1, False, False, 0.0) for _ in prompts]
@@ -253,7 +285,8 @@ class _Masking:
         return image.shape[:2]
 
     def segment(self, features: Any, boxes: Any, points: Any, **_: Any) -> list[tuple[Any, float]]:
-        return [(self.masks(b, p, features), 0.9) for b, p in zip(boxes, points, strict=True)]
+        found = [self.masks(b, p, features) for b, p in zip(boxes, points, strict=True)]
+        return [(mask, score_of(mask)) for mask in found]
 
 
 def _pipeline(script: str, some: Sequence[Row], masks: Callable[..., Any]) -> Pipeline:
@@ -272,7 +305,8 @@ def ours_of(run: Run, some: Sequence[Row], masks: Callable[..., Any]) -> Outcome
 
     cases = [Case(str(n), "row", lambda row=row: read(row)) for n, row in enumerate(some)]  # type: ignore[misc]
     pipeline = _pipeline(run.script, some, masks)
-    records = evaluate(pipeline, cases, batch=16, alone=0, latency_items=0)
+    voting = Voting(len(some[0].said), 1.0, 0.9, 0) if run.voting else None
+    records = evaluate(pipeline, cases, batch=16, voting=voting, alone=0, latency_items=0)
     name = run.protocol or of_script(run.script)
     scored = {r["index"]: r["protocols"][name] for r in records}
     items = {n: (s["intersection"], s["union"]) for n, s in scored.items() if not s["dropped"]}
@@ -297,17 +331,32 @@ def compare_protocols(repo: Path, count: int, seed: int) -> Iterator[Compared]:
         # The library keeps the masks made before one fails, which ours does not: there images alone fail.
         masks = hashed_masks(fails=not run.library)
         some = rows(np.random.default_rng(seed), run.script, count)
-        theirs, ours = theirs_of(repo, run, some, masks), ours_of(run, some, masks)
-        wrong: list[Any] = [
-            {"row": n, "text": some[n].said, "ours": ours.items.get(n), "theirs": theirs.items.get(n)}
-            for n in range(count)
-            if ours.items.get(n) != theirs.items.get(n)
-        ]
-        for name, value in theirs.printed.items():
-            if name in ours.printed and ours.printed[name] != value:
-                wrong.append({"figure": name, "ours": ours.printed[name], "theirs": value})
-        seen = len({theirs.items.get(n) for n in range(count)})
+        wrong, seen = _outcomes(repo, run, some, masks)
         yield Compared(f"protocol {run.protocol or of_script(run.script)}", run.figures, count, seen, wrong)
+
+
+def _outcomes(repo: Path, run: Run, some: Sequence[Row], masks: Callable[..., Any]) -> tuple[list[Any], int]:
+    """Differences, and how many outcomes there are."""
+    theirs, ours = theirs_of(repo, run, some, masks), ours_of(run, some, masks)
+    numbers = range(len(some))
+    wrong: list[Any] = [
+        {"row": n, "ours": ours.items.get(n), "theirs": theirs.items.get(n), "text": some[n].said}
+        for n in numbers
+        if ours.items.get(n) != theirs.items.get(n)
+    ]
+    for name, value in theirs.printed.items():
+        if name in ours.printed and ours.printed[name] != value:
+            wrong.append({"figure": name, "ours": ours.printed[name], "theirs": value})
+    return wrong, len({theirs.items.get(n) for n in numbers})
+
+
+def compare_voting(repo: Path, count: int, seed: int) -> Iterator[Compared]:
+    for run in _runs(repo):
+        for votes in (1, 5) if run.script == "star" else ():
+            told = (*run.arguments, "--use_majority_voting", "true", "--num_samples", str(votes))
+            some = voted_rows(np.random.default_rng(seed), count, votes)
+            wrong, seen = _outcomes(repo, replace(run, arguments=told, voting=True), some, boxed)
+            yield Compared(f"voting {run.script}, of {votes}", run.file, count, seen, wrong)
 
 
 # Prompts
@@ -372,6 +421,7 @@ def training_prompts(file: Path, problems: Sequence[str], more: dict[str, Any]) 
 MODES = {
     "parsers": (compare_parsers, 20_000),
     "protocols": (compare_protocols, 1000),
+    "voting": (compare_voting, 300),
     "prompts": (compare_prompts, 500),
 }
 

@@ -44,8 +44,9 @@ def answer_by_vote(
     voters = [r for r in results if r.status.value in ANSWERED]
     ballots = [Ballot(tuple(i.packed for i in r.instances), tuple(i.score for i in r.instances)) for r in voters]
     chosen = vote(ballots)
-    if chosen is None:
-        return results[0], _samples(results, asked, [])
+    if chosen is None:  # a model that failed is not an answer that cannot be read
+        failed = (r for r in results if r.status.value not in READABLE)
+        return next(failed, results[0]), _samples(results, asked, [])
     # The words are those of the first sample that the outcome rests on.
     words = voters[chosen[0].ballot] if chosen else next(r for r in voters if r.status is Status.NO_OBJECT)
     instances = tuple(replace(voters[c.ballot].instances[c.mask], index=n) for n, c in enumerate(chosen, 1))

@@ -31,7 +31,7 @@ Where a published figure and ours are not the same thing:
   always the hull of the mask. Seg-Zero's evaluation_visionreasoner.py does not try the hull of all predicted boxes.
 * detection: the published truth is COCO's own file, in which a box over a crowd is neither right nor wrong, and every
   image and category of the file counts. Here crowds are no objects, a box over one is wrong, and items asked count.
-* voting: a sample at whose masks the segmenter fails has no vote here; StAR's keeps those made until then.
+* voting: a sample at whose masks the segmenter fails has no vote here; StAR's counts it, with those made until then.
 """
 
 from __future__ import annotations

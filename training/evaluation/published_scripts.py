@@ -80,12 +80,13 @@ def load_script(path: Path) -> ModuleType:
 
 @dataclass(frozen=True)
 class Row:
-    """One item. image: (H, W, 3) uint8; mask: (H, W); text: the instruction; said: what the reasoner answers to it."""
+    """One item. image: (H, W, 3) uint8; mask: (H, W); text: the instruction; said: what the reasoner answers to it, as
+    often as it is asked, which is the same for all rows of a run."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
     text: str
-    said: str
+    said: tuple[str, ...]
 
 
 @dataclass
@@ -99,6 +100,11 @@ class Outcome:
 
 
 Masks = Callable[[Any, Any, tuple[int, int]], NDArray[np.bool_]]
+
+
+def score_of(mask: NDArray[np.bool_]) -> float:
+    """What the segmenter gives a mask: one of few scores, the greatest of those of its three masks."""
+    return 0.5 + int(np.count_nonzero(mask)) % 4 / 10
 
 
 class _Rows(list[Any]):
@@ -140,12 +146,14 @@ class Machine:
         first, self._next = self._next, self._next + len(text)
         return _Inputs(first, len(text))
 
-    def generate(self, input_ids: Any, max_new_tokens: int, **_: Any) -> list[list[int]]:
+    def generate(self, input_ids: Any, max_new_tokens: int, num_return_sequences: int = 1, **_: Any) -> list[list[int]]:
         self.tokens.add(max_new_tokens)
-        return [[int(n), int(n)] for n in input_ids[:, 0]]
+        many = num_return_sequences
+        return [[int(n), int(n) * many + k] for n in input_ids[:, 0] for k in range(many)]
 
     def batch_decode(self, ids: Sequence[Sequence[int]], **_: Any) -> list[str]:
-        return [self.rows[n].said for (n,) in ids]
+        texts = [text for row in self.rows for text in row.said]
+        return [texts[n] for (n,) in ids]
 
     def segmenter(self) -> Any:
         machine = self
@@ -165,7 +173,8 @@ class Machine:
 
             def predict(self, point_coords: Any = None, point_labels: Any = None, box: Any = None) -> Any:
                 mask = machine.masks(box, point_coords, self.size)
-                return np.stack([~mask, mask, mask & False]).astype(np.float32), np.array([0.2, 0.9, 0.4]), None
+                three = np.stack([~mask, mask, mask & False]).astype(np.float32)
+                return three, np.array([0.2, score_of(mask), 0.4]), None
 
         return Predictor
 

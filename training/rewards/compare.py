@@ -32,14 +32,16 @@ _PIECES = [*_MARKS.split(" "), "\n", " ", "\u2003", "\x1c", "\u00e9", "a. a. a."
 _KEYS = ["bbox", "bbox_2d", "BBox", "points_1", "points_2", "point_1", "point_2", "Points", "point_2d", "label"]
 
 
-def pairs(rng: np.random.Generator, kind: str, count: int) -> Iterator[tuple[str, str]]:
-    """Completions and solutions: near the truth, right in form, wrong in form, and hostile."""
+def pairs(rng: np.random.Generator, kind: str, count: int, each: int = 1) -> Iterator[tuple[str, str]]:
+    """Completions and solutions, `each` in a row of one solution: near the truth, right in form, wrong in form, and
+    hostile."""
     for _ in range(count):
         solution, objects = _single(rng) if kind == "single" else _list(rng)
-        text = _write(rng, objects, kind)
-        for _ in range(int(rng.choice([0, 0, 1, 2, 6]))):
-            text = _hurt(rng, text)
-        yield text, solution
+        for _ in range(each):
+            text = _write(rng, objects, kind)
+            for _ in range(int(rng.choice([0, 0, 1, 2, 6]))):
+                text = _hurt(rng, text)
+            yield text, solution
 
 
 def _box(rng: np.random.Generator) -> list[int]:

@@ -8,6 +8,7 @@ are ignored pixels of their instruction and no objects, unless they are kept as 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def read_coco(
 
     Raises ValueError for a file that is none.
     """
-    index = read_instances(path, images, encoding)
+    index = replace(read_instances(path, images, encoding), holes=True)
     if any("not_exhaustive_category_ids" in record for record in index.images.known.values()):
         raise ValueError(f"{path} is LVIS's, which annotates some categories in part only: say --source lvis")
     images = index.folder or images

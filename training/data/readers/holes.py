@@ -1,7 +1,8 @@
 """Holes as exporters write them: a polygon within another one of the same object.
 
 COCO's polygons add up, and so do labelme's of a group: neither has holes, and a part within others adds nothing. Who
-writes one means a hole, or has drawn twice. `area` is the witness: where it is the ring's, the part is a hole.
+writes one means a hole, or has drawn twice. `area` is the witness: where it is the ring's, the part is a hole. This is
+for data of one's own; RefCOCO's, LVIS's and LISA++'s masks are unions, as those who evaluate on them have them.
 """
 
 from __future__ import annotations

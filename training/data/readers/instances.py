@@ -46,7 +46,8 @@ class Instances:
     Ids are those of `images` and `categories`, also in annotations. by_file: the ids of an image file's records.
     lost: annotations left away that may be of an image file, by it: what is said of that image may lack them. unnamed:
     files over which something is of an unknown category. twice: ids that several annotations have, over other images.
-    mended: what was amiss with a record and harmless, by the record's identity.
+    mended: what was amiss with a record and harmless, by the record's identity. holes: whether a polygon within another
+    may be one; published sets are read as pycocotools reads them, which knows none.
     """
 
     file: Path
@@ -63,6 +64,7 @@ class Instances:
     file_of: dict[Key, str] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list, repr=False)
     folder: ImageFolder | None = field(default=None, repr=False)  # that knows all names of the file
+    holes: bool = False
     _names: dict[Any, tuple[str, ...]] = field(default_factory=dict, repr=False)  # by category
 
     def over(self, file: str) -> list[Record]:
@@ -112,7 +114,7 @@ class Instances:
         wrong, mended = [], list(self.amiss(every))
         for annotation in every:
             try:
-                mask, borne = read_mask(annotation, size)
+                mask, borne = read_mask(annotation, size, self.holes)
                 masks.append(mask)
                 mended += borne
             except ValueError as error:
@@ -178,8 +180,9 @@ class Instances:
         return replace(first, mended=tuple(mended))
 
 
-def read_mask(annotation: Record, size: tuple[int, int]) -> tuple[Mask, tuple[str, ...]]:
-    """bool (H, W), and what was amiss and harmless. Raises ValueError for a shape or a box that cannot be."""
+def read_mask(annotation: Record, size: tuple[int, int], holes: bool = False) -> tuple[Mask, tuple[str, ...]]:
+    """bool (H, W), and what was amiss and harmless. holes: as in Instances. Raises ValueError for a shape or a box that
+    cannot be."""
     segmentation = annotation.get("segmentation")
     if segmentation is None:
         raise ValueError("it has no segmentation")
@@ -187,8 +190,8 @@ def read_mask(annotation: Record, size: tuple[int, int]) -> tuple[Mask, tuple[st
     if not shape.mask.any():
         raise ValueError("the mask is empty")
     borne = (*shape.mended, *check_box(annotation.get("bbox"), shape, segmentation))
-    mask, holes = check_holes(shape, annotation.get("area")) if shape.parts else (shape.mask, ())
-    return mask, (*borne, *holes)
+    mask, nested = check_holes(shape, annotation.get("area")) if holes and shape.parts else (shape.mask, ())
+    return mask, (*borne, *nested)
 
 
 def different(masks: Sequence[Mask]) -> list[int]:
