@@ -100,7 +100,8 @@ PARTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     (
         "gIoU, cIoU",
         (("training/measures/protocols.py", "seg_zero"), ("training/measures/protocols.py", "lisa")),
-        "ReasonSeg's ignored regions are painted as target; items whose mask step raises silently leave the mean",
+        "ReasonSeg's ignored regions are painted as target; items whose mask step raises count as missed (`seg-zero`) "
+        "or silently leave the mean (`seg-zero-multi-object`)",
     ),
     (
         "box accuracy",
