@@ -5,11 +5,13 @@ The servers run in this process, each on a socket of its own, and send bytes as 
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,7 +22,8 @@ from segzero_ros.core.contract import Cancel, SegzeroError, Status
 from segzero_ros.models.prompt_tokens import PromptTokens
 from segzero_ros.models.reasoner_server import ServerReasoner
 from segzero_ros.models.server_address import read_address
-from segzero_ros.models.server_events import AnswerText, Piece
+from segzero_ros.models.server_client import ServerClient
+from segzero_ros.models.server_events import AnswerText, EventLines, Piece
 from tests.test_misbehaving_servers import KEY, PROFILE, ask
 
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
@@ -169,6 +172,12 @@ class TestAnswers:
         text = event([delta(content="the mug")]) + event([delta(finish)], usage=USAGE) + b"data: [DONE]\n\n"
         assert words in refused(EVENTS, text).message
 
+    def test_an_end_that_says_the_key_does_not_bring_it_into_the_sentence(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SEGZERO_API_KEY", KEY)
+        assert "it ended with x***" in refused(EVENTS, event([delta("x" + KEY)], usage=USAGE)).message
+
     def test_an_error_with_200_is_the_servers(self) -> None:
         body = json.dumps({"error": {"message": "the engine is dead"}}).encode()
         head = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n"
@@ -177,6 +186,18 @@ class TestAnswers:
         assert "the engine is dead" in refused(EVENTS, b"data: " + body + b"\n\n").message
         bare = b'event: error\ndata: {"object": "error", "message": "the engine is dead", "code": 500}\n\n'
         assert "the engine is dead" in refused(EVENTS, bare).message
+
+    @pytest.mark.parametrize("name", ["message", "detail"])
+    def test_an_event_of_a_sentence_alone_is_an_error(self, name: str) -> None:
+        bare = b"event: error\ndata: " + json.dumps({name: "the engine is dead", "code": 500}).encode() + b"\n\n"
+        text = event([delta(content="the mug")])
+        assert "broke its answer off: the engine is dead" in refused(EVENTS, text + bare).message
+
+    def test_text_that_the_token_limit_cannot_hold_is_refused_in_one_event_too(self) -> None:
+        assert (
+            "writes on beyond the limit of 64 tokens"
+            in refused(EVENTS, event([delta(content="[" * 500_000)]) + END).message
+        )
 
     def test_a_compressed_stream_is_refused(self) -> None:
         head = EVENTS.replace(b"connection", b"content-encoding: gzip\r\nconnection")
@@ -194,6 +215,23 @@ class TestAnswers:
         with server(act) as address, pytest.raises(SegzeroError, match=r"a line of more than 1 MB|does not end"):
             ask(reasoner(address))
         assert len(sent) < 20
+
+    def test_what_comes_byte_by_byte_takes_no_more_time_the_longer_it_is(self) -> None:
+        """Else no cancel would be seen meanwhile."""
+
+        class Dripping:
+            async def aiter_raw(self) -> AsyncIterator[bytes]:
+                for _ in range(600_000):
+                    yield b"x"
+
+        lines, client = EventLines(1 << 20), ServerClient(read_address("http://h/v1"))
+        began = time.process_time()
+        for _ in range(600_000):
+            lines.add(b"x")
+        streamed = time.process_time()
+        asyncio.run(client._read(Dripping()))  # type: ignore[arg-type]
+        assert streamed - began < 6, "a second on a slow core"
+        assert time.process_time() - streamed < 3, "half a second on a slow core"
 
     def test_a_slow_stream_is_ended_by_a_cancel(self) -> None:
         flag, gone = Cancel(), threading.Event()

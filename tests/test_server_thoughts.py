@@ -22,7 +22,7 @@ from segzero_ros.models.reasoner_server import ServerReasoner, load_server_reaso
 from segzero_ros.models.server_address import read_address
 from segzero_ros.models.server_answers import ServerAnswer
 from segzero_ros.models.server_constraint import AnswerForm
-from segzero_ros.models.server_events import Piece
+from segzero_ros.models.server_events import AnswerText, Piece
 from segzero_ros.models.server_requests import new_turn
 from segzero_ros.models.server_thoughts import BEGINS, BegunTurn, ThoughtLimit
 from segzero_ros.models.server_trials import find_begun_turn
@@ -327,6 +327,35 @@ def test_a_budget_is_counted_without_a_tokenizer_by_a_server_that_counts_in_ever
     assert written == next(total for total in events if total >= budget), (
         "of the event that uses the budget up, no more"
     )
+
+
+class Echoing(Scripted):
+    """It writes what it was sent before it goes on."""
+
+    def piece(self, text: str, begin: int, end: int) -> Piece:
+        begun = self.sent[-1]["messages"][-1].get("content", "") if begin == 0 else ""
+        return Piece(content=begun + text[begin:end])
+
+
+@pytest.mark.parametrize("begin", ["<think>\n", ""])
+def test_a_thought_that_the_server_writes_once_more_is_not_taken_for_the_answer(begin: str) -> None:
+    profile = replace(ROOMY, thinking="opened")
+    one = ServerAnswer(
+        WORDS,
+        {"messages": [{"role": "user"}], "max_tokens": 400},
+        opened=True,
+        thought=ThoughtLimit(profile, 400, None, ThoughtBudget(2), None),
+        begun=BegunTurn(profile, begin),
+    )
+    with pytest.raises(SegzeroError, match="began the answer anew"):
+        asyncio.run(one.ask(Echoing("It is red, I think.</think>\n\n[]", [5, 9], False), None))  # type: ignore[arg-type]
+
+
+def test_text_behind_a_closed_thought_that_comes_in_two_fields_is_whole() -> None:
+    text = AnswerText()
+    text.add(Piece(thought="It is red."))
+    text.go_on("</think>\n\n")
+    assert text.add(Piece(thought='[{"bbox_2d": [1, 2', content=", 30, 40]}]")) == '[{"bbox_2d": [1, 2, 30, 40]}]'
 
 
 class Counting(Merging):

@@ -43,6 +43,12 @@ class _ThoughtEnds(Exception):
     """The stream is to be left."""
 
 
+def _begins_anew(rest: str, before: str) -> bool:
+    """Whether what came behind a closed thought opens one, or is that thought once more (llama.cpp's `echo`)."""
+    (thought, _, _), (again, closed, _) = before.partition(CLOSE), rest.partition(CLOSE)
+    return rest.lstrip().startswith(OPEN) or (bool(closed and thought.strip()) and again.strip() == thought.strip())
+
+
 class ServerAnswer:
     """expected, form: None where nothing is to be checked. thought: None where it may go on for ever.
 
@@ -121,7 +127,7 @@ class ServerAnswer:
         def take(piece: Piece) -> None:
             self._take(piece, response)
             self.tokens = tokens + response.tokens
-            if self.text[len(before) :].lstrip().startswith(OPEN):
+            if _begins_anew(self.text[len(before) :], before):
                 raise broken("the server began the answer anew where it was to go on with the one that was sent")
 
         tag = self._form.answer if self._form else None

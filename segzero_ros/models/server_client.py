@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -27,6 +28,7 @@ CONNECT = 5.0  # seconds until a connection stands
 SILENCE = 300.0  # seconds without a byte; a request's own time limit is its flag's
 MAX_BODY = 1 << 20  # bytes of what is no stream
 MAX_HEAD, MAX_TOKEN = 1 << 20, 2048  # bytes of a stream, in all and for each token
+MAX_CHARACTERS = 256  # of a token's text; the longest of Qwen's are 128 blanks
 SHORTEST_KEY = 6  # characters; what is shorter is no secret, and may be a part of any word
 LOGGERS = ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy", "httpcore2.socks")
 
@@ -93,6 +95,7 @@ class ServerClient:
         Raises SegzeroError, and what on_piece raises. A ServerError's again_after is None once a token came.
         """
         lines = EventLines(MAX_HEAD + MAX_TOKEN * limit)
+        most = 2 * limit + 64  # pieces: a proxy may cut tokens
         came = tokens = 0  # characters; pieces with some
         finish, done = "", False
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
@@ -106,12 +109,16 @@ class ServerClient:
                         for line in lines.add(data):
                             if done := line == "[DONE]":
                                 break
-                            piece = read_event(self._hide(line) if '"error"' in line else line)
-                            finish = piece.finish or finish
+                            piece = read_event(
+                                self._hide(line) if '"error"' in line or '"choices"' not in line else line
+                            )
+                            if piece.finish:  # is told where it is none that we know
+                                piece = replace(piece, finish=self._hide(piece.finish))
+                                finish = piece.finish
                             if text := len(piece.content) + len(piece.thought):
                                 came += text
                                 tokens += 1
-                                if tokens > 2 * limit + 64:  # a proxy may cut tokens
+                                if tokens > most or came > MAX_CHARACTERS * most:
                                     raise broken(f"the server writes on beyond the limit of {limit} tokens")
                             on_piece(piece)
                         if done:
@@ -153,7 +160,7 @@ class ServerClient:
 
     async def _read(self, response: httpx2.Response) -> bytes:
         """The beginning of a body that is no stream, as it came: a compressed one could be of any size."""
-        body = b""
+        body = bytearray()
         async for data in response.aiter_raw():
             body += data
             if len(body) > MAX_BODY:

@@ -23,7 +23,7 @@ class EventLines:
     def __init__(self, limit: int) -> None:
         """limit: bytes of the whole stream."""
         self._limit = limit
-        self._rest = b""
+        self._rest = bytearray()
         self._is_begun = False
 
     def add(self, data: bytes) -> list[str]:
@@ -31,7 +31,10 @@ class EventLines:
         self._limit -= len(data)
         if self._limit < 0:
             raise broken("the server's stream does not end")
-        *lines, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n")
+        self._rest += data
+        lines: list[bytearray] = []
+        if b"\n" in data:  # else a line that comes byte by byte would be read anew with each
+            *lines, self._rest = self._rest.replace(b"\r\n", b"\n").split(b"\n")
         if lines and not self._is_begun:
             lines[0], self._is_begun = lines[0].removeprefix(codecs.BOM_UTF8), True
         if len(self._rest) > MAX_LINE:
@@ -62,7 +65,8 @@ def read_event(data: str) -> Piece:
         raise broken(f"the server's events are not JSON: {one_line(data, 80)}") from None
     if not isinstance(event, dict):
         raise broken(f"the server's events are no JSON objects: {one_line(data, 80)}")
-    if event.get("error") or event.get("object") == "error":
+    is_error = event.get("error") or event.get("object") == "error"
+    if is_error or ("choices" not in event and server_sentence(event)):  # `event: error` may have its sentence alone
         raise broken(f"the server broke its answer off: {server_sentence(event) or 'it does not say why'}")
     usage = _part(event, "usage")
     choices = event.get("choices")
@@ -158,7 +162,7 @@ class AnswerText:
         """What the piece adds to the text."""
         before = len(self.text)
         if self._state == "continued":
-            self.text += self._content_halves.join(piece.content or piece.thought)
+            self.text += self._content_halves.join(piece.thought + piece.content)
             return self.text[before:]
         self._add_thought(self._thought_halves.join(piece.thought))
         self._add_content(self._content_halves.join(piece.content))

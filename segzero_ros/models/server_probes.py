@@ -259,7 +259,7 @@ class ServerProbe:
 
 async def _read_body(connections: httpx2.AsyncClient, method: str, url: str, body: dict[str, Any] | None) -> str:
     """The beginning of what a server says with code 200; "" with another."""
-    data = b""
+    data = bytearray()
     async with connections.stream(method, url, json=body) as response:
         if response.status_code != 200:
             return ""
