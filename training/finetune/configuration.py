@@ -202,7 +202,8 @@ def _typed(data: dict[str, Any], name: str) -> Configuration:
 def trained(data: dict[str, Any], name: str) -> tuple[Configuration, list[str]]:
     """What a run was trained by, which a newer rule may refuse to train by: every key has its type and no more is
     asked. And the keys, dotted, that are no settings any longer, left out. Raises ConfigurationError."""
-    data, gone = copy.deepcopy(data), []
+    data = copy.deepcopy(data)
+    gone: list[str] = []
     try:
         return TypeAdapter(Configuration).validate_python(data), gone
     except ValidationError as error:
