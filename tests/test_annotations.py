@@ -572,6 +572,18 @@ def test_polygons_that_may_be_per_cent_are_warned_of(corner: float, side: int, w
     assert [note.startswith("all polygons lie within 0 to 100, 1 of them") for note in source.notes] == [True] * warned
 
 
+@pytest.mark.parametrize(
+    ("known", "used", "warned"),
+    [((0, 1), (1, 2), True), ((2, 3), (1, 2), True), ((1, 2), (2, 9), False), ((0, 1), (2, 2), False)],
+)
+def test_categories_that_may_be_counted_from_another_number_are_warned_of(
+    known: tuple[int, int], used: tuple[int, int], warned: bool, photos: Path
+) -> None:
+    categories = [{"id": n, "name": name} for n, name in zip(known, ("red cup", "blue cup"), strict=True)]
+    source = read(file_of([ann(1, used[0], ONE), ann(2, used[1], TWO)], categories=categories), photos)
+    assert [note.startswith("1 annotations are of no category") for note in source.notes] == [True] * warned
+
+
 def test_lvis_is_not_read_as_coco_which_annotates_everything(photos: Path) -> None:
     with pytest.raises(ValueError, match=r"is LVIS's.*say --source lvis"):
         read(file_of([FIRST], [image(not_exhaustive_category_ids=[1])]), photos)

@@ -419,6 +419,12 @@ class TestWrongConfigurations:
             ("grpo.sync_ref_model=true grpo.beta=0", "sync_ref_model is true and beta 0"),
             ("grpo.use_transformers_paged=true", "TRL answers so without images only"),
             ("grpo.vllm_importance_sampling_mode=word", "'word'; known: sequence_mask, "),
+            ("trl.torch_compile_backend=foo", "torch_compile_backend 'foo'; known: None, inductor"),
+            ("trl.liger_kernel_config={rope: true}", "nothing comes of it without use_liger_kernel: true"),
+            ("trl.optim_target_modules=[q_proj]", "nothing comes of it without an optim of GaLore or APOLLO"),
+            ("trl.optim=galore_adamw", "optim 'galore_adamw' needs optim_target_modules"),
+            ("sft.max_length=4", "--set sft.max_length: nothing comes of it, since method is grpo"),
+            ("sft={max_length: 4}", "--set sft.max_length: nothing comes of it"),
             ("out=", "out is empty; expected a folder"),
             ("trl.num_train_epochs=1e+308", "num_train_epochs is 1e.308; expected at least -1, at most"),
             (r'out="a\0b"', "out is 'a.*b'; expected a folder"),
@@ -458,11 +464,15 @@ class TestWrongConfigurations:
             ("sft.pad_to_multiple_of=8", "pad_to_multiple_of 8; known: auto, None"),
             ("trl.train_sampling_strategy=group_by_length", "known: random, sequential"),
             ("trl.loss_type=dft", "trl.loss_type does nothing beside sft.loss_type"),
+            ("grpo.beta=0.1", "--set grpo.beta: nothing comes of it, since method is sft"),
         ],
     )
     def test_of_supervised_training_are_named(self, setting: str, message: str) -> None:
         with pytest.raises(ConfigurationError, match=message):
             load("seg_zero_3b_sft", setting.split())
+
+    def test_the_length_of_answers_is_of_both_methods_since_validation_answers(self) -> None:
+        assert load("seg_zero_3b_sft", ["grpo.max_completion_length=300"]).completion == 300
 
     def test_a_folder_in_the_home_is_there_for_all_that_a_run_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/home/somebody")
@@ -582,6 +592,7 @@ class TestWrongConfigurations:
             ("grpo.generation_kwargs={foo:1}", "transformers has no foo:1"),
             ("grpo.vllm_server_base_url=5", "vllm_server_base_url is '5'; expected a text"),
             ("trl.use_liger_kernel=true", "needs liger_kernel, which is not installed"),
+            ("trl.optim=adalomo", "optim: adalomo needs lomo_optim, which is not installed: pip install lomo_optim"),
             ("data.train={rows}", "has 4 rows, and an update takes 16"),
         ],
     )

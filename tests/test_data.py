@@ -38,6 +38,7 @@ from training.data.rows import (
     write_solution,
 )
 from training.data.samples import Problem, Sample, Target
+from training.data.summary import _kind
 from training.rewards import PROFILES
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))).filter(np.any)
@@ -715,3 +716,18 @@ def test_sets_are_joined_with_what_they_hold_whatever_form_they_had(
     assert all(p.id.startswith("bare, row ") for p in problems(tmp_path / "half"))
     assert prepare.main([*join, str(out), "--source", "coco"]) == 2
     assert "leave out --source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("/data/a b/1.json is not UTF-8 (byte 5): say gbk or cp1252", "the file is not UTF-8 ..: say gbk or cp1252"),
+        ("its file is not UTF-8 and is read as Windows-1252", "its file is not UTF-8 and is read as Windows-1252"),
+        ("the image /data/7.png is 12 x 8, not 9", "the image is N x N, not N"),
+        ("it lies within shares of the image (0 to 1) as IoU 0.25 of -3", "it lies within shares of the image .. as"),
+        ("annotation a7, bad itself, is of it", "annotation N, bad itself, is of it"),
+        ("the image b.png has 16-bit grey", "the image has 16-bit grey"),
+    ],
+)
+def test_reasons_of_one_kind_are_counted_together_and_names_stay(reason: str, kind: str) -> None:
+    assert _kind(Problem("a.json", "1", reason)).startswith(f"bad: {kind}")

@@ -18,7 +18,7 @@ from segzero_ros.models.reasoner_transformers import load_reasoner
 from segzero_ros.profiles import load_profile
 from training.finetune import export
 from training.finetune import run as train
-from training.finetune.configuration import Configuration, ConfigurationError, load
+from training.finetune.configuration import Configuration, ConfigurationError, load, plain
 from training.finetune.shrink import shrunk
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +62,21 @@ def test_the_node_loads_an_export_by_its_profile_and_answers_as_the_checkpoint_d
     processor = json.loads((out / "preprocessor_config.json").read_text())
     assert processor["patch_size"] == 14 and processor["min_pixels"] <= 56**2 <= processor["max_pixels"]
     assert "<|vision_start|>" in (out / "chat_template.jinja").read_text()
+
+
+def test_a_run_is_exported_as_it_was_trained_whatever_is_refused_today(
+    whole: Configuration, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = plain(whole)
+    data["trl"] |= {"torch_compile_backend": "foo", "learning_rate": 0}
+    data["data"]["shape"] = 7
+    (tmp_path / "configuration.yaml").write_text(yaml.safe_dump(data))
+    assert plain(export.read_run(tmp_path))["trl"] == data["trl"]
+    assert "configuration.yaml has data.shape, no settings any longer" in capsys.readouterr().err
+    data["data"]["square"] = "wide"
+    (tmp_path / "configuration.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigurationError, match=r"configuration\.yaml.* may be edited: data\.square"):
+        export.read_run(tmp_path)
 
 
 def test_adapters_are_merged(adapted: Configuration, tmp_path: Path) -> None:

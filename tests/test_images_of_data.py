@@ -564,3 +564,22 @@ def test_labelme_ignores_what_it_says_it_ignores(tmp_path: Path) -> None:
     photo(tmp_path / "1.png")
     ((one,), problems) = read(read_labelme(tmp_path))
     assert one.text == "target" and one.ignore is not None and one.ignore.sum() == 100 and not problems
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": [1], "a": []}', "a.json: the key 'a' is given twice in one object, with different values"),
+        ('{"b": [{"text": "mug", "text": "cup"}]}', "a.json: the key 'text' is given twice"),
+        ("[" + "9" * 5000 + "]", "a.json is no JSON: "),
+    ],
+)
+def test_json_that_would_lose_something_is_refused_by_its_name(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        load_json(tmp_path / "a.json")
+
+
+def test_a_key_that_is_given_twice_with_one_value_is_harmless(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [1], "a": [1]}')
+    assert load_json(tmp_path / "a.json") == {"a": [1]}

@@ -311,6 +311,26 @@ class TestKinks:
         assert notes(c) == [("accepted", "trl.learning_rate", 1)]
 
 
+@pytest.mark.parametrize("key", ["torch_compile_backend", "sections_of_old"])
+def test_a_run_begun_under_an_older_rule_names_the_key_and_goes_on_without_it(
+    key: str, begun: Configuration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(begun.out) / "configuration.yaml"
+    old = configuration.of_run(file.parent)
+    section, name = (old["trl"], f"trl.{key}") if key.startswith("torch") else (old["model"], f"model.{key}")
+    section[key] = "foo"
+    del old["seed"]  # there was none yet: today's default
+    file.write_text(yaml.safe_dump(old))
+    c = replace(begun, seed=42)
+    with pytest.raises(
+        ConfigurationError, match=rf"{name} \"foo\" -> null\. What it began with is refused today"
+    ) as said:
+        train.start(c, resume=True)
+    assert str(said.value).endswith(f"go on with a kink: --accept {name}"), "and nothing else differs"
+    assert train.start(c, resume=True, accepted=[name]) is None
+    assert configuration.of_run(file.parent) == configuration.plain(c)
+
+
 def test_a_refusal_is_of_bounded_length(begun: Configuration) -> None:
     c = replace(begun, trl={**begun.trl, **{f"x{n}": "y" * 10_000 for n in range(1000)}})
     decisive, _ = resume_changes.changes(c, configuration.of_run(Path(c.out)), {}, {}, 0)

@@ -14,6 +14,8 @@ from training.data.rows import read_solution
 from training.data.samples import Item, Problem, Source
 
 SHOWN = 10  # problems on the terminal; all are in problems.jsonl
+# Not those of names, such as UTF-8, Windows-1252 and 16-bit.
+_NUMBER = re.compile(r"(?<![A-Za-z\d.])(?<![A-Za-z]-)-?[0-9](?![0-9.]*-bit)[0-9.]*")
 
 
 def summarise(
@@ -61,9 +63,11 @@ def _objects(one: dict[str, Any]) -> int:
 
 def _kind(problem: Problem) -> str:
     """A reason without what differs from row to row."""
-    reason = re.sub(r"the image \S+", "the image", problem.reason.split("; ")[0])
+    reason = re.sub(r"^[^'\"]*\.json(?=:? )", "the file", problem.reason.split("; ")[0], flags=re.IGNORECASE)
+    reason = re.sub(r"the image (?=\S*[/.])(?!\()\S+", "the image", reason)
+    reason = re.sub(r"\bannotation [^\s,]*\d[^\s,]*", "annotation N", reason)
     reason = re.sub(r"(?<!\w)'[^']*'|\"[^\"]*\"|\([^)]*\)|\[[^\]]*\]", "..", reason)
-    return f"{problem.kind}: {re.sub(r'-?[0-9](?![0-9.]*-bit)[0-9.]*', 'N', reason)}"
+    return f"{problem.kind}: {_NUMBER.sub('N', reason)}"
 
 
 def title(summary: dict[str, Any]) -> str:

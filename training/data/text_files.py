@@ -93,11 +93,26 @@ def _is_utf_8(data: bytes) -> bool:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Raises ValueError that names the file."""
+    """Raises ValueError that names the file, also where a key is given twice: of two lists only the last is kept."""
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text, object_pairs_hook=_each_once)
+    except _Twice as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits too
         raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+class _Twice(ValueError):
+    """A key has two values in one object."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if value != found[key]:
+                raise _Twice(f"the key {key[:80]!r} is given twice in one object, with different values")
+    return found
 
 
 def load_json(path: Path, encoding: str | None = None) -> Any:

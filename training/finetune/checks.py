@@ -21,6 +21,23 @@ from training.rewards import PROFILES
 # What batch.keep takes advantages by; the first one is TRL's default.
 _KEEP = {"scale_rewards": ("group", "none", True, False), "multi_objective_aggregation": ("sum_then_normalize",)}
 
+# What an `optim` whose name begins so is of, beside torch and bitsandbytes, which requirements/cuda.txt has.
+_OPTIMISERS = {
+    "galore": "galore_torch",
+    "apollo": "apollo_torch",
+    "lomo": "lomo_optim",
+    "adalomo": "lomo_optim",
+    "schedule_free": "schedulefree",
+    "grokadamw": "grokadamw",
+    "stable_adamw": "optimi",
+    "adamw_torch_4bit": "torchao",
+    "adamw_torch_8bit": "torchao",
+    "adamw_torch_xla": "torch_xla",
+    "adamw_torch_npu": "torch_npu",
+    "adamw_anyprecision": "torchdistx",
+}
+_PIP = {"optimi": "torch-optimi"}  # where another name is installed than is imported
+
 
 def check(c: Configuration) -> None:
     """Raises ConfigurationError for values that contradict each other, do nothing, or would fail hours later."""
@@ -121,9 +138,12 @@ def check_installed(c: Configuration) -> None:
             or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true",
         ),
     }
+    optim = str(c.arguments.get("optim", ""))
+    asked |= {package: (f"optim: {optim}", True) for name, package in _OPTIMISERS.items() if optim.startswith(name)}
     for package, (name, wanted) in asked.items():
         if wanted and find_spec(package) is None:
-            raise ConfigurationError(f"{c.name}: {name} needs {package}, which is not installed: pip install {package}")
+            pip = _PIP.get(package, package)
+            raise ConfigurationError(f"{c.name}: {name} needs {package}, which is not installed: pip install {pip}")
 
 
 def _other_architecture(model: Model) -> str:

@@ -63,6 +63,7 @@ __all__ = [  # with the sections, so that whoever reads a configuration finds al
 ]
 
 FOLDER = Path(__file__).parents[1] / "configs"
+ANSWER_TOKENS = "grpo.max_completion_length"  # of both methods: validation answers too
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,6 +131,7 @@ def load(name: str, settings: Sequence[str] = ()) -> Configuration:
     """A configuration by path or name, with settings as "model.path=folder". Raises ConfigurationError."""
     path = find(name)
     data = {"name": path.stem, **read(path)}
+    said: list[str] = []
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign or not key.strip():
@@ -146,7 +148,22 @@ def load(name: str, settings: Sequence[str] = ()) -> Configuration:
             place[last] = yaml.load(value, _Loader) if value.strip() else ""  # a SafeLoader
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"--set {setting[:200]}: {value[:200]} is not readable YAML: {error}") from error
-    return build(data)
+        found = place[last]
+        said += [f"{last}.{inner}" for inner in found] if not sections and isinstance(found, dict) else [key.strip()]
+    return _heard(build(data), said)
+
+
+def _heard(c: Configuration, said: Sequence[str]) -> Configuration:
+    """The configuration. said: keys of --set. Raises ConfigurationError for those of the other method's section; a file
+    may have them, since a twin has them of its base."""
+    other = "sft" if c.method == "grpo" else "grpo"
+    idle = [key for key in said if key.startswith(f"{other}.") and key != ANSWER_TOKENS]
+    if idle:
+        raise ConfigurationError(
+            f"{c.name}: --set {', '.join(idle)}: nothing comes of it, since method is {c.method}; of TRL's it reads "
+            f"the sections trl and {c.method}"
+        )
+    return c
 
 
 def of_run(run: Path) -> dict[str, Any]:
@@ -166,16 +183,39 @@ def of_run(run: Path) -> dict[str, Any]:
 def build(data: dict[str, Any]) -> Configuration:
     """A checked configuration from a mapping. Raises ConfigurationError that names every wrong key."""
     name = str(data.get("name", "configuration"))[:100]
-    try:
-        c = TypeAdapter(Configuration).validate_python(data)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigurationError(f"{name}: " + "; ".join(lines)) from None
+    c = _typed(data, name)
     if "out" in data and not c.out.strip():
         raise ConfigurationError(f"{name!r}: out is empty; expected a folder, or no `out`, which is runs/ and the name")
     check(c)
     # The libraries would take ~ for a home, and everything of ours for a folder of that name.
     return replace(c, out=os.path.expanduser(c.out) if c.out else f"runs/{c.name}")
+
+
+def _typed(data: dict[str, Any], name: str) -> Configuration:
+    try:
+        return TypeAdapter(Configuration).validate_python(data)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError(f"{name}: " + "; ".join(lines)) from None
+
+
+def trained(data: dict[str, Any], name: str) -> tuple[Configuration, list[str]]:
+    """What a run was trained by, which a newer rule may refuse to train by: every key has its type and no more is
+    asked. And the keys, dotted, that are no settings any longer, left out. Raises ConfigurationError."""
+    data = copy.deepcopy(data)
+    gone: list[str] = []
+    try:
+        return TypeAdapter(Configuration).validate_python(data), gone
+    except ValidationError as error:
+        for wrong in error.errors():
+            if wrong["type"] == "unexpected_keyword_argument":
+                *sections, last = wrong["loc"]
+                place: Any = data
+                for section in sections:
+                    place = place[section]
+                del place[last]
+                gone.append(".".join(map(str, wrong["loc"])))
+    return _typed(data, name), gone
 
 
 def plain(c: Configuration) -> dict[str, Any]:

@@ -54,8 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_run(run: Path) -> Configuration:
-    """Raises ConfigurationError if the folder holds no run."""
-    return configuration.build(configuration.of_run(run))
+    """As the run was trained, whatever is refused today. Raises ConfigurationError if the folder holds no run."""
+    file = run / "configuration.yaml"
+    c, gone = configuration.trained(configuration.of_run(run), f"{file}, which export reads and may be edited")
+    if gone:
+        print(f"segzero-train: {file} has {', '.join(gone)}, no settings any longer: not read", file=sys.stderr)
+    return c
 
 
 def choose(run: Path, which: str) -> Path:

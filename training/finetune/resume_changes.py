@@ -97,9 +97,11 @@ def changes(
 def _completed(old: Mapping[str, Any]) -> Mapping[str, Any]:
     """With the defaults of settings that there were not yet when it was written."""
     try:
-        return configuration.plain(configuration.build(dict(old)))
+        c, gone = configuration.trained(dict(old), "the run's configuration.yaml")
     except ConfigurationError:
         return old
+    known = configuration.plain(c)
+    return configuration.merged(known, dict(old)) if gone else known  # what is gone may have decided weights
 
 
 def _may_differ(key: str, c: Configuration, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -172,8 +174,17 @@ def _of_trl(c: Configuration) -> set[str]:
     return {f"{section}.{name}" for section in ("trl", c.method) for name in names}
 
 
-def judge(out: Path, decisive: Collection[Change], accepted: Collection[str]) -> None:
-    """Raises ConfigurationError for changes that nobody accepted."""
+def refused_today(old: Mapping[str, Any]) -> str:
+    """Why a run could not begin by its own configuration any longer, or ""."""
+    try:
+        configuration.build(dict(old))
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def judge(out: Path, decisive: Collection[Change], accepted: Collection[str], today: str = "") -> None:
+    """Raises ConfigurationError for changes that nobody accepted. today: what `refused_today` says of the run."""
     refused = [change for change in decisive if change.setting not in accepted]
     if not refused:
         return
@@ -183,7 +194,10 @@ def judge(out: Path, decisive: Collection[Change], accepted: Collection[str]) ->
         what = "over other rows or weights"
     named = "; ".join(map(str, refused[:8])) + (f"; and {len(refused) - 8} more" if len(refused) > 8 else "")
     accept = " ".join(f"--accept {change.setting}" for change in refused[:8])
-    raise ConfigurationError(f"{out} holds a run {what}: {named}. Put it back, or go on with a kink: {accept}")
+    back = (
+        f"What it began with is refused today ({today[:500]}): put back what is not, or" if today else "Put it back, or"
+    )
+    raise ConfigurationError(f"{out} holds a run {what}: {named}. {back} go on with a kink: {accept}")
 
 
 def note(out: Path, found: Collection[Change], step: int) -> None:

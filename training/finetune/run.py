@@ -221,7 +221,7 @@ def start(c: Configuration, resume: bool, accepted: Collection[str] = ()) -> Pat
             before = [p.name for p in whole_ones(out) if step_of(p) < step]
             goes_on = f"goes on at {before[-1]}" if before else "begins from the start"
             raise ConfigurationError(f"{checkpoint} is damaged ({damage}); remove it, and --resume {goes_on}")
-        resume_changes.judge(out, decisive, accepted)
+        resume_changes.judge(out, decisive, accepted, resume_changes.refused_today(old))
         found = [*decisive, *free]
         (out / STOPPED).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)

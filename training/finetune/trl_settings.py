@@ -135,6 +135,7 @@ _NAMES: dict[str, tuple[Any, ...]] = {
     "logging_strategy": ("steps",),  # the watch counts logs
     "include_num_input_tokens_seen": ("no", "all", "non_padding", True, False),
     "debug": ("", "underflow_overflow"),
+    "torch_compile_backend": (None, "inductor", "cudagraphs", "eager", "aot_eager"),  # those of torch alone
     "torch_compile_mode": (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "ddp_backend": (None, "nccl", "gloo", "mpi", "ccl", "hccl", "cncl", "mccl"),
     "log_level": _LEVELS,
@@ -210,12 +211,19 @@ _NEEDS: dict[tuple[str, ...], tuple[str, Callable[[Mapping[str, Any]], Any]]] = 
         "dataloader_num_workers above 0",
         lambda a: a.get("dataloader_num_workers"),
     ),
+    ("liger_kernel_config",): ("use_liger_kernel: true", lambda a: a.get("use_liger_kernel")),
+    ("optim_target_modules",): ("an optim of GaLore or APOLLO", lambda a: _low_rank(a)),
     ("sapo_temperature_pos", "sapo_temperature_neg"): ("loss_type: sapo", lambda a: a.get("loss_type") == "sapo"),
     ("vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg"): (
         "loss_type: vespo",
         lambda a: a.get("loss_type") == "vespo",
     ),
 }
+
+
+def _low_rank(given: Mapping[str, Any]) -> bool:
+    """Whether the optimiser works on a few modules, which it must be told."""
+    return str(given.get("optim", "")).startswith(("galore", "apollo"))
 
 
 def wrong_numbers(c: Configuration) -> list[str]:
@@ -240,6 +248,8 @@ def wrong_settings(c: Configuration) -> list[str]:
     for keys, (needed, there) in _NEEDS.items():
         if not there(given) and (idle := [key for key in keys if given.get(key)]):
             wrong.append(f"{', '.join(idle)}: nothing comes of it without {needed}")
+    if _low_rank(given) and not given.get("optim_target_modules"):
+        wrong.append(f"optim {_short(given['optim'])} needs optim_target_modules")
     if texts := [k for k in _SWITCHES if not isinstance(given.get(k, False), bool)]:
         wrong.append(f"{', '.join(texts)}: expected true or false")
     kwargs = given.get("gradient_checkpointing_kwargs")

@@ -7,7 +7,7 @@ left away the instruction that it belongs to. What is harmless is put right in t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,7 @@ class _Annotations:
         self.index, self.same, self.doubtful = index, same, doubtful
         self.first: dict[tuple[Key, str, str], Record] = {}  # of ids given twice: by id, image file and all they say
         self.stubs = self.deleted = 0
+        self.used, self.unknown = set[Key](), list[Key | None]()  # ids of categories that are, and are not, of the file
 
     def read(self, records: list[Any]) -> None:
         index = self.index
@@ -218,6 +219,11 @@ class _Annotations:
             index.by_image.setdefault(record["image_id"], []).append(record)
             if (other := self.doubtful.get(name_of(index.images.known[record["image_id"]]))) in index.by_file:
                 index.lost.setdefault(other, []).append(record)
+        if self.unknown and self.used and _shifted({*self.unknown, *self.used}, index.categories.known):
+            index.notes.append(
+                f"{len(self.unknown)} annotations are of no category of the file, and with all ids 1 less, or 1 more, "
+                "none would be: if its categories are counted from another number, all other rows are of the wrong one"
+            )
         if self.deleted:
             index.notes.append(f"{self.deleted} annotations are marked as deleted, and are left out")
         if self.stubs:
@@ -257,8 +263,11 @@ class _Annotations:
             if type(key) is not type(value) and not isinstance(value, float):
                 mended.append(NUMBER_OR_TEXT)
             record["category_id"] = key
+            self.used.add(key)
             return ""
         spoiled = index.categories.find_spoiled(value)
+        if not spoiled:
+            self.unknown.append(key_of(value))
         if len(spoiled) > 1:
             some = ", ".join(shown(r.get("name")) for r in spoiled[:3])
             return f"category {shown(value)} is {len(spoiled)} different categories ({some})"
@@ -284,6 +293,11 @@ class _Annotations:
             return False
         index.mended[id(other)] = tuple({*index.mended.get(id(other), ()), AGAIN})
         return True
+
+
+def _shifted(ids: Collection[Key | None], known: Container[Key]) -> bool:
+    """Whether all ids of categories are of the file once 1 is taken from each, or added to it."""
+    return any(all(isinstance(key, int) and key + by in known for key in ids) for by in (-1, 1))
 
 
 def _said(annotation: Record) -> str:
