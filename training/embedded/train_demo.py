@@ -46,7 +46,7 @@ FURTHER: dict[str, Any] = {
     "settle": 100,
     "joint_steps": 1200,
     "lr": 0.004,
-    "lr_vision_joint": 0.0,
+    "lr_vision_joint": 0.0016,
     "reworded": 0.7,
     "unheard": 0.4,
     "understood": 0.3,
