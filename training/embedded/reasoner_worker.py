@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from training.data.tabletop import heard_wordings
 from training.data.tabletop.questions import WORDS
 from training.data.tabletop.store import Scenes
-from training.embedded import held_out
+from training.embedded import validation_questions
 from training.embedded.batch import Batch, Draw, Instructions, Writer, make_batch
 from training.embedded.prefetch import made_ahead
 from training.embedded.pretraining import pretraining
@@ -139,7 +139,9 @@ class _Validation:
         self.settings, self.tokenizer, self.writer, self.draw = settings, tokenizer, writer, draw
         self.scenes = Scenes(Path(settings.data) / "val", limit=512)
         # The experiment's course has prompts of its own.
-        self.questions = held_out.draw(self.scenes, settings.asked if settings.course == "instructions" else 0)
+        self.questions = validation_questions.draw(
+            self.scenes, settings.asked if settings.course == "instructions" else 0
+        )
 
     @torch.no_grad()
     def figures(self, learner: Learner, step: int) -> dict[str, float]:
@@ -155,7 +157,7 @@ class _Validation:
             for name, x in (seen | {"loss": loss}).items():
                 sums[name] = sums.get(name, 0.0) + float(x) / len(parts)
         means = {n: round(x, 4) for n, x in sums.items()}
-        return means | held_out.accuracies(learner.model, self.tokenizer, self.questions)
+        return means | validation_questions.accuracies(learner.model, self.tokenizer, self.questions)
 
 
 def _export(model: Any, tokenizer: Any, folder: Path) -> None:

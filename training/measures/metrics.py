@@ -1,4 +1,4 @@
-"""Figures over items: matching of several boxes, accuracies, IoU means, and bootstrap intervals."""
+"""Figures over items: matching of several boxes, accuracies, and bootstrap intervals; IoU is in protocols.py."""
 
 from __future__ import annotations
 
