@@ -187,6 +187,23 @@ class TestAnswers:
         bare = b'event: error\ndata: {"object": "error", "message": "the engine is dead", "code": 500}\n\n'
         assert "the engine is dead" in refused(EVENTS, bare).message
 
+    def test_an_error_in_a_line_of_its_own_is_the_servers(self) -> None:
+        line = b'error: {"code": 500, "message": "the slot is gone", "type": "server_error"}\n\n'
+        assert "broke its answer off: the slot is gone" in refused(EVENTS, event([delta(content="a")]) + line).message
+
+    @pytest.mark.parametrize("fields", [{"message": {"role": "assistant", "content": "the mug"}}, {"text": "the mug"}])
+    def test_a_stream_of_another_kind_is_no_empty_answer(self, fields: dict[str, Any]) -> None:
+        assert "no `delta`" in refused(EVENTS, event([{"index": 0, "finish_reason": None} | fields]) + END).message
+
+    def test_an_empty_message_beside_the_delta_is_nothing(self) -> None:
+        both = delta(content="the mug") | {"message": None, "text": ""}
+        assert answered(EVENTS, event([both]) + END) == "the mug"
+
+    @pytest.mark.parametrize("code", [202, 204])
+    def test_a_success_that_is_no_answer_is_told_as_one(self, code: int) -> None:
+        head = b"HTTP/1.1 %d x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % code
+        assert f"with a status of success ({code})" in refused(head).message
+
     @pytest.mark.parametrize("name", ["message", "detail"])
     def test_an_event_of_a_sentence_alone_is_an_error(self, name: str) -> None:
         bare = b"event: error\ndata: " + json.dumps({name: "the engine is dead", "code": 500}).encode() + b"\n\n"

@@ -199,6 +199,12 @@ def test_an_answer_out_of_its_form_names_the_constraint_that_was_dropped(
     assert ask(load(address, "answers_in_prose", False), thought_budget=budget)[0].text.endswith("the red one.")
 
 
+def test_nothing_behind_a_thought_that_was_ended_is_not_the_constraints_fault(address: str) -> None:
+    with pytest.raises(SegzeroError, match="wrote nothing where it was to go on") as error:
+        ask(load(address, "writes_nothing_later", True), thought_budget=FEW)
+    assert error.value.status is BACKEND
+
+
 CUT = {"cuts_behind_a_box": ANSWER[:27] + "}]", "cuts_before_a_box": "[", "cuts_a_number": '[{"bbox_2d": [1, 2, 30, 4'}
 
 
@@ -209,7 +215,15 @@ def test_an_answer_that_is_cut_is_closed_where_nothing_has_to_be_made_up(address
 
 
 def test_every_way_is_tried() -> None:
-    assert set(misbehaving.STEERED) == {"thinks", "hangs_between", "answers_in_prose", *LOADS, *LATER, *CUT}
+    assert set(misbehaving.STEERED) == {
+        "thinks",
+        "hangs_between",
+        "answers_in_prose",
+        "writes_nothing_later",
+        *LOADS,
+        *LATER,
+        *CUT,
+    }
 
 
 def test_answers_without_a_grammar_cannot_be_constrained() -> None:

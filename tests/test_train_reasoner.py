@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from training.data.tabletop.instructions import KINDS, answer, write
 from training.data.tabletop.store import Scenes, render_shard
 from training.embedded.batch import PREFIX, SUFFIX, Instructions, Writer, make_batch, segments
+from training.embedded.mix import mix
 from training.embedded.prefetch import made_ahead
 from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, go_on_from, library_inputs
 from training.embedded.reasoner_optimisers import Muon
@@ -65,6 +66,25 @@ def test_a_course_goes_on_from_a_tokenizer_that_knew_fewer_words(tmp_path: Path)
     [fetch] = tokenizer.encode(" fetch", add_special_tokens=False)
     assert torch.equal(new[fetch], old[former.encode(" fetch", add_special_tokens=False)].mean(0))
     assert model.lm_head.weight is model.get_input_embeddings().weight, "in and out are the same"
+
+
+def test_mixed_weights_lie_between_and_new_words_are_the_later_courses(tmp_path: Path) -> None:
+    before, after = folders = str(tmp_path / "before"), str(tmp_path / "after")
+    tokenizers = [build_tokenizer(), build_tokenizer("fetch the shiniest gizmo")]
+    for seed, (folder, tokenizer) in enumerate(zip(folders, tokenizers, strict=True)):
+        build(tokenizer, SMOKE, seed).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    old, half, new = (mix(before, after, share) for share in (0.0, 0.5, 1.0))
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    weights = [m.state_dict()[name] for m in (old, half, new)]
+    assert not torch.equal(weights[0], weights[2])
+    torch.testing.assert_close(weights[1], (weights[0] + weights[2]) / 2)
+    rows = [m.get_input_embeddings().weight for m in (old, half, new)]
+    fetch, red = (tokenizers[1].encode(f" {word}", add_special_tokens=False)[0] for word in ("fetch", "red"))
+    assert torch.equal(rows[0][fetch], rows[2][fetch]) and not torch.equal(rows[0][red], rows[2][red])
+    assert half.lm_head.weight is half.get_input_embeddings().weight
+    with pytest.raises(ValueError, match="not between"):
+        mix(before, after, 1.5)
 
 
 @pytest.mark.parametrize("shape", [(32, 80), (80, 32), (48, 48)])

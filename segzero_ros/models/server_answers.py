@@ -133,6 +133,8 @@ class ServerAnswer:
         tag = self._form.answer if self._form else None
         await client.ask(connections, constrained(body, tag), left, take)
         self._refuse_other_ends(response, client.address.base)
+        if self._form is not None and self.text == before:
+            raise broken(f"{client.address.base} wrote nothing where it was to go on with a thought that was ended")
         if self._expected is not None:
             found = response.prompt_tokens
             self._expected.check_continued(self._words, found, message, self._begun.begin, tokens)

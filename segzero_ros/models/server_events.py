@@ -18,7 +18,8 @@ OPEN, CLOSE, ANSWER = "<think>", "</think>", "<answer>"
 
 
 class EventLines:
-    """Server-sent events, of which a chat uses `data:` lines alone; the bytes may be cut anywhere."""
+    """Server-sent events, of which a chat uses `data:` lines alone, and llama.cpp before 2025 an `error:` line; the
+    bytes may be cut anywhere."""
 
     def __init__(self, limit: int) -> None:
         """limit: bytes of the whole stream."""
@@ -39,7 +40,7 @@ class EventLines:
             lines[0], self._is_begun = lines[0].removeprefix(codecs.BOM_UTF8), True
         if len(self._rest) > MAX_LINE:
             raise broken(f"the server sends a line of more than {MAX_LINE >> 20} MB")
-        found = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+        found = [line.partition(b":")[2].strip() for line in lines if line.startswith((b"data:", b"error:"))]
         try:
             return [line.decode("utf-8") for line in found if line]
         except UnicodeDecodeError:
@@ -74,6 +75,8 @@ def read_event(data: str) -> Piece:
     # Others than the first are other answers.
     first = next((c for c in listed if isinstance(c, dict) and c.get("index") in (None, 0)), {})
     delta = _part(first, "delta")
+    if not delta and (first.get("message") or first.get("text")):
+        raise broken("the server's events hold no `delta`, so that it does not stream a chat; is the URL right?")
     if delta.get("tool_calls") or delta.get("function_call"):
         raise broken("the server gave no answer: it wanted to call a tool; start it without a tool parser")
     if refusal := _text(delta, "refusal"):

@@ -42,7 +42,9 @@ def explain_refusal(
     said = _said(headers, body)
     why = f": {said}" if said else ""
     status, after = Status.BACKEND_ERROR, None
-    if is_refused_by_proxy(code, headers, body):
+    if 200 < code < 300:
+        sentence = f"{place} sends no answer, with a status of success ({code}); is the URL right?{why}"
+    elif is_refused_by_proxy(code, headers, body):
         status, after = (Status.BUSY, _wait(headers)) if code in _BUSY else (status, after)
         sentence = f"a proxy on the way to {place} refuses the request ({code}): {advise(proxy, _host(place))}"
     elif 300 <= code < 400:

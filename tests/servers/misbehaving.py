@@ -425,6 +425,7 @@ STEERED: dict[str, Callable[[Request], Any]] = {
     "loads_between": lambda r: r.error(503, "later") if second(r) else steered(r),
     "resizes_between": lambda r: steered(r, tokens=-19 if second(r) else 0),
     "opens_new_turns_later": lambda r: steered(r, tokens=60 if second(r) else 0),
+    "writes_nothing_later": lambda r: steered(r, behind=[] if second(r) else ANSWER),
     "answers_in_prose": lambda r: steered(r, behind=["It is the red one."]),
     "cuts_behind_a_box": lambda r: steered(r, behind=ANSWER[:1], cut=True),
     "cuts_before_a_box": lambda r: steered(r, behind=["["], cut=True),
