@@ -19,7 +19,7 @@ from training.data.tabletop.store import Scenes, render_shard
 from training.embedded.batch import PREFIX, SUFFIX, Instructions, Writer, make_batch, segments
 from training.embedded.mix import mix
 from training.embedded.prefetch import made_ahead
-from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, go_on_from, library_inputs
+from training.embedded.reasoner import GRID, PATCHES, SMOKE, FastLanguage, build, export, go_on_from, library_inputs
 from training.embedded.reasoner_optimisers import Muon
 from training.embedded.tokenizer import build_tokenizer, words
 from training.embedded.train_reasoner import Settings, train
@@ -83,6 +83,8 @@ def test_mixed_weights_lie_between_and_new_words_are_the_later_courses(tmp_path:
     fetch, red = (tokenizers[1].encode(f" {word}", add_special_tokens=False)[0] for word in ("fetch", "red"))
     assert torch.equal(rows[0][fetch], rows[2][fetch]) and not torch.equal(rows[0][red], rows[2][red])
     assert half.lm_head.weight is half.get_input_embeddings().weight
+    export(half, tokenizers[1], tmp_path / "half")
+    assert "float32" not in (tmp_path / "half" / "config.json").read_text() and half.dtype == torch.float32
     with pytest.raises(ValueError, match="not between"):
         mix(before, after, 1.5)
 

@@ -21,7 +21,7 @@ PREFIX = "<|im_start|>user\n<|vision_start|>"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 NOBODY, NONE = -1, 0  # whom a token is about, beside the ids of objects
 WORD, DECISION = 4.0, 8.0  # weights: an object's words; the word that says found, none or one more
-UNDERSTOOD = 2.0  # weight of what is meant, where nothing else of the answer is learnt
+MEANT = 5.0  # weight of the words that say what is meant
 
 
 Piece = tuple[str, int, float]  # text, about whom, weight of its first token
@@ -33,7 +33,6 @@ class Query:
 
     prompt: str
     pieces: list[Piece]
-    weight: float = 1.0  # of every token, beside its own
 
 
 Draw = Callable[[np.random.Generator, list[Thing], bool], Query | None]  # the last: whether to augment
@@ -53,10 +52,15 @@ class Batch:
     color: Tensor  # (B, 8)
 
 
+def meaning(item: Item) -> list[Piece]:
+    """The thought's first sentence in pieces, word by word: what is meant."""
+    words = f"{item.article} {item.spec}.".split(" ")
+    return [("<think>The target is", NOBODY, 1.0), *((f" {word}", NOBODY, MEANT) for word in words)]
+
+
 def segments(item: Item) -> list[Piece]:
     """The answer in pieces (text, about whom, weight of its first token); joined they are `instructions.answer`."""
-    head = f"The target is {item.article} {item.spec}."
-    pieces = [("<think>" + head, NOBODY, 1.0)]
+    pieces = meaning(item)
     pieces += [(f" The {instructions.name(t)} is at {instructions.at(t)}.", t.id, DECISION) for t in item.seen]
     for t, true in item.candidates:
         pieces.append((f" The {t.color} {instructions.name(t)} at {instructions.at(t)} is", t.id, DECISION))
@@ -106,7 +110,7 @@ class Writer:
             for n, token in enumerate(self.encode(text)):
                 # The token before predicts this one.
                 labels[-1], about[-1] = token, who
-                weights[-1] = query.weight * (first if n == 0 else WORD if who > 0 and token in self._words else 1.0)
+                weights[-1] = first if n == 0 else WORD if who > 0 and token in self._words else 1.0
                 ids.append(token)
                 labels.append(-100)
                 weights.append(1.0)
@@ -159,8 +163,7 @@ class Instructions:
             item = wordings.reword(rng, item, heard_wordings.TRAINING)
         if augment and rng.random() < self.unheard:
             item = replace(item, text=unheard(rng, item))
-        pieces, prompt = segments(item), prompt_text(item.text)
-        return Query(prompt, pieces[:1], UNDERSTOOD) if only_understood else Query(prompt, pieces)
+        return Query(prompt_text(item.text), meaning(item) if only_understood else segments(item))
 
 
 def make_batch(

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from training.embedded.reasoner import EMBEDDINGS, SIZE, go_on_from, read_model
-from training.finetune.processor_files import write_processor_files
+from training.embedded.reasoner import EMBEDDINGS, export, go_on_from, read_model
 
 
 def mix(before: str, after: str, share: float) -> Any:
@@ -43,9 +42,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of the second (default: 0.5)")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    mix(arguments.before, arguments.after, arguments.share).to(torch.bfloat16).save_pretrained(arguments.out)
-    AutoTokenizer.from_pretrained(arguments.after).save_pretrained(arguments.out)
-    write_processor_files(arguments.out, SIZE)
+    mixed = mix(arguments.before, arguments.after, arguments.share)
+    export(mixed, AutoTokenizer.from_pretrained(arguments.after), arguments.out)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ faster on a CPU. tests/test_train_reasoner.py holds the two forms together.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForCondition
 
 from training.embedded.tokenizer import FIRST_NUMBER, NUMBERS
 from training.finetune.fast_vision import attend, rms, rotate
+from training.finetune.processor_files import write_processor_files
 
 SIZE, PATCH, MERGE = 224, 8, 2
 CELL = PATCH * MERGE  # pixels of the image per image token
@@ -171,6 +173,16 @@ def go_on_from(model: Any, folder: str, tokenizer: Any) -> None:
         before = [known[token]] if token in known else former.encode(token, add_special_tokens=False)
         embeddings[number] = rows[before].mean(0)
     model.load_state_dict(found | {EMBEDDINGS: embeddings, "lm_head.weight": embeddings})
+
+
+def export(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A checkpoint as the hub lays them out, in bfloat16, with the processor's files; the model stays as it is."""
+    model = copy.deepcopy(model).to(torch.bfloat16)
+    for part in (model.config.text_config, model.config.vision_config):
+        part.dtype = None  # of what it was read in; a server would take it for the weights'
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_processor_files(folder, SIZE)
 
 
 def rope_base(folder: str) -> float:

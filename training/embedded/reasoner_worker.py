@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
@@ -24,14 +23,13 @@ from training.embedded import validation_questions
 from training.embedded.batch import Batch, Draw, Instructions, Writer, make_batch
 from training.embedded.prefetch import made_ahead
 from training.embedded.pretraining import pretraining
-from training.embedded.reasoner import SIZE, rope_base
+from training.embedded.reasoner import export, rope_base
 from training.embedded.reasoner_learner import Learner, dimensions
 from training.embedded.reasoner_optimisers import Optimisers
 from training.embedded.reasoner_settings import Settings
 from training.embedded.run_files import note, read_state, save_state
 from training.embedded.tokenizer import save_tokenizer
 from training.embedded.unheard import IDLE
-from training.finetune.processor_files import write_processor_files
 
 LOG_EVERY = 20  # steps
 VALIDATED = 120  # images of `val`, at most
@@ -93,12 +91,12 @@ def run_worker(settings: Settings, rank: int) -> None:
                     note(out / "log.jsonl", {"step": done, "validation": validation.figures(learner, step)})
                     last = time.monotonic()
                 if settings.export_every and done % settings.export_every == 0:
-                    _export(learner.model, tokenizer, out / f"model-{done:05d}")
+                    export(learner.model, tokenizer, out / f"model-{done:05d}")
                 if done % settings.save_every == 0 or done == total:
                     state = learner.state_dict() | {"step": done} | optimisers.state_dict()
                     save_state(out / "state.pt", state)
                     if done > settings.vision_steps:
-                        _export(learner.model, tokenizer, out / "model")
+                        export(learner.model, tokenizer, out / "model")
             if done == settings.stop_after:
                 break
     if rank == 0:
@@ -158,9 +156,3 @@ class _Validation:
                 sums[name] = sums.get(name, 0.0) + float(x) / len(parts)
         means = {n: round(x, 4) for n, x in sums.items()}
         return means | validation_questions.accuracies(learner.model, self.tokenizer, self.questions)
-
-
-def _export(model: Any, tokenizer: Any, folder: Path) -> None:
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_processor_files(folder, SIZE)
