@@ -165,7 +165,7 @@ def test_two_requests_write_what_one_generation_in_this_process_writes(
     assert "".join(pieces) == b.text
     assert replace(a, first_token=0) == replace(b, first_token=0)
     assert a.thought_ended == (budget is not None and budget != ThoughtBudget(500))
-    assert not held or b.text.endswith("]</answer>")
+    assert not held or b.text.removesuffix("</answer>").rstrip().endswith("]")
 
 
 @pytest.mark.parametrize("limit", [10, 20, 30])

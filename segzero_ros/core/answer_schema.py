@@ -8,6 +8,7 @@ out. `continuation` ends a thought.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from segzero_ros.core.answer import MAX_LABEL
@@ -233,6 +234,14 @@ def sample_answer(profile: Profile) -> str:
     else:
         answer = f'[{{"bbox_2d": {box}{sample_point(profile)}, "label": "a short name"}}]'
     return answer + "</answer>" * expects_tags(profile)
+
+
+def room_of_answer(profile: Profile, count: Callable[[str], int]) -> int:
+    """Tokens that an answer of one object takes, with what closes the thought before it, and a few for blanks.
+
+    count: a text's tokens.
+    """
+    return count("</think>" + begin_of_answer(profile) + sample_answer(profile)) + 10
 
 
 def sample_point(profile: Profile) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segzero_ros.core.answer_schema import answer_language, lark_grammar, sample_answer, sample_point
+from segzero_ros.core.answer_schema import answer_language, lark_grammar, room_of_answer, sample_point
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.profile import Profile
 from segzero_ros.core.regular import Automaton
@@ -44,8 +44,11 @@ class Grammar:
             raise _refused(f"the tokenizer has no form that llguidance reads: {first_line(error)}") from error
         if why := llguidance.LLMatcher.validate_grammar(self._lark, self._vocabulary):
             raise _refused(f"the grammar of profile {profile.name} is refused: {one_line(why, 200)}")
-        self.room = len(tokenizer.encode(sample_answer(profile), add_special_tokens=False)) + 8
-        self.point_room = len(tokenizer.encode(sample_point(profile), add_special_tokens=False)) + 4
+
+        def count(text: str) -> int:
+            return len(tokenizer.encode(text, add_special_tokens=False))
+
+        self.room, self.point_room = room_of_answer(profile, count), count(sample_point(profile)) + 4
         self.further_objects = _rows_of(rows, (b"{" in said or re.search(rb"\}\s*,", said) for said in written))
         self.further_entries = _rows_of(rows, (b"," in said or b"{" in said for said in written))  # objects, too
 

@@ -13,7 +13,7 @@ from segzero_ros.core.answer_schema import (
     answer_tag,
     behind_thought,
     check_grammar,
-    sample_answer,
+    room_of_answer,
     structural_tag,
 )
 from segzero_ros.core.profile import Profile
@@ -29,8 +29,7 @@ class AnswerForm:
         check_grammar(profile)
         self._profile = profile
         self._automaton = Automaton(answer_language(profile))
-        sample = sample_answer(profile)
-        self.room = (count(sample) if count else len(sample.encode())) + 8  # tokens that an answer is left
+        self.room = room_of_answer(profile, count or (lambda text: len(text.encode())))
         self.turn = structural_tag(profile, profile.thinking == "opened")
         self.answer = answer_tag(profile)
 
