@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from training.data.tabletop.instructions import KINDS, Item
 from training.data.tabletop.scene import COLORS
 from training.data.tabletop.store import Thing
-from training.embedded.batch import UNDERSTOOD, Instructions
+from training.embedded.batch import MEANT as HEAVY
+from training.embedded.batch import Instructions
 from training.embedded.unheard import unheard
 
 MEANT = (
@@ -63,10 +64,12 @@ def test_where_only_what_is_meant_is_learnt_the_answer_is_left_out(share: float)
     found = [q for q in (draw(rng, THINGS, True) for _ in range(80)) if q]
     assert len(found) > 40
     for query in found:
-        first, last = query.pieces[0][0], query.pieces[-1][0]
-        assert first.startswith("<think>The target is ") and first.endswith(".")
-        assert (len(query.pieces) == 1) is (share == 1) and query.weight == (UNDERSTOOD if share else 1.0)
-        assert share == 1 or last == "</answer><|im_end|>"
+        written = "".join(text for text, _, _ in query.pieces)
+        meant = written.partition(".")[0] + "."
+        assert meant.startswith("<think>The target is ")
+        assert written == meant if share else written.endswith("</answer><|im_end|>")
+        words = [text for text, _, weight in query.pieces if weight == HEAVY]
+        assert "<think>The target is" + "".join(words) == meant, "each word of what is meant weighs most"
 
 
 def test_validation_is_asked_in_plain_words_with_whole_answers() -> None:
