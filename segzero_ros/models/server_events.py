@@ -18,8 +18,8 @@ OPEN, CLOSE, ANSWER = "<think>", "</think>", "<answer>"
 
 
 class EventLines:
-    """Server-sent events, of which a chat uses `data:` lines alone, and llama.cpp before 2025 an `error:` line; the
-    bytes may be cut anywhere."""
+    """Server-sent events, of which a chat uses `data:` lines alone, and older builds of llama.cpp an `error:` line;
+    the bytes may be cut anywhere."""
 
     def __init__(self, limit: int) -> None:
         """limit: bytes of the whole stream."""

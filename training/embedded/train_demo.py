@@ -40,7 +40,7 @@ SMOKE = Size(
 )
 
 # What a further course asks twice as often, and its steps: 50 minutes on two cores (docs/decisions/embedded-model.md).
-# With negations more often than that, "the black one" is read as "not black".
+# Negations three times as often went with "the black one" read as "not black".
 FURTHER_KINDS = (*KINDS, "color", "color_category", "spatial", "several", "negation")
 FURTHER: dict[str, Any] = {
     "vision_steps": 0,  # of a tower with another rope base: 400
