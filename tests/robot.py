@@ -14,10 +14,12 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from segzero_msgs.action import Segment
 from segzero_msgs.msg import Segmentation, State
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
@@ -114,6 +116,11 @@ class Robot:
             said = stamp.sec * 10**9 + stamp.nanosec
             # Never while the executor waits with it.
             self.executor.create_task(self.node.destroy_subscription, last)
+
+    def goals(self, **qos: QoSProfile) -> ActionClient:
+        """A client of the action. Kilted's rclpy adds it to the node before it has its lock, so that a thread which
+        waits with the node meanwhile ends with an error: made within, like the goals."""
+        return self.within(ActionClient, self.node, Segment, f"{self.space}/segzero/ask", **qos)
 
     def within(self, call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         """What a call returns that is made by the thread which takes messages: rclpy drops the reply to a goal that

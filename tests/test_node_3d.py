@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Point, PointStamped
-from rclpy.action import ActionClient
 from segzero_msgs.action import Segment
 from segzero_msgs.msg import Box2D, Instance, Point2D, Prompt, Segmentation
 from segzero_msgs.srv import SegmentImage
@@ -55,7 +54,7 @@ def camera(robot: Robot) -> Camera:
 
 @pytest.fixture
 def ask(robot: Robot) -> Callable[..., tuple[int, Segmentation]]:
-    client = ActionClient(robot.node, Segment, "/segzero/ask")
+    client = robot.goals()
 
     def send(show: Callable[[], Any] = lambda: None, **goal: Any) -> tuple[int, Segmentation]:
         import threading

@@ -11,7 +11,6 @@ import pytest
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
-from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from segzero_msgs.action import Segment
 from segzero_msgs.msg import Segmentation
@@ -76,10 +75,7 @@ class Asked:
 @pytest.fixture
 def client(robot: Robot) -> Any:
     burst = QoSProfile(depth=200)
-    return ActionClient(
-        robot.node,
-        Segment,
-        "/segzero/ask",
+    return robot.goals(
         goal_service_qos_profile=burst,
         result_service_qos_profile=burst,
         cancel_service_qos_profile=burst,
