@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from segzero_ros.core.confidence import AGREES, best_iou
+from segzero_ros.core.confidence import best_iou
 from segzero_ros.core.contract import Box, PackedMask, Status
 from segzero_ros.core.geometry import box_iou, pack
 from segzero_ros.core.steps import Deadline, Progress, Thought
@@ -44,8 +44,8 @@ RIGHT = 0.5  # IoU with a true mask
 BINS = 10
 LEAST = 60  # objects for a row
 RESAMPLES = 1000
-THRESHOLDS = (0.25, 0.5, 0.75)
-SHIPPED = ("vote of 8",)
+THRESHOLDS = (0.5, 0.75, 0.9)
+SHIPPED = ("mean IoU of 8",)
 RESULTS = Path(__file__).resolve().parent.parent / "training" / "experiments" / "results" / "confidence.json"
 
 
@@ -127,17 +127,20 @@ def _share(k: int, iou: float, key: str = "vote") -> Callable[[Record], float | 
     return value
 
 
-def _mean_iou(found: Sequence[float | None]) -> float | None:
-    read = [v for v in found if v is not None]
-    return sum(read) / len(read) if read else None
+def _mean(k: int, key: str = "vote") -> Callable[[Record], float | None]:
+    def value(o: Record) -> float | None:
+        read = [v for v in o[key][:k] if v is not None]
+        return sum(read) / len(read) if read and len(o[key]) >= k else None
+
+    return value
 
 
 WAYS = (
     Way("score", lambda o: o["score"]),
-    *(Way(f"vote of {k}", _share(k, AGREES)) for k in (4, 8, 16)),
-    Way("vote of 8, IoU 0.7", _share(8, 0.7)),
-    Way("vote of 8 by boxes", _share(8, AGREES, "vote_box")),
-    Way("vote of 8, mean IoU", lambda o: _mean_iou(o["vote"][:8])),
+    *(Way(f"mean IoU of {k}", _mean(k)) for k in (4, 8, 16)),
+    Way("mean IoU of 8, boxes", _mean(8, "vote_box")),
+    Way("share of 8, IoU 0.5", _share(8, 0.5)),
+    Way("share of 8, IoU 0.7", _share(8, 0.7)),
 )
 
 
@@ -235,7 +238,7 @@ def cost(records: Sequence[Record]) -> dict[str, float]:
     for k in sorted({len(r["objects"][0]["vote"]) for r in some}):
         mine = [r for r in some if len(r["objects"][0]["vote"]) == k]
         spent = sum(r["seconds"]["vote"] + r["seconds"]["vote_masks"] for r in mine)
-        found[f"vote of {k}"] = spent / sum(r["seconds"]["plain"] for r in mine)
+        found[f"{k} samples"] = spent / sum(r["seconds"]["plain"] for r in mine)
     return {name: round(value, 2) for name, value in found.items()}
 
 
@@ -287,7 +290,7 @@ def draw(found: Sequence[Record], path: Path) -> None:
             axes.scatter(x, y, s=4 + 120 * n / n.sum(), color=line.get_color())
         axes.set(title=split, xlabel="confidence", ylabel="share of right objects", xlim=(0, 1.02), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     part = path.with_name(f".{path.name}")
     figure.savefig(part, dpi=90, format="png")
     part.replace(path)

@@ -13,7 +13,6 @@ from segzero_ros.core.contract import Instance, PackedMask, Segmentation, Status
 from segzero_ros.core.geometry import packed_iou
 from segzero_ros.core.text import one_line
 
-AGREES = 0.5  # IoU at which two masks are of one object
 WAYS = ("off", "vote")
 SAMPLES = 8
 MAX_SAMPLES = 64
@@ -55,14 +54,14 @@ def best_iou(mask: PackedMask, others: Sequence[PackedMask]) -> float:
     return max((packed_iou(mask, other) for other in others), default=0.0)
 
 
-def agreement(mask: PackedMask, samples: Sequence[Sequence[PackedMask]], iou: float = AGREES) -> float | None:
-    """Share of the samples that have this object among their masks; None without a sample.
+def agreement(mask: PackedMask, samples: Sequence[Sequence[PackedMask]]) -> float | None:
+    """Mean over the samples of the best IoU that one of their masks has with this object; None without a sample.
 
-    samples: of each readable answer its masks, none where it says that nothing matches.
+    samples: of each readable answer its masks, none where it says that nothing matches (an IoU of 0).
     """
     if not samples:
         return None
-    return sum(best_iou(mask, masks) >= iou for masks in samples) / len(samples)
+    return sum(best_iou(mask, masks) for masks in samples) / len(samples)
 
 
 def drop_unsure(result: Segmentation, least: float, why: Sequence[str] = ()) -> Segmentation:

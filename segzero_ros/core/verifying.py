@@ -68,7 +68,7 @@ class Again:
         self._image, self._instruction, self._stop, self._progress = image, instruction, stop, progress
 
     def vote(self, instances: Sequence[Instance], samples: int) -> tuple[tuple[Instance, ...], list[str]]:
-        """How many of the seeded samples have the object. What cannot be read has no vote; half must be read."""
+        """How far the seeded samples have the object. What cannot be read has no vote; half must be read."""
         thoughts = [t for t in self.sample(samples) if t.answer.status is not Status.PARSE_ERROR]
         if 2 * len(thoughts) < samples:  # few voices would agree by chance
             said = f"the confidence is not known: only {len(thoughts)} of {samples} samples could be read"
