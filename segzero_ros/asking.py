@@ -80,13 +80,15 @@ class Question(Future[Answer]):
 
 
 class _Client(ActionClient):
-    """rclpy's without two races. A reply that is taken before its own request is noted down, by another thread, would
-    be dropped as unexpected: the goal runs, and nobody hears of it. And feedback that waits beside the result would be
-    dropped after it: the end of the text.
+    """rclpy's without three races. A reply that is taken before its own request is noted down, by another thread, would
+    be dropped as unexpected: the goal runs, and nobody hears of it. Feedback that waits beside the result would be
+    dropped after it: the end of the text. And Kilted's is the node's before it has a lock: a thread that spins the node
+    meanwhile would end with AttributeError.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:
         self._sending = threading.RLock()
+        self._lock = threading.Lock()  # until rclpy has made its own
         super().__init__(*args, **more)
 
     def take_data(self) -> Any:

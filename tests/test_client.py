@@ -275,6 +275,21 @@ def test_a_users_own_node_and_executor_do(server: None, own_node: Any) -> None:
     robot.close()
 
 
+def test_a_client_can_be_made_while_the_node_is_spun(own_node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spinning thread asks whatever is the node's at once, before its constructor has ended (rclpy of Kilted)."""
+    node, _ = own_node
+    counted: list[int] = []
+    adds = node.add_waitable
+
+    def add(waitable: Any) -> None:
+        adds(waitable)
+        counted.append(waitable.get_num_entities().num_clients)
+
+    monkeypatch.setattr(node, "add_waitable", add)
+    Segzero(node).close()
+    assert counted == [3]
+
+
 def test_a_node_that_nobody_spins_is_said_and_not_waited_for_for_ever(
     server: None, own_node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
