@@ -231,15 +231,19 @@ def _threshold(records: Sequence[Record], way: Way, least: float) -> dict[str, f
     }
 
 
-def cost(records: Sequence[Record]) -> dict[str, float]:
-    """Seconds of asking again, in those of the plain answer, over the same questions; both are sums."""
+def cost(records: Sequence[Record]) -> dict[str, tuple[float, ...]]:
+    """Seconds of asking again, in those of the plain answer, over the same questions, both sums; its 95 % interval."""
     some = [r for r in records if r["objects"]]
+    rng = np.random.default_rng(0)
     found = {}
     for k in sorted({len(r["objects"][0]["vote"]) for r in some}):
         mine = [r for r in some if len(r["objects"][0]["vote"]) == k]
-        spent = sum(r["seconds"]["vote"] + r["seconds"]["vote_masks"] for r in mine)
-        found[f"{k} samples"] = spent / sum(r["seconds"]["plain"] for r in mine)
-    return {name: round(value, 2) for name, value in found.items()}
+        spent = np.array([r["seconds"]["vote"] + r["seconds"]["vote_masks"] for r in mine])
+        plain = np.array([r["seconds"]["plain"] for r in mine])
+        drawn = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
+        low, high = np.percentile(spent[drawn].sum(1) / plain[drawn].sum(1), [2.5, 97.5])
+        found[f"{k} samples"] = tuple(round(float(v), 2) for v in (spent.sum() / plain.sum(), low, high))
+    return found
 
 
 def table(found: Sequence[Record]) -> str:
@@ -311,7 +315,7 @@ def show(a: argparse.Namespace) -> None:
     if a.page:
         markdown.write(a.page, "curve", table(found))
         markdown.write(a.page, "threshold", threshold_table(found))
-        ratios = [[way, f"{ratio:.1f}"] for way, ratio in costs.items()]
+        ratios = [[way, f"{ratio:.2f} {_between(interval)}"] for way, (ratio, *interval) in costs.items()]
         markdown.write(a.page, "cost", markdown.table(["way", "seconds, in those of the plain answer"], ratios))
     if a.picture:
         draw(found, a.picture)
