@@ -11,6 +11,7 @@ import traceback
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -490,10 +491,33 @@ class TestAddresses:
         with pytest.raises(SegzeroError, match=re.escape(f"http://{name}")):
             resolve(name, "reasoner")
 
-    def test_a_password_in_it_is_refused_and_not_shown(self) -> None:
-        with pytest.raises(SegzeroError) as error:
-            read_address("http://me:hunter2@h/v1")
-        assert "hunter2" not in error.value.message
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://me:hunter2@h/v1",
+            "http://me:hunter/2@h/v1",
+            "http://me:hunter?2@h/v1",
+            "http://me:hunter[2@h/v1",
+            "http:///me:hunter2@h/v1",
+        ],
+    )
+    def test_a_password_in_it_is_refused_and_not_shown(self, url: str) -> None:
+        with pytest.raises(SegzeroError, match="names a user") as error:
+            read_address(url)
+        assert "hunter" not in error.value.message
+
+    @pytest.mark.parametrize("content", [None, b"no certificate"])
+    def test_certificates_that_cannot_be_read_are_a_sentence(
+        self, content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "trusted.pem"
+        if content is not None:
+            file.write_bytes(content)
+        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        with pytest.raises(SegzeroError, match=r"certificates to trust cannot be read \(SSL_CERT_FILE\)") as error:
+            load_server_reasoner(PROFILE, "https://robot.invalid/v1#one")
+        assert error.value.status is Status.NOT_READY
 
     def test_names_of_folders_and_of_the_hub_are_none(self) -> None:
         assert not any(is_address(name) for name in ("embedded", "Qwen/Qwen2.5-VL", "/http://x", "https", ""))

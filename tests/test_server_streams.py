@@ -103,6 +103,7 @@ def delta(finish: str | None = None, index: int = 0, **fields: Any) -> dict[str,
     return {"index": index, "delta": fields, "finish_reason": finish}
 
 
+DONE = event([delta("stop")]) + b"data: [DONE]\n\n"  # without counts
 END = event([delta("stop")], usage=USAGE) + b"data: [DONE]\n\n"
 
 
@@ -172,6 +173,22 @@ class TestAnswers:
         text = event([delta(content="the mug")]) + event([delta(finish)], usage=USAGE) + b"data: [DONE]\n\n"
         assert words in refused(EVENTS, text).message
 
+    @pytest.mark.parametrize(
+        ("finish", "words"), [("content_filter", "its filter"), ("tool_calls", "wanted to call a tool")]
+    )
+    def test_an_end_that_is_none_stays_one_though_a_better_is_told_later(self, finish: str, words: str) -> None:
+        text = event([delta(content="the mug")]) + event([delta(finish)])
+        assert words in refused(EVENTS, text + END).message
+
+    def test_an_answer_that_was_cut_stays_cut(self) -> None:
+        text = event([delta(content="the mug")]) + event([delta("length")]) + END
+        with server(sending(EVENTS + text)) as address:
+            assert ask(reasoner(address))[0].truncated
+
+    def test_text_behind_the_end_is_a_second_answer_and_refused(self) -> None:
+        text = event([delta(content="the mug")]) + event([delta("stop")]) + event([delta(content="the bowl")])
+        assert "writes on behind the end" in refused(EVENTS, text + END).message
+
     def test_an_end_that_says_the_key_does_not_bring_it_into_the_sentence(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -233,6 +250,46 @@ class TestAnswers:
             ask(reasoner(address))
         assert len(sent) < 20
 
+    def test_what_was_counted_of_a_stream_that_broke_is_forgotten_with_it(self) -> None:
+        """Else its count would vouch for another's picture."""
+        times: list[bytes] = []
+
+        def act(one: socket.socket, head: bytes) -> None:
+            times.append(head)
+            first = event([delta(role="assistant", content="")], usage=USAGE | {"completion_tokens": 0})
+            one.sendall(EVENTS + (first if len(times) == 1 else event([delta(content="the mug")]) + DONE))
+
+        with server(act) as address, pytest.raises(SegzeroError, match="does not count prompt tokens"):
+            ask(reasoner(address))
+        assert len(times) == 2
+
+    def test_a_connection_that_is_kept_alive_without_a_word_is_silent(self) -> None:
+        for begin in (b"", EVENTS, b"HTTP/1.1 500 x\r\n\r\n"):
+            left = threading.Event()
+
+            def act(one: socket.socket, _: bytes, begin: bytes = begin, left: threading.Event = left) -> None:
+                one.sendall(begin or b"HTTP/1.1 200 OK\r\n")
+                with suppress(OSError):
+                    while not left.wait(0.05):
+                        one.sendall(b": ping\n\n" if begin else b"x-drip: drip\r\n")
+
+            with server(act) as address, pytest.raises(SegzeroError, match=r"written nothing for 0\.3 s") as error:
+                ask(reasoner(address, silence=0.3, connect_timeout=0.2))
+            left.set()
+            assert error.value.status is Status.TIMEOUT
+
+    def test_a_whole_answer_needs_no_end_of_the_connection(self) -> None:
+        left = threading.Event()
+
+        def act(one: socket.socket, _: bytes) -> None:
+            one.sendall(EVENTS + event([delta(content="the mug")]) + event([delta("stop")]) + event([], usage=USAGE))
+            left.wait(20)
+
+        with server(act) as address:
+            assert ask(reasoner(address))[0].text == "the mug"
+        assert not left.is_set()
+        left.set()
+
     def test_what_comes_byte_by_byte_takes_no_more_time_the_longer_it_is(self) -> None:
         """Else no cancel would be seen meanwhile."""
 
@@ -263,6 +320,65 @@ class TestAnswers:
         with server(act) as address:
             found, _ = ask(reasoner(address), cancel=flag, on_text=lambda *_: flag.set())
             assert found.cancelled and found.text == "the " and gone.wait(20)
+
+
+class TestTheKey:
+    @pytest.fixture(autouse=True)
+    def key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SEGZERO_API_KEY", "sk/robot=1")
+
+    @pytest.mark.parametrize("spelt", ["sk/robot=1", "sk\\/robot=1", "sk/robot\\u003d1", "sk\\u002Frobot\\u003D1"])
+    @pytest.mark.parametrize("before", [0, 180, 195])
+    def test_it_is_hidden_however_json_spells_it_and_where_the_sentence_is_cut(self, spelt: str, before: int) -> None:
+        body = b'{"error": {"message": "%s%s"}}' % (b"x" * before, spelt.encode())
+        head = b"HTTP/1.1 401 x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        for error in (refused(head % len(body), body), refused(EVENTS, b"data: " + body + b"\n\n")):
+            assert "sk" not in error.message and "robot" not in error.message
+
+    def test_a_server_that_says_it_may_still_be_asked_again(self) -> None:
+        times: list[bytes] = []
+
+        def act(one: socket.socket, head: bytes) -> None:
+            times.append(head)
+            body = b'{"error": {"message": "sk/robot=1 is slow"}}'
+            if len(times) == 1:
+                one.sendall(b"HTTP/1.1 429 x\r\nretry-after: 0\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            else:
+                one.sendall(EVENTS + event([delta(content="the mug")]) + END)
+
+        with server(act) as address:
+            assert ask(reasoner(address))[0].text == "the mug"
+
+    def test_a_model_whose_name_holds_it_keeps_its_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SEGZERO_API_KEY", "robot1")
+        assert models([{"id": "robot1-vlm"}]) == {"robot1-vlm": 0}
+
+
+def models(data: list[dict[str, Any]]) -> dict[str, int]:
+    body = json.dumps({"data": data}).encode()
+    found: dict[str, int] = {}
+    with server(sending(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)) as address:
+        client = ServerClient(read_address(f"http://{address}/v1"))
+
+        async def call(connections: Any) -> None:
+            found.update(await client.list_models(connections))
+
+        client.run(call, None)
+    return found
+
+
+def test_an_adapter_has_the_room_of_its_model() -> None:
+    listed: list[dict[str, Any]] = [{"id": "base", "max_model_len": 960}, {"id": "star", "parent": "base"}]
+    assert models(listed) == {"base": 960, "star": 960}
+    assert models([{"id": "star", "parent": "star"}]) == {"star": 0}
+
+
+@pytest.mark.parametrize("base", ["/chat", "/v1/chat/completions"])
+def test_a_page_that_is_not_there_names_the_usual_end_of_a_url(base: str) -> None:
+    with server(sending(b"HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n")) as address:
+        one = ServerReasoner(read_address(f"http://{address}{base}#one"), PROFILE)
+        with pytest.raises(SegzeroError, match="mostly ends in /v1"):
+            ask(one)
 
 
 class TestAThoughtInTwoFields:
@@ -324,6 +440,15 @@ class TestProxies:
         said = error.value.message
         assert f"a proxy on the way to http://robot.invalid:8000/v1 refuses the request ({code})" in said
         assert f"HTTP_PROXY ({proxy})" in said and "put robot.invalid into NO_PROXY" in said and "hunter2" not in said
+
+    @pytest.mark.parametrize("proxy", ["http://me:hunt/er2@proxy:3128", "http://me:hunter2@proxy:port"])
+    def test_a_proxy_that_is_no_url_is_a_failure_without_its_password(
+        self, proxy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        with pytest.raises(SegzeroError, match="no URL that can be read: HTTP_PROXY") as error:
+            ask(reasoner("robot.invalid:8000"))
+        assert "hunt" not in error.value.message
 
     def test_a_proxy_that_opens_no_tunnel_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         answer = b"HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic\r\ncontent-length: 0\r\n\r\n"

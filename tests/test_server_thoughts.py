@@ -110,6 +110,13 @@ class TestAServerThatDoesWell:
         assert any("</think>" in text for text in ends) and any("</think>" not in text for text in ends)
 
 
+def test_seconds_end_a_thought_while_the_server_says_nothing(address: str) -> None:
+    one = load(address, "stops_thinking", False)
+    found, pieces = ask(one, WORDS, thought_budget=ThoughtBudget(seconds=0.3))
+    assert found.thought_ended and found.text == pieces == "<think>thought0 thought1 </think>\n\n" + ANSWER
+    assert told(address, "stops_thinking", "gone") is True
+
+
 def test_a_constrained_answer_is_left_its_room(address: str) -> None:
     one = load(address, "thinks", True)
     found, pieces = ask(one, WORDS, max_new_tokens=AnswerForm(ROOMY, None).room + 4)
@@ -150,6 +157,7 @@ def test_a_server_that_cannot_end_a_thought_says_so_when_it_is_asked_to(address:
 LATER = {
     # way: status, words of the sentence, text that was told before
     "begins_anew": (BACKEND, "began the answer anew", CLOSED + "<think>"),
+    "repeats_the_thought_alone": (BACKEND, "began the answer anew", CLOSED + "thought0 thought1 thought2 "),
     "dies_between": (BACKEND, "broke the connection off", CLOSED),
     "dies_behind_the_thought": (BACKEND, "broke the connection off, after 13 characters", CLOSED + "the beginning"),
     "loads_between": (Status.BUSY, "(503): later", CLOSED),
@@ -218,6 +226,7 @@ def test_every_way_is_tried() -> None:
     assert set(misbehaving.STEERED) == {
         "thinks",
         "hangs_between",
+        "stops_thinking",
         "answers_in_prose",
         "writes_nothing_later",
         *LOADS,

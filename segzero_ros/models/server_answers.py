@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx2
 
@@ -23,6 +25,7 @@ _ENDS = {
     "tool_calls": "it wanted to call a tool; start it without a tool parser",
     "function_call": "it wanted to call a function; start it without a tool parser",
 }
+LEAST_ECHO = 8  # characters of a thought that no answer begins with by chance
 
 
 @dataclass
@@ -34,7 +37,8 @@ class _Response:
     finish: str = ""
 
     def take(self, piece: Piece) -> None:
-        self.finish = piece.finish or self.finish
+        if self.finish in ("", "stop"):  # what was cut or filtered stays so
+            self.finish = piece.finish or self.finish
         self.prompt_tokens = piece.prompt_tokens or self.prompt_tokens
         self.tokens = piece.completion_tokens or self.tokens + bool(piece.content or piece.thought)
 
@@ -46,7 +50,10 @@ class _ThoughtEnds(Exception):
 def _begins_anew(rest: str, before: str) -> bool:
     """Whether what came behind a closed thought opens one, or is that thought once more (llama.cpp's `echo`)."""
     (thought, _, _), (again, closed, _) = before.partition(CLOSE), rest.partition(CLOSE)
-    return rest.lstrip().startswith(OPEN) or (bool(closed and thought.strip()) and again.strip() == thought.strip())
+    if rest.lstrip().startswith(OPEN) or (closed and thought.strip() and again.strip() == thought.strip()):
+        return True
+    words = thought.strip().removeprefix(OPEN).strip()  # in a field of its own it comes without tags
+    return len(words) >= LEAST_ECHO and rest.lstrip().startswith(words)
 
 
 class ServerAnswer:
@@ -96,7 +103,8 @@ class ServerAnswer:
             response = _Response()
             if not self._ends_thought(0):
                 try:
-                    await client.ask(connections, self._body, self._limit, lambda piece: self._take(piece, response))
+                    work = client.ask(connections, self._body, self._limit, lambda piece: self._take(piece, response))
+                    await self._in_time(work, response)
                 except _ThoughtEnds:
                     pass
                 else:
@@ -107,6 +115,21 @@ class ServerAnswer:
             await self._go_on(client, connections, response)
         except Stopped:
             return
+
+    async def _in_time(self, work: Coroutine[Any, Any, None], response: _Response) -> None:
+        """The work, ended by a thought's seconds also while the server says nothing."""
+        task, looked = asyncio.ensure_future(work), False
+        try:
+            while not task.done():
+                due = self._thought.due(self.first) if self._thought and not looked else None
+                looked = self.first > 0  # later ones are looked at when something comes
+                await asyncio.wait({task}, timeout=due)
+                if not task.done() and not response.finish and self._ends_thought(response.tokens):
+                    raise _ThoughtEnds
+            task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _go_on(self, client: ServerClient, connections: httpx2.AsyncClient, first: _Response) -> None:
         """The second request. first: what is known of the one that was left."""

@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+import os
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import httpx2
 
-from segzero_ros.core.contract import Cancel, SegzeroError
+from segzero_ros.core.contract import Cancel, SegzeroError, Status
 from segzero_ros.core.text import one_line
 from segzero_ros.models.cancellable import run_until_set
 from segzero_ros.models.server_address import Address, read_key
 from segzero_ros.models.server_events import EventLines, Piece, broken, read_error, read_event
 from segzero_ros.models.server_failures import PAUSE, ServerError, explain_connection, explain_refusal
 from segzero_ros.models.server_proxy import find_proxy
+from segzero_ros.models.server_secrets import hide, hide_in_logs
 
 CONNECT = 5.0  # seconds until a connection stands
-SILENCE = 300.0  # seconds without a byte; a request's own time limit is its flag's
+SILENCE = 300.0  # seconds without a word of an answer; a request's own time limit is its flag's
 MAX_BODY = 1 << 20  # bytes of what is no stream
 MAX_HEAD, MAX_TOKEN = 1 << 20, 2048  # bytes of a stream, in all and for each token
 MAX_CHARACTERS = 256  # of a token's text; the longest of Qwen's are 128 blanks
-SHORTEST_KEY = 6  # characters; what is shorter is no secret, and may be a part of any word
 LOGGERS = ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy", "httpcore2.socks")
 
 Call = Callable[[httpx2.AsyncClient], Coroutine[Any, Any, None]]
@@ -40,13 +41,13 @@ class ServerClient:
 
     def __init__(self, address: Address, *, connect_timeout: float = CONNECT, silence: float = SILENCE) -> None:
         self.address = address
-        self._silence = silence
+        self._silence, self._connect = silence, connect_timeout
         self._timeout = httpx2.Timeout(silence, connect=connect_timeout, pool=None)
-        self._tls = httpx2.create_ssl_context() if address.base.startswith("https") else False
+        self._tls = _trusted() if address.base.startswith("https") else False
         self._key = read_key()
         self._headers = httpx2.Headers({"accept-encoding": "identity", "user-agent": "segzero_ros"})
         if self._key:
-            _hide_in_logs(self._key)
+            hide_in_logs(self._key, LOGGERS)
             self._headers["authorization"] = f"Bearer {self._key}"
 
     def run(self, call: Call, cancel: Cancel | None) -> bool:
@@ -65,12 +66,15 @@ class ServerClient:
         """
         url = f"{self.address.base}/models"
         with self._explained():
-            async with connections.stream("GET", url) as response:
+            async with self._response(connections, "GET", url) as response:
                 body = await self._read(response)
                 if response.status_code != 200:
                     raise self._refusal(response, body)
         try:
-            found = {e["id"]: e.get("max_model_len") for e in json.loads(body)["data"] if isinstance(e["id"], str)}
+            listed = [e for e in json.loads(body)["data"] if isinstance(e["id"], str)]
+            found = {e["id"]: e.get("max_model_len") for e in listed}
+            for e in listed:  # of an adapter vLLM names the model alone
+                found[e["id"]] = found[e["id"]] or found.get(str(e.get("parent")))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise broken(f"{url} answers with something else than a list of models; does the URL end in /v1?") from None
         return {name: n if type(n) is int and 0 < n < 1 << 31 else 0 for name, n in found.items()}
@@ -97,35 +101,43 @@ class ServerClient:
         lines = EventLines(MAX_HEAD + MAX_TOKEN * limit)
         most = 2 * limit + 64  # pieces: a proxy may cut tokens
         came = tokens = 0  # characters; pieces with some
-        finish, done = "", False
+        finish, counted = "", False
+        waiting: list[Piece] = []  # told with the first word: another attempt would have others
+        heard = time.monotonic()  # when the last word came; a server may keep a connection alive for ever
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         url = f"{self.address.base}/chat/completions"
         try:
             with self._explained():
                 content = json.dumps(body).encode()
-                async with connections.stream("POST", url, content=content, headers=headers) as response:
+                given = {"content": content, "headers": headers}
+                async with self._response(connections, "POST", url, **given) as response:
                     await self._refuse_no_stream(response)
                     async for data in response.aiter_raw():
+                        self._refuse_silence(heard)
                         for line in lines.add(data):
-                            if done := line == "[DONE]":
-                                break
-                            piece = read_event(
-                                self._hide(line) if '"error"' in line or '"choices"' not in line else line
-                            )
-                            if piece.finish:  # is told where it is none that we know
-                                piece = replace(piece, finish=self._hide(piece.finish))
-                                finish = piece.finish
+                            is_known = '"error"' not in line and '"choices"' in line
+                            piece = read_event(line if is_known else self._hide(line))
                             if text := len(piece.content) + len(piece.thought):
+                                if finish:
+                                    raise broken("the server writes on behind the end of its answer")
                                 came += text
                                 tokens += 1
                                 if tokens > most or came > MAX_CHARACTERS * most:
                                     raise broken(f"the server writes on beyond the limit of {limit} tokens")
-                            on_piece(piece)
-                        if done:
+                                heard = time.monotonic()
+                            counted = bool(finish and piece.prompt_tokens)
+                            if piece.finish:  # is told where it is none that we know
+                                piece = replace(piece, finish=self._hide(piece.finish))
+                                finish = piece.finish
+                            waiting.append(piece)
+                            if tokens:
+                                _tell(waiting, on_piece)
+                        if lines.ended or counted:  # not every server sends [DONE] behind the counts
                             break
             if not finish:
-                how = "without saying why" if done else "in the middle"
+                how = "without saying why" if lines.ended else "in the middle"
                 raise ServerError.broken(f"{self.address.base} ended its stream {how}", again_after=PAUSE)
+            _tell(waiting, on_piece)
         except ServerError as error:
             if not tokens:
                 raise
@@ -141,8 +153,36 @@ class ServerClient:
                 follow_redirects=False,
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
             )
+        except httpx2.InvalidURL:  # its words may be a part of a password
+            raise broken(
+                "the proxy of this environment has no URL that can be read: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY"
+            ) from None
         except (ImportError, ValueError) as error:
             raise broken(f"the proxy of this environment cannot be used: {one_line(error, 150)}") from None
+
+    @asynccontextmanager
+    async def _response(
+        self, connections: httpx2.AsyncClient, method: str, url: str, **given: Any
+    ) -> AsyncIterator[httpx2.Response]:
+        """The library's stream, whose head has to come within the silence, however it drips."""
+        sent = connections.send(connections.build_request(method, url, **given), stream=True)
+        try:
+            response = await asyncio.wait_for(sent, self._silence + self._connect)
+        except asyncio.TimeoutError:
+            raise self._silent() from None
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    def _silent(self) -> ServerError:
+        return ServerError(
+            Status.TIMEOUT, f"{self.address.base} keeps the connection, and has written nothing for {self._silence:g} s"
+        )
+
+    def _refuse_silence(self, heard: float) -> None:
+        if time.monotonic() - heard > self._silence:
+            raise self._silent()
 
     async def _refuse_no_stream(self, response: httpx2.Response) -> None:
         if response.status_code != 200:
@@ -154,27 +194,30 @@ class ServerClient:
         if kind == "text/html":
             raise broken(f"{place} answers with a page; is the URL right, or a sign-in between?")
         if kind != "text/event-stream":
-            said = read_error(await self._read(response)) if kind == "application/json" else ""
+            body = self._hide((await self._read(response)).decode("utf-8", "replace")).encode()
+            said = read_error(body) if kind == "application/json" else ""
             what = f"{one_line(kind, 60) or 'no type'} and not with a stream of events"
             raise broken(f"{place} answers with {what}{': ' * bool(said)}{said}")
 
     async def _read(self, response: httpx2.Response) -> bytes:
         """The beginning of a body that is no stream, as it came: a compressed one could be of any size."""
-        body = bytearray()
+        body, began = bytearray(), time.monotonic()
         async for data in response.aiter_raw():
+            self._refuse_silence(began)
             body += data
             if len(body) > MAX_BODY:
                 break
-        return self._hide(body[:MAX_BODY].decode("utf-8", "replace")).encode()
+        return bytes(body[:MAX_BODY])
 
     def _refusal(self, response: httpx2.Response, body: bytes) -> ServerError:
+        body = self._hide(body.decode("utf-8", "replace")).encode()
         headers = {name.lower(): self._hide(value) for name, value in response.headers.items()}
         place, proxy = self.address.base, find_proxy(self.address)
         return explain_refusal(place, response.status_code, headers, body, has_key=bool(self._key), proxy=proxy)
 
     def _hide(self, text: str) -> str:
         """A server may say the key again; no sentence of ours shall."""
-        return _hide(text, self._key)
+        return hide(text, self._key)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -187,27 +230,23 @@ class ServerClient:
                 found.status, self._hide(found.message), code=found.code, again_after=found.again_after
             ) from None
         except SegzeroError as error:
-            if (message := self._hide(error.message)) != error.message:
-                raise type(error)(error.status, message) from None
-            raise
+            if (message := self._hide(error.message)) == error.message:
+                raise
+            if isinstance(error, ServerError):
+                raise ServerError(error.status, message, code=error.code, again_after=error.again_after) from None
+            raise SegzeroError(error.status, message) from None
 
 
-def _hide(text: str, key: str) -> str:
-    return text.replace(key, "***") if len(key) >= SHORTEST_KEY else text
+def _tell(waiting: list[Piece], on_piece: Callable[[Piece], None]) -> None:
+    for piece in waiting:
+        on_piece(piece)
+    waiting.clear()
 
 
-class _WithoutKey(logging.Filter):
-    def __init__(self, key: str) -> None:
-        super().__init__()
-        self._key = key
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = _hide(record.getMessage(), self._key), ()
-        return True
-
-
-@cache
-def _hide_in_logs(key: str) -> None:
-    """The library logs the headers of answers, in which a server may say the key again."""
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(_WithoutKey(key))
+def _trusted() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one
+        named = " and ".join(n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)) or "the system's"
+        sentence = f"the certificates to trust cannot be read ({named}): {one_line(error, 100)}"
+        raise SegzeroError(Status.NOT_READY, sentence) from None

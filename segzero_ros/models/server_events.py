@@ -14,6 +14,7 @@ from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.text import one_line
 
 MAX_LINE = 1 << 20  # bytes of one event; a token takes some hundred
+DONE = b"[DONE]"
 OPEN, CLOSE, ANSWER = "<think>", "</think>", "<answer>"
 
 
@@ -23,12 +24,13 @@ class EventLines:
 
     def __init__(self, limit: int) -> None:
         """limit: bytes of the whole stream."""
+        self.ended = False  # [DONE] came: nothing behind it is read
         self._limit = limit
         self._rest = bytearray()
         self._is_begun = False
 
     def add(self, data: bytes) -> list[str]:
-        """The data of each line that is complete. Raises SegzeroError(BACKEND_ERROR)."""
+        """The data of each line that is complete, up to [DONE]. Raises SegzeroError(BACKEND_ERROR)."""
         self._limit -= len(data)
         if self._limit < 0:
             raise broken("the server's stream does not end")
@@ -40,7 +42,9 @@ class EventLines:
             lines[0], self._is_begun = lines[0].removeprefix(codecs.BOM_UTF8), True
         if len(self._rest) > MAX_LINE:
             raise broken(f"the server sends a line of more than {MAX_LINE >> 20} MB")
-        found = [line.partition(b":")[2].strip() for line in lines if line.startswith((b"data:", b"error:"))]
+        found = [bytes(line.partition(b":")[2].strip()) for line in lines if line.startswith((b"data:", b"error:"))]
+        if DONE in found:
+            self.ended, found = True, found[: found.index(DONE)]
         try:
             return [line.decode("utf-8") for line in found if line]
         except UnicodeDecodeError:
@@ -188,8 +192,9 @@ class AnswerText:
 
     @property
     def waits(self) -> bool:
-        """Whether some of what came is not in the text yet, since what follows says what it is."""
-        return bool(self._held or self._tag)
+        """Whether some of what came is not in the text yet, since what follows says what it is. A thought that is
+        repeated is left out whatever follows."""
+        return bool(self._tag or (self._held and self._state != "repeated"))
 
     def go_on(self, text: str) -> None:
         """Adds this; what comes now is the rest of the text, in whichever field. Nothing waits."""

@@ -18,6 +18,7 @@ from segzero_ros.models.server_events import CLOSE
 # How the template of a model that thinks begins its turn: what it does not write where the turn is sent begun.
 BEGINS = {"written": "", "opened": "<think>\n", "closed": "<think>\n\n</think>\n\n"}
 
+TICK = 0.05  # seconds between two looks whether a first token has come
 BREAKS = 4  # tokens by which a message may be longer than its text
 
 
@@ -68,6 +69,12 @@ class ThoughtLimit:
         limits += [0] if self._seconds == 0 else []
         limits += [max(0, limit - room)] if room is not None else []
         self._tokens = min(limits, default=None)
+
+    def due(self, first: float) -> float | None:
+        """Seconds until the thought has to be looked at though nothing comes; None for never. first: as of `ends`."""
+        if not self._seconds:
+            return None
+        return max(0.0, first + self._seconds - time.perf_counter()) if first else max(self._seconds, TICK)
 
     def ends(self, text: str, tokens: int, first: float) -> bool:
         """Whether the thought must be ended now. tokens: of the text. first: when the first one came; 0: none did."""

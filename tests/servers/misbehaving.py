@@ -406,6 +406,13 @@ def second(r: Request) -> bool:
     return "thought" in r.begun
 
 
+def think_and_wait(r: Request) -> None:
+    r.begin()
+    for text in ("<think>", *THOUGHTS[:2]):
+        r.event({"content": text})
+    r.wait_until_gone()
+
+
 STEERED: dict[str, Callable[[Request], Any]] = {
     "thinks": steered,
     "ignores_constraints": lambda r: steered(r, constrains=False),
@@ -419,6 +426,10 @@ STEERED: dict[str, Callable[[Request], Any]] = {
     "begins_anew": lambda r: steered(
         r, behind=["<think>", *THOUGHTS, "</think>\n\n", *ANSWER] if second(r) else ANSWER
     ),
+    "repeats_the_thought_alone": lambda r: steered(
+        r, behind=[r.begun.removeprefix("<think>").partition("</think>")[0], *ANSWER] if second(r) else ANSWER
+    ),
+    "stops_thinking": lambda r: steered(r) if r.begun or r.body["max_tokens"] < 100 else think_and_wait(r),
     "dies_between": lambda r: r.reset() if second(r) else steered(r),
     "dies_behind_the_thought": lambda r: r.some().reset() if second(r) else steered(r),
     "hangs_between": lambda r: r.wait_until_gone() if second(r) else steered(r),
