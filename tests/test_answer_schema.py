@@ -243,6 +243,8 @@ def test_a_thought_that_is_closed_for_the_model_leaves_the_answer_s_part_alone(n
         ("demo", "<think>it is</th", "ink><answer>"),
         ("demo", "<think>3 <", "/think><answer>"),
         ("demo", "<think>it is</think>", ""),
+        ("qwen3-vl", '[{"bbox_2d": [96, 94, 129', ""),
+        ("qwen3-vl", "```json\n", ""),
         ("demo", "<think>it is</think><answer>[{", ""),
         ("demo", "<answer>[", ""),
         ("demo", "It is on the left", "<answer>"),

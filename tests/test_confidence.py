@@ -28,6 +28,7 @@ from segzero_ros.core.contract import (
     Segmenter,
     SegzeroError,
     Status,
+    ThoughtBudget,
 )
 from segzero_ros.core.geometry import label_image, pack
 from segzero_ros.core.verifying import BATCH
@@ -58,10 +59,12 @@ class Scripted:
     def __init__(self, first: str, again: Sequence[str | Exception]) -> None:
         self.first, self.again, self.calls = first, list(again), list[tuple[int, Sampling | None]]()
         self.squares: list[Any] = []
+        self.budgets: list[ThoughtBudget | None] = []
         self.before: Callable[[], None] = lambda: None  # what happens while it is asked again
 
-    def generate(self, squares: Any, prompts: Any, *, sampling: Any = None, cancel: Any = None, **_: Any) -> Any:
+    def generate(self, squares: Any, prompts: Any, *, sampling: Any = None, cancel: Any = None, **more: Any) -> Any:
         self.calls.append((len(prompts), sampling))
+        self.budgets.append(more.get("thought_budget"))
         self.squares += squares
         if len(self.calls) == 1:
             return [Generation(self.first, 1, 1, False, False, 0.0)]
@@ -130,6 +133,7 @@ def iou_of(a: Any, b: Any) -> float:
         ({"way": "guess"}, "verify"),
         ({"way": "vote", "samples": 0}, "samples"),
         ({"way": "vote", "samples": 65}, "samples"),
+        ({"way": "vote", "samples": 2.5}, "samples"),
         ({"way": "vote", "min_confidence": 1.5}, "min_confidence"),
         ({"way": "vote", "min_confidence": float("nan")}, "min_confidence"),
         ({"min_confidence": 0.5}, "verify must be vote"),
@@ -161,7 +165,7 @@ def test_what_is_unsure_goes_and_what_stays_is_numbered_as_in_its_label_image(su
 # -- vote
 
 
-def test_a_confidence_is_the_share_of_samples_that_have_the_object_too(ask: Ask) -> None:
+def test_a_confidence_is_how_far_the_samples_have_the_object_too(ask: Ask) -> None:
     again = [says(RED), says(RED, BLUE), says(BLUE), says(NONE)]
     result, reasoner = ask(says(RED, BLUE), again)
     assert result.status is Status.OK and confidences(result) == [0.5, 0.5]
@@ -178,6 +182,27 @@ def test_a_sample_that_cannot_be_read_has_no_vote(ask: Ask) -> None:
     result, _ = ask(says(RED), ["I do not know"] * 3)
     assert result.status is Status.OK and confidences(result) == [None]
     assert "only 0 of 3 samples could be read" in result.message
+
+
+@pytest.mark.parametrize(
+    ("budget", "of_samples"),
+    [
+        (None, None),
+        (ThoughtBudget(9), ThoughtBudget(9)),
+        (ThoughtBudget(seconds=0), ThoughtBudget(seconds=0)),
+        (ThoughtBudget(seconds=2), None),
+        (ThoughtBudget(9, 2), ThoughtBudget(9)),
+    ],
+)
+def test_a_confidence_does_not_hang_on_how_fast_the_machine_is(
+    segmenter: Segmenter, budget: ThoughtBudget | None, of_samples: ThoughtBudget | None
+) -> None:
+    reasoner = Scripted(says(RED), [says(RED)])
+    pipeline = Pipeline(reasoner, segmenter, DEMO)
+    pipeline.verifying.settings = Verification("vote", 1)
+    pipeline.reasoning.thought_budget = budget
+    pipeline.segment(IMAGE, "the block")
+    assert reasoner.budgets == [budget, of_samples]
 
 
 def test_many_samples_are_asked_in_batches_that_do_not_repeat_each_other(ask: Ask) -> None:
@@ -207,6 +232,13 @@ def test_an_answer_below_the_threshold_is_no_object_with_the_reason(ask: Ask) ->
     result, _ = ask(says(RED), [says(RED), says(NONE), says(NONE), says(BLUE)], "vote", 0.5)
     assert result.status is Status.NO_OBJECT and not result.instances and result.answer
     assert result.message == "object 1 (the block) was found with confidence 0.25, below min_confidence 0.5"
+
+
+def test_what_was_wrong_with_an_answer_is_said_where_a_threshold_leaves_nothing_of_it(ask: Ask) -> None:
+    bare = says(RED).removesuffix("</answer>")
+    for again, status in (([says(NONE)], Status.NO_OBJECT), ([MemoryError()], Status.OUT_OF_MEMORY)):
+        result, _ = ask(bare, again, "vote", 0.5)
+        assert result.status is status and result.message.endswith("; </answer> is missing")
 
 
 def test_some_objects_below_the_threshold_are_left_out_and_named(ask: Ask) -> None:

@@ -105,6 +105,32 @@ def test_what_can_be_understood_is_taken(text: str, status: Status, count: int) 
     assert read.reasons or status is not Status.PARSE_ERROR
 
 
+DRAFT = f"<think>perhaps {GOOD}, but the mug is red"
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated", "reason"),
+    [
+        (DRAFT, True, "the thought did not end"),
+        (f"{DRAFT}</think>", True, "the token limit cut the text off"),
+        (f"{DRAFT}</think><answer>[", True, "the token limit cut the text off"),
+        ("<think>were there none, [], I would say so</think>", False, "the text holds no answer"),
+        ("<think>were there none, []</think><answer>I do not know</answer>", False, "the text holds no answer"),
+        ("<think>were there none, []", False, "the thought did not end"),
+        ("[] is what I would write</think><answer></answer>", False, "the text holds no answer"),
+    ],
+)
+def test_what_a_thought_weighs_is_no_answer(text: str, truncated: bool, reason: str) -> None:
+    read = parse_answer(text, LIST, truncated=truncated)
+    assert read.status is Status.PARSE_ERROR and reason in read.reasons
+
+
+def test_an_object_that_stands_in_the_thought_alone_is_taken_and_said() -> None:
+    for text, reason in ((DRAFT, "the thought did not end"), (f"{DRAFT}</think>", "found outside its tags")):
+        read = parse_answer(text, LIST)
+        assert read.status is Status.OK and any(reason in r for r in read.reasons)
+
+
 def test_inverted_and_outlying_boxes_are_put_right_and_said() -> None:
     read = parse_answer('<answer>[{"bbox_2d": [300, 50, 100, 2000], "point_2d": [-5, 9]}]</answer>', LIST)
     assert read.candidates[0].box == (100, 50, 300, 840) and read.candidates[0].points == ((0, 9),)

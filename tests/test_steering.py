@@ -228,10 +228,13 @@ class TestThoughtBudget:
         assert done.cancelled and done.text == "".join(said)
         assert done.completion_tokens >= pieces
 
-    def test_a_negative_budget_is_refused(self) -> None:
+    def test_a_budget_that_is_none_is_refused(self) -> None:
         for wrong in ({"tokens": -1}, {"seconds": -0.1}, {"seconds": float("nan")}):
             with pytest.raises(ValueError, match="a thought's budget is not negative"):
                 ThoughtBudget(**wrong)  # type: ignore[arg-type]
+        for tokens in (1.5, True, "3"):
+            with pytest.raises(ValueError, match="whole number of tokens"):
+                ThoughtBudget(tokens)  # type: ignore[arg-type]
 
     def test_a_pipeline_asks_with_it_alone_and_in_batches(self, held: TransformersReasoner) -> None:
         pipeline = Pipeline.load(DEMO, trial=False)

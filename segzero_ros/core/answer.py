@@ -38,9 +38,12 @@ def parse_answer(text: str, profile: Profile, *, truncated: bool = False) -> Ans
     reasoning, text = _thought(text, profile, reasons, truncated)
     body, where = _answer_body(text, profile, reasons)
     objects, nothing, broken = read_objects(body, profile)
-    if not objects and not nothing and where != "text":
-        objects, nothing, broken = read_objects(text, profile)
-        if objects or nothing:
+    if where == "text" and text.lstrip().startswith("<think>"):  # all of it is a thought: what it holds may be a draft
+        reasons.append("the thought did not end")
+        objects, nothing = [] if truncated else objects, False
+    elif not objects and not nothing and where != "text" and not truncated:
+        objects, _, broken = read_objects(text, profile)  # a `[]` there may be any words
+        if objects:
             reasons.append("the answer was found outside its tags")
     if broken:
         reasons.append(broken)

@@ -8,6 +8,7 @@ out. `continuation` ends a thought.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ _BREAK = Repeat(Character(r"[ \t\r\n]"), 0, 2)
 _DIGIT = Character("[0-9]")
 # Words, as checkpoints write them: what would need a backslash, or looks like an answer's own signs, is left out.
 _LABEL = chain('"', Repeat(Character(r'[^"\\<>{}\[\]\x00-\x1f\x7f]'), 0, MAX_LABEL), '"')
+_UNTAGGED = re.compile(r"[\[{]|```")  # how an answer begins, whose tags a stock model may leave out
 
 
 def expects_tags(profile: Profile) -> bool:
@@ -191,8 +193,8 @@ def behind_thought(text: str, profile: Profile) -> str:
 def continuation(text_so_far: str, profile: Profile) -> str:
     """The turn with its thought closed and its answer begun: what was written, and more.
 
-    As it was where the thought has ended already, and where none was begun. What is left to write is the language of
-    `answer_tag` and `answer_lark`.
+    As it was where the thought has ended already, and where an answer stands without its tags. What is left to write
+    is the language of `answer_tag` and `answer_lark`.
     """
     if "<answer>" in text_so_far or "</think>" in text_so_far:
         return text_so_far
@@ -202,6 +204,8 @@ def continuation(text_so_far: str, profile: Profile) -> str:
         text, opened = "<think>", True
     if opened:
         return text + _missing(text, "</think>") + begin_of_answer(profile)
+    if _UNTAGGED.search(text):  # a tag would stand in the middle of it
+        return text
     return text + _missing(text, "<answer>") if expects_tags(profile) else text
 
 

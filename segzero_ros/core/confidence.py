@@ -34,8 +34,8 @@ class Verification:
     def __post_init__(self) -> None:
         if self.way not in WAYS:
             raise ValueError(f"verify must be one of {', '.join(WAYS)}; got {self.way!r}")
-        if not 1 <= self.samples <= MAX_SAMPLES:
-            raise ValueError(f"there are 1 to {MAX_SAMPLES} samples, not {self.samples}")
+        if type(self.samples) is not int or not 1 <= self.samples <= MAX_SAMPLES:
+            raise ValueError(f"there are 1 to {MAX_SAMPLES} samples, not {self.samples!r}")
         if not 0 <= self.min_confidence <= 1:
             raise ValueError(f"min_confidence must be from 0 to 1, got {self.min_confidence}")
         if sentence := why_no_threshold(self.way, self.min_confidence):
@@ -78,7 +78,8 @@ def drop_unsure(result: Segmentation, least: float, why: Sequence[str] = ()) -> 
         said.append(f"{len(unsure) - MAX_NAMED} more were below it or not known")
     sure = [i for i in result.instances if i not in unsure]
     if not sure:
-        return replace(result, status=Status.NO_OBJECT, message="; ".join([*said, *why]), instances=())
+        message = "; ".join([*said, *why, *_complaints(result)])
+        return replace(result, status=Status.NO_OBJECT, message=message, instances=())
     kept = tuple(replace(i, index=n) for n, i in enumerate(sure, 1))
     anew = f"{len(kept)} of {len(result.instances)} stay, numbered anew from 1"  # the message has the former numbers
     return replace(result, message="; ".join([result.message, *said, anew]), instances=kept)
@@ -90,7 +91,13 @@ def leave_unverified(result: Segmentation, status: Status, why: str, least: floa
     if not least:
         return replace(result, message=f"{result.message}; the confidence is not known: {why}")
     said = f"the confidence is not known, and min_confidence is {least:g}: {why}"
-    return replace(result, status=status, message=said, instances=())
+    return replace(result, status=status, message="; ".join([said, *_complaints(result)]), instances=())
+
+
+def _complaints(result: Segmentation) -> list[str]:
+    """What the message says beside how many objects there are."""
+    _, _, rest = result.message.partition("; ")
+    return [rest] if rest else []
 
 
 def _name(instance: Instance, least: float) -> str:

@@ -264,6 +264,8 @@ class ThoughtBudget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
+        if self.tokens is not None and type(self.tokens) is not int:
+            raise ValueError(f"a thought has a whole number of tokens, not {self.tokens!r}")
         if any(v is not None and not v >= 0 for v in (self.tokens, self.seconds)):
             raise ValueError(f"a thought's budget is not negative: {self.tokens} tokens, {self.seconds} seconds")
 

@@ -276,7 +276,7 @@ def _explain(error: Exception) -> tuple[Status, str]:
 
 def _sentence(answer: Answer) -> str:
     if answer.status is Status.NO_OBJECT:
-        return "nothing in the image matches"
+        return "; ".join(["nothing in the image matches", *answer.reasons])
     if answer.status is Status.PARSE_ERROR:
         return "the model's text holds no readable answer: " + "; ".join(answer.reasons)
     count = len(answer.candidates)

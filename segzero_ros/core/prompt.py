@@ -102,6 +102,8 @@ def validate_instruction(text: str, max_chars: int = MAX_CHARS) -> str:
 
     Raises SegzeroError(BAD_INSTRUCTION) if nothing is left or it is longer than max_chars.
     """
+    if not isinstance(text, str):
+        raise SegzeroError(Status.BAD_INSTRUCTION, f"the instruction is a text, not a {type(text).__name__}")
     if len(text) > 16 * max_chars:
         raise SegzeroError(Status.BAD_INSTRUCTION, f"the instruction has {len(text)} characters; {max_chars} are taken")
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())

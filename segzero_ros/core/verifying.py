@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from segzero_ros.core.confidence import Verification, agreement, drop_unsure
 from segzero_ros.core.contract import (
@@ -103,10 +104,17 @@ class Again:
         packed = {c: i.packed for c, i in zip(named, found, strict=True)}
         return [[packed[replace(c, label="")] for c in t.candidates] for t in thoughts]
 
+    def _limits(self) -> dict[str, Any]:
+        """Those of the answer without its seconds: several texts at once are slower, and how much hangs on the load."""
+        budget = self._reasoning.thought_budget
+        if budget is None or not budget.seconds:
+            return self._reasoning.limits()
+        return {} if budget.tokens is None else {"thought_budget": replace(budget, seconds=None)}
+
     def _ask(self, squares: list[Image], prompts: list[str], sampling: Sampling) -> list[Generation]:
         began = time.perf_counter()
         try:
-            given = {"cancel": self._stop, "sampling": sampling, **self._reasoning.limits()}
+            given = {"cancel": self._stop, "sampling": sampling, **self._limits()}
             texts = self._reasoning.reasoner.generate(squares, prompts, **given)
         finally:
             self._progress.note(reason=self._progress.timing.reason + time.perf_counter() - began)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segzero_ros.core.answer_schema import answer_language, lark_grammar, room_of_answer, sample_point
+from segzero_ros.core.answer_schema import answer_language, lark_grammar, room_of_answer, sample_answer, sample_point
 from segzero_ros.core.contract import SegzeroError, Status
 from segzero_ros.core.profile import Profile
 from segzero_ros.core.regular import Automaton
@@ -48,7 +48,10 @@ class Grammar:
         def count(text: str) -> int:
             return len(tokenizer.encode(text, add_special_tokens=False))
 
-        self.room, self.point_room = room_of_answer(profile, count), count(sample_point(profile)) + 4
+        self.room = room_of_answer(profile, count)
+        # Within its object: alone, its first characters would be other tokens than behind a box's bracket.
+        answer = sample_answer(profile)
+        self.point_room = count(answer) - count(answer.replace(sample_point(profile), "", 1)) + 4
         self.further_objects = _rows_of(rows, (b"{" in said or re.search(rb"\}\s*,", said) for said in written))
         self.further_entries = _rows_of(rows, (b"," in said or b"{" in said for said in written))  # objects, too
 

@@ -317,4 +317,7 @@ class _Streamer(BaseStreamer):
             self.said = len(text)
 
     def end(self) -> None:
-        return
+        """A character that stays without its last bytes is told, too."""
+        if self.on_text is not None and len(text := self.decode(self.ids)) > self.said:
+            self.on_text(0, text[self.said :])
+            self.said = len(text)
