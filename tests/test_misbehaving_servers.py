@@ -441,7 +441,7 @@ class TestTheKey:
                 seen.append(repr(ask(one)))
             except SegzeroError as error:
                 seen += [error.message, repr(error), *traceback.format_exception(error), repr(error.__context__)]
-            seen += [repr(one), repr(one.client), str(one.info), repr(one.client._headers)]
+            seen += [repr(one), repr(one.client), str(one.info), repr(one.client._http._headers)]
         shown = "\n".join([*seen, caplog.text, *capfd.readouterr()])
         assert "refuses the key of SEGZERO_API_KEY: Incorrect API key provided: Bearer ***" in shown, "it was sent"
         assert not any(KEY[:n] in shown for n in range(12, len(KEY) + 1))

@@ -24,6 +24,7 @@ from segzero_ros.models.reasoner_server import ServerReasoner
 from segzero_ros.models.server_address import read_address
 from segzero_ros.models.server_client import ServerClient
 from segzero_ros.models.server_events import AnswerText, EventLines, Piece
+from segzero_ros.models.server_http import ServerHttp
 from tests.test_misbehaving_servers import KEY, PROFILE, ask
 
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
@@ -298,12 +299,12 @@ class TestAnswers:
                 for _ in range(600_000):
                     yield b"x"
 
-        lines, client = EventLines(1 << 20), ServerClient(read_address("http://h/v1"))
+        lines, http = EventLines(1 << 20), ServerHttp(read_address("http://h/v1"))
         began = time.process_time()
         for _ in range(600_000):
             lines.add(b"x")
         streamed = time.process_time()
-        asyncio.run(client._read(Dripping()))  # type: ignore[arg-type]
+        asyncio.run(http.read(Dripping()))  # type: ignore[arg-type]
         assert streamed - began < 6, "a second on a slow core"
         assert time.process_time() - streamed < 3, "half a second on a slow core"
 

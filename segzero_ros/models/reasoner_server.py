@@ -25,8 +25,9 @@ from segzero_ros.models.calibration import calibrate
 from segzero_ros.models.prompt_tokens import PromptTokens, spell_out
 from segzero_ros.models.server_address import Address, read_address
 from segzero_ros.models.server_answers import ServerAnswer
-from segzero_ros.models.server_client import CONNECT, SILENCE, ServerClient
+from segzero_ros.models.server_client import ServerClient
 from segzero_ros.models.server_constraint import AnswerForm
+from segzero_ros.models.server_http import CONNECT, SILENCE
 from segzero_ros.models.server_model import ServedModel
 from segzero_ros.models.server_requests import constrained, continued_turn, data_url
 from segzero_ros.models.server_thoughts import BegunTurn, ThoughtLimit

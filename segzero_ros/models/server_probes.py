@@ -21,9 +21,10 @@ from segzero_ros.core.answer_schema import answer_language, structural_tag
 from segzero_ros.core.contract import Cancel, SegzeroError, Status, Stopped
 from segzero_ros.core.profile import Profile
 from segzero_ros.core.regular import expression
-from segzero_ros.models.server_client import MAX_BODY, Call, ServerClient
+from segzero_ros.models.server_client import ServerClient
 from segzero_ros.models.server_events import Piece
 from segzero_ros.models.server_failures import ServerError
+from segzero_ros.models.server_http import MAX_BODY, Call
 from segzero_ros.models.server_requests import constrained
 
 DISOBEDIENT = "Write the word banana and nothing else: no number, no list, no tag."
