@@ -245,6 +245,8 @@ def test_a_thought_that_is_closed_for_the_model_leaves_the_answer_s_part_alone(n
         ("demo", "<think>it is</think>", ""),
         ("qwen3-vl", '[{"bbox_2d": [96, 94, 129', ""),
         ("qwen3-vl", "```json\n", ""),
+        ("qwen3-vl", 'Here it is: [{"bbox', ""),
+        ("qwen3-vl", "The mug [the red one] is", "<answer>"),
         ("demo", "<think>it is</think><answer>[{", ""),
         ("demo", "<answer>[", ""),
         ("demo", "It is on the left", "<answer>"),

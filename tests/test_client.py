@@ -276,7 +276,7 @@ def test_a_users_own_node_and_executor_do(server: None, own_node: Any) -> None:
 
 
 def test_a_client_can_be_made_while_the_node_is_spun(own_node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A spinning thread asks whatever is the node's at once, before its constructor has ended (rclpy of Kilted)."""
+    """A spinning thread asks whatever is the node's at once. Kilted's has no lock then, so that this can fail there."""
     node, _ = own_node
     counted: list[int] = []
     adds = node.add_waitable

@@ -253,7 +253,7 @@ def test_an_object_of_which_no_confidence_is_known_does_not_pass_a_threshold(ask
     result, _ = ask(says(RED), ["I do not know"] * 3, "vote", 0.1)
     assert result.status is Status.NO_OBJECT and not result.instances
     assert "its confidence is not known, and min_confidence is 0.1" in result.message
-    assert "only 0 of 3 samples could be read" in result.message
+    assert result.message.count("only 0 of 3 samples could be read") == 1
 
 
 @pytest.mark.parametrize(

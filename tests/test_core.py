@@ -73,6 +73,9 @@ def test_an_instruction_becomes_one_line() -> None:
         with pytest.raises(SegzeroError) as error:
             validate_instruction(bad)
         assert error.value.status is Status.BAD_INSTRUCTION
+    for wrong in (None, 5, b"the mug"):
+        with pytest.raises(SegzeroError, match="the instruction is a text, not a"):
+            validate_instruction(wrong)  # type: ignore[arg-type]
 
 
 GOOD = '{"bbox_2d": [10, 20, 110, 220], "point_2d": [60, 120]}'
@@ -112,6 +115,10 @@ DRAFT = f"<think>perhaps {GOOD}, but the mug is red"
     ("text", "truncated", "reason"),
     [
         (DRAFT, True, "the thought did not end"),
+        (f"Sure. {DRAFT}", True, "the thought did not end"),
+        (f"<think>a</think>{DRAFT}", True, "the thought did not end"),
+        (f"<think>perhaps <answer>[{GOOD}]</answer>, but no</think>", True, "the token limit cut the text off"),
+        ("<think>maybe <answer>[]</answer>, no: it is there</think>", False, "the text holds no answer"),
         (f"{DRAFT}</think>", True, "the token limit cut the text off"),
         (f"{DRAFT}</think><answer>[", True, "the token limit cut the text off"),
         ("<think>were there none, [], I would say so</think>", False, "the text holds no answer"),
@@ -126,7 +133,12 @@ def test_what_a_thought_weighs_is_no_answer(text: str, truncated: bool, reason: 
 
 
 def test_an_object_that_stands_in_the_thought_alone_is_taken_and_said() -> None:
-    for text, reason in ((DRAFT, "the thought did not end"), (f"{DRAFT}</think>", "found outside its tags")):
+    asked = f"<think>perhaps <answer>[{GOOD}]</answer>, no</think><answer>I do not know</answer>"
+    for text, reason in (
+        (DRAFT, "the thought did not end"),
+        (f"{DRAFT}</think>", "found outside its tags"),
+        (asked, "found outside its tags"),
+    ):
         read = parse_answer(text, LIST)
         assert read.status is Status.OK and any(reason in r for r in read.reasons)
 

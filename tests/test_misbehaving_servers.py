@@ -466,6 +466,7 @@ class TestAddresses:
             (" http://jetson:8000 ", "http://jetson:8000/v1", ""),
             ("HTTPS://[::1]:1/v1/#Qwen/Qwen2.5-VL", "https://[::1]:1/v1", "Qwen/Qwen2.5-VL"),
             ("http://h/proxy/v1#a%20b", "http://h/proxy/v1", "a b"),
+            ("http://h/v1#@cf/meta/llama", "http://h/v1", "@cf/meta/llama"),
         ],
     )
     def test_one_is_taken_apart(self, url: str, base: str, model: str) -> None:
@@ -499,6 +500,8 @@ class TestAddresses:
             "http://me:hunter?2@h/v1",
             "http://me:hunter[2@h/v1",
             "http:///me:hunter2@h/v1",
+            "http://me:hunter#2@h/v1",
+            "http://me:#hunter2@h/v1",
         ],
     )
     def test_a_password_in_it_is_refused_and_not_shown(self, url: str) -> None:

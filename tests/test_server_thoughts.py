@@ -110,11 +110,12 @@ class TestAServerThatDoesWell:
         assert any("</think>" in text for text in ends) and any("</think>" not in text for text in ends)
 
 
-def test_seconds_end_a_thought_while_the_server_says_nothing(address: str) -> None:
-    one = load(address, "stops_thinking", False)
+@pytest.mark.parametrize("way", ["stops_thinking", "stops_before_a_tag"])
+def test_seconds_end_a_thought_while_the_server_says_nothing(address: str, way: str) -> None:
+    one = load(address, way, False)
     found, pieces = ask(one, WORDS, thought_budget=ThoughtBudget(seconds=0.3))
     assert found.thought_ended and found.text == pieces == "<think>thought0 thought1 </think>\n\n" + ANSWER
-    assert told(address, "stops_thinking", "gone") is True
+    assert told(address, way, "gone") is True
 
 
 def test_a_constrained_answer_is_left_its_room(address: str) -> None:
@@ -227,6 +228,7 @@ def test_every_way_is_tried() -> None:
         "thinks",
         "hangs_between",
         "stops_thinking",
+        "stops_before_a_tag",
         "answers_in_prose",
         "writes_nothing_later",
         *LOADS,

@@ -122,7 +122,7 @@ class Way:
 def _share(k: int, iou: float, key: str = "vote") -> Callable[[Record], float | None]:
     def value(o: Record) -> float | None:
         read = [v for v in o[key][:k] if v is not None]
-        return sum(v >= iou for v in read) / len(read) if read and len(o[key]) >= k else None
+        return sum(v >= iou for v in read) / len(read) if 2 * len(read) >= k and len(o[key]) >= k else None
 
     return value
 
@@ -130,7 +130,7 @@ def _share(k: int, iou: float, key: str = "vote") -> Callable[[Record], float | 
 def _mean(k: int, key: str = "vote") -> Callable[[Record], float | None]:
     def value(o: Record) -> float | None:
         read = [v for v in o[key][:k] if v is not None]
-        return sum(read) / len(read) if read and len(o[key]) >= k else None
+        return sum(read) / len(read) if 2 * len(read) >= k and len(o[key]) >= k else None
 
     return value
 

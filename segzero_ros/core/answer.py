@@ -38,7 +38,7 @@ def parse_answer(text: str, profile: Profile, *, truncated: bool = False) -> Ans
     reasoning, text = _thought(text, profile, reasons, truncated)
     body, where = _answer_body(text, profile, reasons)
     objects, nothing, broken = read_objects(body, profile)
-    if where == "text" and text.lstrip().startswith("<think>"):  # all of it is a thought: what it holds may be a draft
+    if where != "tag" and "<think>" in body:  # a thought that has no end: what it holds may be a draft
         reasons.append("the thought did not end")
         objects, nothing = [] if truncated else objects, False
     elif not objects and not nothing and where != "text" and not truncated:
@@ -93,7 +93,10 @@ def _between(text: str, start: str, end: str) -> str:
 
 
 def _answer_body(text: str, profile: Profile, reasons: list[str]) -> tuple[str, str]:
-    """What is inside the last <answer> that opens; the text behind </think>, or all of it, where there is none."""
+    """What is inside the last <answer> that opens behind the thought; the text behind it, or all of it, where there is
+    none."""
+    whole, (_, thought_ends, behind) = text, text.partition("</think>")
+    text = behind if thought_ends else text
     i = text.rfind("<answer>")
     if i >= 0:
         if text.count("<answer>") > 1:
@@ -109,8 +112,7 @@ def _answer_body(text: str, profile: Profile, reasons: list[str]) -> tuple[str, 
         return body[:j] if j >= 0 else body, "tag"
     if profile.prompt in TEMPLATES or "<answer>" in profile.prompt:
         reasons.append("<answer> is missing")
-    j = text.rfind("</think>")
-    return (text[j + len("</think>") :], "rest") if j >= 0 else (text, "text")
+    return (behind, "rest") if thought_ends else (whole, "text")
 
 
 def read_candidate(item: dict[str, Any], profile: Profile) -> tuple[Candidate | None, list[str]]:

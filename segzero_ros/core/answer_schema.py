@@ -24,7 +24,8 @@ _BREAK = Repeat(Character(r"[ \t\r\n]"), 0, 2)
 _DIGIT = Character("[0-9]")
 # Words, as checkpoints write them: what would need a backslash, or looks like an answer's own signs, is left out.
 _LABEL = chain('"', Repeat(Character(r'[^"\\<>{}\[\]\x00-\x1f\x7f]'), 0, MAX_LABEL), '"')
-_UNTAGGED = re.compile(r"[\[{]|```")  # how an answer begins, whose tags a stock model may leave out
+# How an answer begins whose tags a stock model leaves out: with the text, or behind words.
+_UNTAGGED = re.compile(r'\s*(?:[\[{]|```)|(?s:.*?)(?:\[\s*\{|\{\s*"|```json)')
 
 
 def expects_tags(profile: Profile) -> bool:
@@ -204,7 +205,7 @@ def continuation(text_so_far: str, profile: Profile) -> str:
         text, opened = "<think>", True
     if opened:
         return text + _missing(text, "</think>") + begin_of_answer(profile)
-    if _UNTAGGED.search(text):  # a tag would stand in the middle of it
+    if _UNTAGGED.match(text):  # a tag would stand in the middle of it
         return text
     return text + _missing(text, "<answer>") if expects_tags(profile) else text
 

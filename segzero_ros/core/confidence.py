@@ -64,11 +64,11 @@ def agreement(mask: PackedMask, samples: Sequence[Sequence[PackedMask]]) -> floa
     return sum(best_iou(mask, masks) for masks in samples) / len(samples)
 
 
-def drop_unsure(result: Segmentation, least: float, why: Sequence[str] = ()) -> Segmentation:
+def drop_unsure(result: Segmentation, least: float) -> Segmentation:
     """The answer without the objects whose confidence is below `least` or not known, each named in the message.
 
-    Those that stay are numbered anew, without gaps. Nothing left is NO_OBJECT. least: 0 keeps all. why: sentences of
-    the message that tell why a confidence is not known.
+    Those that stay are numbered anew, without gaps. Nothing left is NO_OBJECT. least: 0 keeps all. What else
+    the message says stays.
     """
     unsure = [i for i in result.instances if least and (i.confidence is None or i.confidence < least)]
     if not unsure:
@@ -78,7 +78,7 @@ def drop_unsure(result: Segmentation, least: float, why: Sequence[str] = ()) -> 
         said.append(f"{len(unsure) - MAX_NAMED} more were below it or not known")
     sure = [i for i in result.instances if i not in unsure]
     if not sure:
-        message = "; ".join([*said, *why, *_complaints(result)])
+        message = "; ".join([*said, *_complaints(result)])
         return replace(result, status=Status.NO_OBJECT, message=message, instances=())
     kept = tuple(replace(i, index=n) for n, i in enumerate(sure, 1))
     anew = f"{len(kept)} of {len(result.instances)} stay, numbered anew from 1"  # the message has the former numbers

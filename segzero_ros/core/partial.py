@@ -39,6 +39,7 @@ class PartialAnswer:
         self._thinking = profile.thinking == "opened"  # the prompt opened a thought that has not ended
         self._expects_tags = "<answer>" in TEMPLATES.get(profile.prompt, profile.prompt)
         self._tagged = False  # an <answer> was opened
+        self._drafting = False  # a thought that the model began has not ended
         self._open = not self._thinking and not self._expects_tags  # what comes is the answer
         self._turned = False  # a section has begun or ended
         self._done = 0  # characters that were read
@@ -69,7 +70,13 @@ class PartialAnswer:
 
     def _turn(self, tag: str, first: bool) -> None:
         """A tag begins or ends a section. first: there are no words before it."""
-        if tag == "<answer>":
+        if tag == "<think>":
+            self._drafting = not self._tagged
+        if tag == "</think>":
+            self._drafting = False
+        if tag == "<answer>" and self._drafting:  # whether it is the answer shows where the thought ends
+            self._open = False
+        elif tag == "<answer>":
             self._tagged = self._open = True
             self._begin()
         elif tag == "</think>" and (self._thinking or not self._tagged):

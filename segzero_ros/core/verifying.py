@@ -50,7 +50,7 @@ class VerifyingStep:
         instances, said = again.vote(result.instances, self.settings.samples)
         message = "; ".join([result.message, *said])
         result = replace(result, message=message, instances=instances)
-        return drop_unsure(result, self.settings.min_confidence, said)
+        return drop_unsure(result, self.settings.min_confidence)
 
 
 class Again:
@@ -69,7 +69,7 @@ class Again:
         self._image, self._instruction, self._stop, self._progress = image, instruction, stop, progress
 
     def vote(self, instances: Sequence[Instance], samples: int) -> tuple[tuple[Instance, ...], list[str]]:
-        """How far the seeded samples have the object. What cannot be read has no vote; half must be read."""
+        """How well the seeded samples agree on each object. What cannot be read has no vote; half must be read."""
         thoughts = [t for t in self.sample(samples) if t.answer.status is not Status.PARSE_ERROR]
         if 2 * len(thoughts) < samples:  # few voices would agree by chance
             said = f"the confidence is not known: only {len(thoughts)} of {samples} samples could be read"
@@ -105,7 +105,7 @@ class Again:
         return [[packed[replace(c, label="")] for c in t.candidates] for t in thoughts]
 
     def _limits(self) -> dict[str, Any]:
-        """Those of the answer without its seconds: several texts at once are slower, and how much hangs on the load."""
+        """Those of the answer without its seconds: several texts at once take longer, as does a busy machine."""
         budget = self._reasoning.thought_budget
         if budget is None or not budget.seconds:
             return self._reasoning.limits()

@@ -58,13 +58,14 @@ def read_address(url: str) -> Address:
     text = url.strip()
     if len(text) > MAX_CHARS or not text.isprintable() or " " in text:
         raise _refused("the reasoner's URL is too long, or holds spaces or characters that cannot be printed")
-    if "@" in text.partition("#")[0]:  # before anything is read or shown: a password may hold / and ?
+    address, _, model = text.partition("#")  # which may be in a password, as / and ? may: nothing is shown before
+    if "@" in address or ("@" in model and address.count("/") < 3):
         raise _refused(f"the reasoner's URL names a user; a key belongs into the environment ({KEY}), not into a URL")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise _refused(f"the reasoner's URL cannot be read: {one_line(error, 100)}") from None
+    except ValueError:  # its words may be a part of a password
+        raise _refused("the reasoner's URL cannot be read; give http://host:port/v1") from None
     if parts.query:
         raise _refused("the reasoner's URL has a question mark; give http://host:port/v1, or .../v1#model")
     if not host:

@@ -25,7 +25,6 @@ _ENDS = {
     "tool_calls": "it wanted to call a tool; start it without a tool parser",
     "function_call": "it wanted to call a function; start it without a tool parser",
 }
-LEAST_ECHO = 8  # characters of a thought that no answer begins with by chance
 
 
 @dataclass
@@ -47,13 +46,16 @@ class _ThoughtEnds(Exception):
     """The stream is to be left."""
 
 
-def _begins_anew(rest: str, before: str) -> bool:
-    """Whether what came behind a closed thought opens one, or is that thought once more (llama.cpp's `echo`)."""
+def _begins_anew(rest: str, before: str, thought_again: str) -> bool:
+    """Whether what came behind a closed thought opens one, or is that thought once more (llama.cpp's `echo`).
+
+    thought_again: what of it came as a thought; there it has no tags.
+    """
     (thought, _, _), (again, closed, _) = before.partition(CLOSE), rest.partition(CLOSE)
     if rest.lstrip().startswith(OPEN) or (closed and thought.strip() and again.strip() == thought.strip()):
         return True
-    words = thought.strip().removeprefix(OPEN).strip()  # in a field of its own it comes without tags
-    return len(words) >= LEAST_ECHO and rest.lstrip().startswith(words)
+    words = thought.strip().removeprefix(OPEN).strip()
+    return bool(words) and thought_again.lstrip().startswith(words)
 
 
 class ServerAnswer:
@@ -118,13 +120,11 @@ class ServerAnswer:
 
     async def _in_time(self, work: Coroutine[Any, Any, None], response: _Response) -> None:
         """The work, ended by a thought's seconds also while the server says nothing."""
-        task, looked = asyncio.ensure_future(work), False
+        task = asyncio.ensure_future(work)
         try:
             while not task.done():
-                due = self._thought.due(self.first) if self._thought and not looked else None
-                looked = self.first > 0  # later ones are looked at when something comes
-                await asyncio.wait({task}, timeout=due)
-                if not task.done() and not response.finish and self._ends_thought(response.tokens):
+                await asyncio.wait({task}, timeout=self._thought.due(self.first) if self._thought else None)
+                if not task.done() and not response.finish and self._ends_thought(response.tokens, silent=True):
                     raise _ThoughtEnds
             task.result()
         finally:
@@ -147,10 +147,14 @@ class ServerAnswer:
         body = continued_turn(self._body, message, left)
         response = _Response()
 
+        thought_again = ""
+
         def take(piece: Piece) -> None:
+            nonlocal thought_again
             self._take(piece, response)
             self.tokens = tokens + response.tokens
-            if _begins_anew(self.text[len(before) :], before):
+            thought_again += piece.thought
+            if _begins_anew(self.text[len(before) :], before, thought_again):
                 raise broken("the server began the answer anew where it was to go on with the one that was sent")
 
         tag = self._form.answer if self._form else None
@@ -190,8 +194,9 @@ class ServerAnswer:
         if not response.finish and self._ends_thought(response.tokens):
             raise _ThoughtEnds
 
-    def _ends_thought(self, tokens: int) -> bool:
-        if self._thought is None or self._text.waits:
+    def _ends_thought(self, tokens: int, *, silent: bool = False) -> bool:
+        """silent: nothing comes that could say what waits; it is left out where the thought ends."""
+        if self._thought is None or (self._text.waits and not silent):
             return False
         return self._thought.ends(self.text, tokens, self.first)
 

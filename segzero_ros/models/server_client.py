@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from segzero_ros.core.contract import Cancel
+from segzero_ros.core.contract import Cancel, SegzeroError
 from segzero_ros.core.text import one_line
 from segzero_ros.models.server_address import Address
 from segzero_ros.models.server_events import EventLines, Piece, broken, read_error, read_event
@@ -22,6 +22,7 @@ from segzero_ros.models.server_failures import PAUSE, ServerError
 from segzero_ros.models.server_http import CONNECT, SILENCE, Call, ServerHttp
 
 MAX_HEAD, MAX_TOKEN = 1 << 20, 2048  # bytes of a stream, in all and for each token
+LAST = 1.0  # seconds for [DONE] behind an answer that is whole: not every server sends it, nor closes then
 MAX_CHARACTERS = 256  # of a token's text; the longest of Qwen's are 128 blanks
 
 
@@ -89,11 +90,14 @@ class ServerClient:
                 given = {"content": content, "headers": headers}
                 async with self._http.response(connections, "POST", url, **given) as response:
                     await self._refuse_no_stream(response)
-                    async for data in response.aiter_raw():
-                        self._http.refuse_silence(heard)
+                    stream = response.aiter_raw()
+                    while not lines.ended:
+                        try:
+                            data = await (asyncio.wait_for(anext(stream), LAST) if counted else anext(stream))
+                        except (StopAsyncIteration, asyncio.TimeoutError):
+                            break
                         for line in lines.add(data):
-                            is_known = '"error"' not in line and '"choices"' in line
-                            piece = read_event(line if is_known else self._http.hide(line))
+                            piece = self._read_event(line)
                             if text := len(piece.content) + len(piece.thought):
                                 if finish:
                                     raise broken("the server writes on behind the end of its answer")
@@ -102,15 +106,12 @@ class ServerClient:
                                 if tokens > most or came > MAX_CHARACTERS * most:
                                     raise broken(f"the server writes on beyond the limit of {limit} tokens")
                                 heard = time.monotonic()
-                            counted = bool(finish and piece.prompt_tokens)
-                            if piece.finish:  # is told where it is none that we know
-                                piece = replace(piece, finish=self._http.hide(piece.finish))
-                                finish = piece.finish
+                            finish = piece.finish or finish
+                            counted = counted or bool(finish and piece.prompt_tokens)
                             waiting.append(piece)
                             if tokens:
                                 _tell(waiting, on_piece)
-                        if lines.ended or counted:  # not every server sends [DONE] behind the counts
-                            break
+                        self._http.refuse_silence(heard)
             if not finish:
                 how = "without saying why" if lines.ended else "in the middle"
                 raise ServerError.broken(f"{self.address.base} ended its stream {how}", again_after=PAUSE)
@@ -119,6 +120,15 @@ class ServerClient:
             if not tokens:
                 raise
             raise broken(f"{error.message}, after {came} characters") from None
+
+    def _read_event(self, line: str) -> Piece:
+        """What a failure quotes, and an end that we do not know, may hold the key."""
+        try:
+            piece = read_event(line)
+        except SegzeroError:
+            read_event(self._http.hide(line))  # raises it as well, and cuts no key that is hidden
+            raise
+        return replace(piece, finish=self._http.hide(piece.finish)) if piece.finish else piece
 
     async def _refuse_no_stream(self, response: httpx2.Response) -> None:
         if response.status_code != 200:

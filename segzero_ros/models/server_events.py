@@ -199,7 +199,7 @@ class AnswerText:
     def go_on(self, text: str) -> None:
         """Adds this; what comes now is the rest of the text, in whichever field. Nothing waits."""
         self.text += text
-        self._state = "continued"
+        self._state, self._held, self._tag = "continued", "", ""
         self._content_halves = _Halves()
 
     def _add_thought(self, text: str) -> None:

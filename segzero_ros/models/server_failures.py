@@ -58,8 +58,8 @@ def explain_refusal(
         status, after = Status.BUSY, _wait(headers)
         what = "has too many requests" if code == 429 else "is overloaded, or still loads its model"
         sentence = f"{place} {what} ({code}){why}"
-    elif code == 404 and not place.endswith("/v1"):
-        sentence = f"{place} has no such page (404); the URL of such a server mostly ends in /v1{why}"
+    elif code == 404 and not said and not place.endswith("/v1"):
+        sentence = f"{place} has no such page (404); the URL of such a server mostly ends in /v1"
     elif 400 <= code < 500:
         sentence = f"{place} refuses the request ({code}){why}"
     else:

@@ -74,15 +74,18 @@ class ServerHttp:
         self, connections: httpx2.AsyncClient, method: str, url: str, **given: Any
     ) -> AsyncIterator[httpx2.Response]:
         """The library's stream, whose head has to come within the silence, however it drips."""
-        sent = connections.send(connections.build_request(method, url, **given), stream=True)
+        request = connections.build_request(method, url, **given)
+        sent = asyncio.ensure_future(connections.send(request, stream=True))
         try:
-            response = await asyncio.wait_for(sent, self._silence + self._connect)
-        except asyncio.TimeoutError:
-            raise self._silent() from None
-        try:
-            yield response
+            await asyncio.wait({sent}, timeout=self._silence + self._connect)
+            if not sent.done():
+                raise self._silent()
+            yield sent.result()
         finally:
-            await response.aclose()
+            sent.cancel()
+            for response in await asyncio.gather(sent, return_exceptions=True):
+                if isinstance(response, httpx2.Response):
+                    await response.aclose()
 
     def _silent(self) -> ServerError:
         return ServerError(
@@ -126,8 +129,6 @@ class ServerHttp:
         except SegzeroError as error:
             if (message := self.hide(error.message)) == error.message:
                 raise
-            if isinstance(error, ServerError):
-                raise ServerError(error.status, message, code=error.code, again_after=error.again_after) from None
             raise SegzeroError(error.status, message) from None
 
 

@@ -18,7 +18,8 @@ def hide(text: str, key: str) -> str:
 @cache
 def _spelt(key: str) -> re.Pattern[str]:
     """The key, also as JSON may spell its characters: by a number, or with a backslash before."""
-    return re.compile("".join(rf"(?:\\?{re.escape(c)}|\\u(?i:{ord(c):04x}))" for c in key))
+    plain = [(r"\\?" if c in '"\\/' else "") + re.escape(c) for c in key]
+    return re.compile("".join(rf"(?:{p}|\\u(?i:{ord(c):04x}))" for p, c in zip(plain, key, strict=True)))
 
 
 class _WithoutKey(logging.Filter):

@@ -18,7 +18,7 @@ from segzero_ros.models.server_events import CLOSE
 # How the template of a model that thinks begins its turn: what it does not write where the turn is sent begun.
 BEGINS = {"written": "", "opened": "<think>\n", "closed": "<think>\n\n</think>\n\n"}
 
-TICK = 0.05  # seconds between two looks whether a first token has come
+TICK = 0.05  # seconds between two looks at the clock
 BREAKS = 4  # tokens by which a message may be longer than its text
 
 
@@ -74,7 +74,8 @@ class ThoughtLimit:
         """Seconds until the thought has to be looked at though nothing comes; None for never. first: as of `ends`."""
         if not self._seconds:
             return None
-        return max(0.0, first + self._seconds - time.perf_counter()) if first else max(self._seconds, TICK)
+        left = first + self._seconds - time.perf_counter() if first else self._seconds
+        return max(left, TICK)
 
     def ends(self, text: str, tokens: int, first: float) -> bool:
         """Whether the thought must be ended now. tokens: of the text. first: when the first one came; 0: none did."""

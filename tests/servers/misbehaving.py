@@ -406,11 +406,21 @@ def second(r: Request) -> bool:
     return "thought" in r.begun
 
 
-def think_and_wait(r: Request) -> None:
+def think_and_wait(r: Request, field: str = "content") -> None:
     r.begin()
     for text in ("<think>", *THOUGHTS[:2]):
-        r.event({"content": text})
+        r.event({field: text})
+    if field != "content":
+        r.event({"content": "\n<"})  # what it begins shows later
     r.wait_until_gone()
+
+
+def repeat_the_thought(r: Request) -> None:
+    r.begin()
+    r.event({"reasoning_content": r.begun.removeprefix("<think>").partition("</think>")[0]})
+    for text in ANSWER:
+        r.event({"content": text})
+    r.end(tokens=r.tokens + len(r.begun.split()))
 
 
 STEERED: dict[str, Callable[[Request], Any]] = {
@@ -426,10 +436,11 @@ STEERED: dict[str, Callable[[Request], Any]] = {
     "begins_anew": lambda r: steered(
         r, behind=["<think>", *THOUGHTS, "</think>\n\n", *ANSWER] if second(r) else ANSWER
     ),
-    "repeats_the_thought_alone": lambda r: steered(
-        r, behind=[r.begun.removeprefix("<think>").partition("</think>")[0], *ANSWER] if second(r) else ANSWER
-    ),
+    "repeats_the_thought_alone": lambda r: repeat_the_thought(r) if second(r) else steered(r),
     "stops_thinking": lambda r: steered(r) if r.begun or r.body["max_tokens"] < 100 else think_and_wait(r),
+    "stops_before_a_tag": lambda r: (
+        steered(r) if r.begun or r.body["max_tokens"] < 100 else think_and_wait(r, "reasoning")
+    ),
     "dies_between": lambda r: r.reset() if second(r) else steered(r),
     "dies_behind_the_thought": lambda r: r.some().reset() if second(r) else steered(r),
     "hangs_between": lambda r: r.wait_until_gone() if second(r) else steered(r),
