@@ -35,7 +35,14 @@ from tests.robot import PATIENCE, Robot
 pytestmark = pytest.mark.system
 
 Start = Callable[..., subprocess.Popen]
+SHARED_MEMORY = Path("/dev/shm")
 UNKNOWN = ParameterValue(type=200)
+
+
+def mapped(process: subprocess.Popen) -> set[Path]:
+    """The shared memory of DDS that a process uses, but for its mailboxes, which others make anew to write to it."""
+    paths = {Path(line.split()[-1]) for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()}
+    return {path for path in paths if path.parent == SHARED_MEMORY and "_port" not in path.name}
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -299,11 +306,14 @@ def test_a_checkpoint_whose_name_is_no_text_is_named_all_the_same(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_the_only_end(robot: Robot, start: Start, number: int) -> None:
+    before = set(SHARED_MEMORY.iterdir())
     process = start(autostart=False)
     robot.wait("/segzero/state", lambda m: m.state == State.UNLOADED)
+    own = mapped(process) - before
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in said
+    assert own and not [path for path in own if path.exists()], "each start would leave some behind"
 
 
 def test_a_hang_up_is_ignored_by_who_was_started_with_nohup(robot: Robot, start: Start) -> None:

@@ -54,6 +54,10 @@ class Goals:
             result_timeout=node.get_parameter("result_timeout").value,
         )
 
+    def close(self) -> None:
+        """Offers the action no longer. When nothing spins the node any more."""
+        self._server.destroy()
+
     def _accept(self, handle: Any) -> None:
         """Every goal is accepted, so that one that cannot be answered has a result that says why."""
         request = handle.request

@@ -170,8 +170,6 @@ def _leave(executor: Any, spinning: threading.Thread, node: Any) -> None:
     executor.shutdown(timeout_sec=LEAVE_DEADLINE)
     spinning.join(LEAVE_DEADLINE)
     if not spinning.is_alive():
-        with contextlib.suppress(Exception):  # of rclpy's own; it keeps the participant when the node is destroyed
-            node._state_machine.destroy_when_not_in_use()
         node.destroy_node()
         rclpy.try_shutdown()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -128,6 +129,14 @@ class SegzeroNode(LifecycleNode):
         self.outputs.close(deadline / 2)
         self.board.close(deadline / 4)
         return self.worker is None or self.worker.join(deadline / 2)
+
+    def destroy_node(self) -> None:
+        """Leaves the graph, when nothing spins the node any more: a node that ends without that is seen for another 20
+        seconds. A participant of DDS ends with the last of what it has, and rclpy's own leaves two of them."""
+        for what in (self.goals.close, self._state_machine.destroy_when_not_in_use):
+            with contextlib.suppress(Exception):  # of rclpy's own
+                what()
+        super().destroy_node()
 
     def _configure(self) -> None:
         p = parameters.values(self)
