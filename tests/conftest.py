@@ -113,10 +113,18 @@ def start(models: tuple[Path, Path]) -> Iterator[Callable[..., subprocess.Popen]
         return running[-1]
 
     yield run
-    for process in running:
-        if process.poll() is None:
+    ends = [process.poll() for process in running]
+    for process, end in zip(running, ends, strict=True):
+        if end is None:
+            process.terminate()  # one that is killed is in the graph for another 20 s, and its shared memory stays
+    for process, end in zip(running, ends, strict=True):
+        try:
+            said = process.communicate(timeout=10)[1]
+        except subprocess.TimeoutExpired:
             process.kill()
-        process.communicate()
+            said = process.communicate()[1]
+        # Shown beside a test that failed.
+        print(f"a node, {'alive' if end is None else f'ended with {end}'}, had said:\n{said}", file=sys.stderr)
 
 
 class Held:

@@ -44,6 +44,7 @@ class Robot:
         self.gone: set[bytes] = set()  # readers that a node has ended, whether that is known here yet or not
         self.relied: set[Any] = set()  # publishers whose readers ask for all that is sent
         self.clients: dict[str, Any] = {}
+        self.askers: list[ActionClient] = []
         self.executor.add_node(self.node)
         self.seen: dict[str, list[Any]] = {}
         self.news = threading.Condition()
@@ -120,7 +121,13 @@ class Robot:
     def goals(self, **qos: QoSProfile) -> ActionClient:
         """A client of the action. Kilted's rclpy adds it to the node before it has its lock, so that a thread which
         waits with the node meanwhile ends with an error: made within, like the goals."""
-        return self.within(ActionClient, self.node, Segment, f"{self.space}/segzero/ask", **qos)
+        self.askers.append(self.within(ActionClient, self.node, Segment, f"{self.space}/segzero/ask", **qos))
+        return self.askers[-1]
+
+    def lose(self, client: ActionClient) -> None:
+        """A client of the action dies."""
+        self.askers.remove(client)
+        self.within(client.destroy)
 
     def within(self, call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         """What a call returns that is made by the thread which takes messages: rclpy drops the reply to a goal that
@@ -134,6 +141,8 @@ class Robot:
         self.executor.create_task(self._leave)
         self.thread.join()
         self.executor.shutdown()
+        for client in self.askers:
+            client.destroy()  # a node leaves DDS with the last of what it has, and rclpy leaves these to the collector
         self.node.destroy_node()
         self.context.try_shutdown()
 

@@ -310,6 +310,7 @@ def test_a_node_that_is_destroyed_under_its_client_ends_what_is_open(server: Non
     node.context.try_shutdown()
     with pytest.raises(AskError):
         question.result(PATIENCE)
+    robot.close()
 
 
 def mask_of(encoding: int, data: bytes, **more: int) -> Mask:

@@ -77,6 +77,10 @@ class Room:
             thread.join()
         for executor in (self.near, self.far):
             executor.shutdown()
+        self.client.destroy()
+        self.goals.close()
+        self.robot.destroy_node()
+        self.node.destroy_node()
         self.context.try_shutdown()
 
 

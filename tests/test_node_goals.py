@@ -274,7 +274,7 @@ def test_a_client_that_dies_leaves_a_goal_that_ends_by_its_timeout(
 ) -> None:
     goal = ask(timeout=3.0)
     goal.taken()
-    slow.within(client.destroy)
+    slow.lose(client)
     assert slow.answer("the red mug").status == Segmentation.STATUS_TIMEOUT
     slow.ready()
 
