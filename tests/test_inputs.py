@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.clock import ClockType
 from rclpy.duration import Duration
 from rclpy.qos import ReliabilityPolicy
+from rclpy.time import Time as RosTime
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -108,6 +110,26 @@ def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.close()
+
+
+def test_no_image_is_received_before_its_stamp_by_a_simulated_clock_that_stands_still(bench: Bench) -> None:
+    clock: Any = bench.node.get_clock()
+    clock._set_ros_time_is_active(True)
+    clock.set_ros_time_override(RosTime(seconds=1000, clock_type=ClockType.ROS_TIME))
+    bench.open()
+    camera = bench.publish(RELIABLE)
+    assert bench.hears(camera, HD[:8, :8])
+    received = {}
+    for stamp in (999, 1000, 2000):
+        camera.publish(image_to_msg(HD[:8, :8], "rgb8", header(stamp)))
+        assert camera.wait_for_all_acked(Duration(seconds=PATIENCE))
+        threading.Event().wait(0.2)  # in the middleware, while nobody wants it
+        bench.inputs.pull()
+        frame = bench.inputs.frames.newest()
+        assert frame is not None and frame.stamp == stamp * 10**9
+        received[stamp] = frame.received / 1e9
+    assert received[1000] == 1000 and received[999] < 999.9, "what waited is older by that, as far as it may be"
+    assert received[2000] < 999.9, "a camera whose clock is ahead"
 
 
 @pytest.mark.parametrize("reliability", [RELIABLE, BEST_EFFORT], ids=["reliable", "best effort"])

@@ -208,8 +208,9 @@ class Inputs:
         waited = max(0.0, time.time() - received / 1e9) if received else 0.0
         before, self._came = self._came, time.monotonic() - waited
         self._gap = 0.0 if before is None else self._came - before
-        now = int(self._node.get_clock().now().nanoseconds - waited * 1e9)
-        self.frames.put(message, nanoseconds(message.header.stamp), now)
+        now, stamp = self._node.get_clock().now().nanoseconds, nanoseconds(message.header.stamp)
+        # A simulated clock may stand still meanwhile; no image is received before its stamp.
+        self.frames.put(message, stamp, max(int(now - waited * 1e9), stamp if stamp <= now else 0))
 
     def _put_info(self, message: CameraInfo, received: int) -> None:
         self.frames.put_side("camera_info", message, nanoseconds(message.header.stamp))
