@@ -35,6 +35,7 @@ LOSS = 2.0  # seconds without the server after which it is lost: DDS may see it 
 SETTLE = 0.3  # seconds after which a server that was found knows the client, too: DDS loses replies to strangers
 SILENCE = 30.0  # seconds without feedback, which a node gives every second, after which the result is lost
 LOOK = 0.1  # seconds between two looks at what is overdue
+FAREWELL = 1.0  # seconds in which what was cancelled at the end is told so, and the client leaves its node
 BURST = 200  # messages of a kind that are kept until they are taken
 
 OnFeedback = Callable[[Segment.Feedback], None]
@@ -53,6 +54,7 @@ class Question(Future[Answer]):
         self.handle: Any = None  # of the accepted goal
         self.sent = False
         self.cancelling = False
+        self.told: Any = None  # the future of the cancel's reply
         self.due = time.monotonic() + PATIENCE
         self.servers: frozenset[bytes] = frozenset()  # endpoints of who took the goal
         self.heard = math.inf  # time.monotonic() of the last sign of life of the accepted goal
@@ -138,7 +140,7 @@ class Desk:
         self._changed = threading.Condition()
         self._open: list[Question] = []  # in the order in which they were asked
         self._closed = False
-        self._found: float | None = None  # time.monotonic() since which the action is offered
+        self._found: dict[bytes, float] = {}  # time.monotonic() since which each of its endpoints is there
         self._watcher: threading.Thread | None = None
 
     def ask(self, goal: Segment.Goal, on_feedback: OnFeedback | None) -> Question:
@@ -155,18 +157,38 @@ class Desk:
         return question
 
     def close(self) -> None:
-        """Ends what is open with AskError, and asks the node to stop it."""
+        """Ends what is open with AskError, and asks the node to stop it; waits a second at most until that is heard."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            questions = list(self._open)
+            questions = [question for question in self._open if not question.done()]
         for question in questions:
             with contextlib.suppress(Exception):  # the node may be gone already
                 question.cancel()
             question.settle(AskError("the client was closed before the answer came"))
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join(PATIENCE)
-        self._client.destroy()
+        end = time.monotonic() + FAREWELL
+        # The end of who sent it may overtake a cancel.
+        while any(q.sent and not (q.told and q.told.done()) for q in questions) and time.monotonic() < end:
+            time.sleep(0.01)
+        self._leave(end)
+
+    def _leave(self, end: float) -> None:
+        """By the thread that spins, which may be about to wait with the client; at the end of its time by this one."""
+        once, left = threading.Lock(), threading.Event()
+
+        def leave() -> None:
+            if once.acquire(blocking=False):
+                self._client.destroy()
+                left.set()
+
+        executor = self._node.executor
+        if executor is not None and self._node.context.ok():
+            with contextlib.suppress(Exception):  # it was shut down
+                executor.create_task(leave)
+                left.wait(max(0.0, end - time.monotonic()))
+        leave()
 
     # -- the watching thread: sends when the server is there, and ends what is overdue
 
@@ -182,7 +204,8 @@ class Desk:
                 questions = list(self._open)
             try:
                 present = self._present()
-                self._found = (self._found or time.monotonic()) if present else None
+                now = time.monotonic()
+                self._found = {endpoint: self._found.get(endpoint, now) for endpoint in present}
                 for question in questions:
                     self._look_at_one(question, present)
             except Exception as error:  # the node was destroyed, or its context shut down
@@ -217,7 +240,7 @@ class Desk:
         if not question.sent:
             if question.cancelling:
                 question.settle(_cancelled(question.goal))
-            elif present and self._found is not None and now - self._found >= SETTLE:
+            elif present and now - max(self._found[endpoint] for endpoint in present) >= SETTLE:
                 self._send(question, present)
             elif not present and now > question.due:
                 where = f"ROS_DOMAIN_ID is {os.environ.get('ROS_DOMAIN_ID', '0')} here"
@@ -279,7 +302,7 @@ class Desk:
 
     def _send_cancel(self, question: Question) -> None:
         question.due = min(question.due, time.monotonic() + PATIENCE)
-        question.handle.cancel_goal_async()
+        question.told = question.handle.cancel_goal_async()
 
     def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
         """What a user's callback raises is logged: it would end the executor."""
