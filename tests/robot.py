@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,16 @@ from segzero_ros.ros.convert import image_to_msg
 LATCHED = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HEIGHT, WIDTH = 720, 1280  # of the frames that are shown: a camera's
 PATIENCE = 60.0  # seconds; only a failing test waits so long
+
+
+def shared_memory(process: subprocess.Popen) -> set[Path]:
+    """What DDS keeps in shared memory for a process, by the locks that it holds. Not its mailboxes: who writes to a
+    process that has ended makes them anew."""
+    files: set[Path] = set()
+    for handle in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            files.add(handle.readlink())
+    return {file for file in files if file.parent == Path("/dev/shm") and "_port" not in file.name}
 
 
 class Robot:

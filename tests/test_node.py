@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from segzero_ros.ros.convert import image_to_msg
-from tests.robot import HEIGHT, PATIENCE, WIDTH, Robot
+from tests.robot import HEIGHT, PATIENCE, WIDTH, Robot, shared_memory
 
 
 def test_an_instruction_is_answered_with_the_frames_own_header(robot: Robot, start: Callable) -> None:
@@ -76,6 +76,8 @@ def test_a_signal_while_loading_ends_the_node_cleanly(robot: Robot, start: Calla
     process = start(autostart=False)
     assert robot.change(Transition.TRANSITION_CONFIGURE)  # its reader is known before, so that no state is missed
     robot.wait("/segzero/state", lambda m: m.state == State.LOADING)
+    own = shared_memory(process)
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in said
+    assert own and not [path for path in own if path.exists()]

@@ -15,7 +15,7 @@ from segzero_msgs.msg import Segmentation, State
 from segzero_msgs.srv import SegmentImage, SetInstruction
 from std_srvs.srv import SetBool, Trigger
 
-from tests.robot import PATIENCE, Robot
+from tests.robot import PATIENCE, Robot, shared_memory
 
 pytestmark = pytest.mark.system
 
@@ -179,12 +179,14 @@ def test_a_signal_in_the_middle_of_a_generation_is_told_and_ends_the_node_cleanl
     robot.show()
     robot.tell("the red mug")
     robot.reasoning("the red mug")
+    own = shared_memory(process)
     process.send_signal(number)
     told = robot.answer("the red mug")
     assert told.status == Segmentation.STATUS_CANCELLED and "ending" in told.message
     robot.wait("/segzero/state", lambda m: m.state == State.UNLOADED and "ended" in m.message)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in said
+    assert own and not [path for path in own if path.exists()]
 
 
 def test_after_kill_a_new_node_takes_over(robot: Robot, start: Start) -> None:

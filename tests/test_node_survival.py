@@ -30,19 +30,12 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 from unique_identifier_msgs.msg import UUID
 
-from tests.robot import PATIENCE, Robot
+from tests.robot import PATIENCE, Robot, shared_memory
 
 pytestmark = pytest.mark.system
 
 Start = Callable[..., subprocess.Popen]
-SHARED_MEMORY = Path("/dev/shm")
 UNKNOWN = ParameterValue(type=200)
-
-
-def mapped(process: subprocess.Popen) -> set[Path]:
-    """The shared memory of DDS that a process uses, but for its mailboxes, which others make anew to write to it."""
-    paths = {Path(line.split()[-1]) for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()}
-    return {path for path in paths if path.parent == SHARED_MEMORY and "_port" not in path.name}
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -306,10 +299,9 @@ def test_a_checkpoint_whose_name_is_no_text_is_named_all_the_same(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_the_only_end(robot: Robot, start: Start, number: int) -> None:
-    before = set(SHARED_MEMORY.iterdir())
     process = start(autostart=False)
     robot.wait("/segzero/state", lambda m: m.state == State.UNLOADED)
-    own = mapped(process) - before
+    own = shared_memory(process)
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in said

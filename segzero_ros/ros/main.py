@@ -21,8 +21,8 @@ from typing import Any
 from segzero_ros.core.text import clean, first_line
 
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-EXIT_DEADLINE = 1.0  # seconds for requests, outputs and the worker to end after one of them
-LEAVE_DEADLINE = 0.7  # seconds for ROS to end after that
+EXIT_DEADLINE = 1.5  # seconds for requests, outputs and the worker to end after one of them
+LEAVE_DEADLINE = 2.0  # seconds for ROS to end after that; launch waits 5 s for both before it presses
 RMW_INDEX = "share/ament_index/resource_index/rmw_typesupport"
 THREADS = 24  # calls of ~/segment that wait, and services, timers and transitions beside them
 MISSING = {  # what to do about a missing module, by its first name
@@ -152,11 +152,11 @@ def _run(node: Any, stops: set[signal.Signals]) -> None:
     thread = threading.Thread(target=spin, name="segzero-executor", daemon=True)
     thread.start()
     signal.sigwait(stops)
-    if node.close(EXIT_DEADLINE):
-        # DDS leaves shared memory behind unless its participant ends; in a thread, since it may hang.
-        leave = threading.Thread(target=_leave, args=(executor, thread, node), daemon=True)
-        leave.start()
-        leave.join(LEAVE_DEADLINE)
+    node.close(EXIT_DEADLINE)
+    # DDS leaves shared memory behind unless its participant ends; in a thread, since it may hang.
+    leave = threading.Thread(target=_leave, args=(executor, thread, node), daemon=True)
+    leave.start()
+    leave.join(LEAVE_DEADLINE)
     sys.stdout.flush()
     sys.stderr.flush()
     # A load inside torch cannot be interrupted, and interpreter shutdown under a running thread may abort; what was

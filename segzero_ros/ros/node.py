@@ -212,10 +212,10 @@ class SegzeroNode(LifecycleNode):
         self.requests.models("")
 
     def _on_state(self, snapshot: Snapshot) -> None:
-        self.board.tell(snapshot)
-        if snapshot.state == State.LOADING:
+        if snapshot.state == State.LOADING:  # first: who reads the state may ask at once
             self.requests.models(f"the models are loading: {snapshot.message} ({snapshot.progress:.0%})")
-        elif snapshot.state == State.FAILED:
+        self.board.tell(snapshot)
+        if snapshot.state == State.FAILED:
             self.get_logger().error(clean(f"loading failed: {snapshot.message}"))
             self.requests.fail(f"loading failed: {snapshot.message}")
             self._transitions.unload()

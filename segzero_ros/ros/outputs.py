@@ -31,7 +31,7 @@ except ImportError:  # Humble
 LATE_PERIOD = 0.25  # seconds between looks for late subscribers
 CLOUD_STRIDE = 2  # of ~/scene_points, where the node has no parameter for it
 ARRIVAL = 1.0  # seconds that pictures, and the end of a publisher, wait at most for small messages to arrive
-LAST_ARRIVAL = 0.3  # seconds that the end of the node waits for them
+LAST_ARRIVAL = 0.5  # seconds that the end of the node waits for them
 _FORGET, _END = object(), object()
 
 
