@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import rclpy
 from geometry_msgs.msg import Point, PointStamped
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
@@ -20,6 +19,7 @@ from segzero_ros.core.frames import Frame
 from segzero_ros.core.space import LiftError, Status3D, Transform
 from segzero_ros.core.tickets import Asker, Ticket
 from segzero_ros.ros.clicks import PAUSE, Clicks
+from segzero_ros.ros.executor import Executor
 from segzero_ros.ros.space_points import pixel_of
 from tests.request_bench import Bench
 
@@ -40,7 +40,7 @@ class Side:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node(name, context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor = Executor(2, context=self.context)
         self.executor.add_node(self.node)
         self.left = threading.Event()
         self.thread = threading.Thread(target=self._spin, daemon=True)

@@ -144,7 +144,8 @@ def test_a_goal_that_is_cancelled_at_once_is_cancelled_too(robot: Segzero) -> No
         assert question.result(PATIENCE).status is Status.CANCELLED
 
 
-def test_many_questions_of_several_threads_are_all_answered(robot: Segzero) -> None:
+def test_many_questions_of_several_threads_are_all_answered(robot: Segzero, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "PATIENCE", PATIENCE)
     questions: list[Any] = []
 
     def ask() -> None:

@@ -82,7 +82,7 @@ def test_a_server_that_hangs_when_it_is_asked_again_takes_nobody_the_answer(
     robot: Robot, start: Start, address: str, profile: Path
 ) -> None:
     models = {"profile": profile, "reasoner": f"{address}/hangs/v1", "segmenter": "embedded"}
-    start(**models, verify="vote", timeout=12.0)
+    start(**models, verify="vote", timeout=20.0)
     robot.ready()
     result = ask(robot)
     assert result.status == Segmentation.STATUS_OK and confidences(result) == [-1]

@@ -246,16 +246,22 @@ def test_set_instruction_tells_the_id_of_the_answer(robot: Robot, start: Start) 
 
 
 @pytest.fixture
-def node() -> Iterator[Any]:
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """In this process; its models load until it ends."""
     from segzero_ros.ros.node import SegzeroNode
 
+    def load(*_: Any, cancel: Any, **__: Any) -> None:
+        cancel.wait(PATIENCE)
+        raise RuntimeError("nobody waits any more")
+
+    monkeypatch.setattr("segzero_ros.pipeline.Pipeline.load", load)
     rclpy.init(args=["--ros-args", "-p", "autostart:=false"])
     node = SegzeroNode()
     yield node
-    assert node.close(PATIENCE)
-    node._state_machine.destroy_when_not_in_use()
+    ended = node.close(PATIENCE)
     node.destroy_node()
     rclpy.shutdown()
+    assert ended
 
 
 def test_a_failed_activation_leaves_the_node_inactive(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
