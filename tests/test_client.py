@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from action_msgs.msg import GoalStatus, GoalStatusArray
 from builtin_interfaces.msg import Time
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import MultiThreadedExecutor
@@ -34,8 +35,9 @@ from segzero_ros.client import (
 from segzero_ros.core.contract import Prompt, Status
 from segzero_ros.core.geometry import rle_encode
 from segzero_ros.core.space import Status3D
+from tests.robot import PATIENCE, Robot
 
-PATIENCE = 60.0  # seconds; only a failing test waits so long
+STATUS = "/segzero/ask/_action/status"
 SERVER = Path(__file__).with_name("action_server.py")
 
 
@@ -232,7 +234,15 @@ def test_a_server_that_goes_in_the_middle_of_a_goal_ends_it_though_another_comes
             end(successor)
 
 
-def test_a_client_that_is_closed_leaves_no_question_open(server: None) -> None:
+@pytest.fixture
+def watcher() -> Iterator[Robot]:
+    watcher = Robot()
+    watcher.listen(GoalStatusArray, STATUS)
+    yield watcher
+    watcher.close()
+
+
+def test_a_client_that_is_closed_leaves_no_question_and_no_goal_open(server: None, watcher: Robot) -> None:
     thinking = threading.Event()
     with Segzero.standalone() as robot:
         question = robot.ask("for ever", on_feedback=lambda f: thinking.set())
@@ -241,6 +251,9 @@ def test_a_client_that_is_closed_leaves_no_question_open(server: None) -> None:
         question.result(0)
     with pytest.raises(AskError, match="closed"):
         robot.ask("the mug")
+    goal = bytes(question.handle.goal_id.uuid)
+    ended = {goal: GoalStatus.STATUS_CANCELED}.items()
+    watcher.wait(STATUS, lambda m: ended <= {bytes(s.goal_info.goal_id.uuid): s.status for s in m.status_list}.items())
 
 
 @pytest.fixture
