@@ -133,9 +133,10 @@ class SegzeroNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Leaves the graph, when nothing spins the node any more: a node that ends without that is seen for another 20
         seconds. A participant of DDS ends with the last of what it has, and rclpy's own leaves two of them."""
-        for what in (self.goals.close, self._state_machine.destroy_when_not_in_use):
-            with contextlib.suppress(Exception):  # of rclpy's own
-                what()
+        with contextlib.suppress(Exception):  # of rclpy's own; Kilted destroys also a node that could not be made
+            self.goals.close()
+        with contextlib.suppress(Exception):
+            self._state_machine.destroy_when_not_in_use()
         super().destroy_node()
 
     def _configure(self) -> None:
