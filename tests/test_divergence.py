@@ -64,6 +64,7 @@ def nan_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return spoil
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["tabletop_sft", "seg_zero_3b"])
 def test_a_run_that_diverges_ends_alike_however_often_it_is_resumed_and_goes_on_when_it_is_mended(
     name: str, nan_at: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +149,7 @@ def test_a_loss_that_is_not_finite_is_logged_as_it_is(tmp_path: Path) -> None:
         assert module.arguments(load(name, ["trl.use_cpu=true"])).logging_nan_inf_filter is False  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 def test_weights_that_are_finite_and_too_large_to_compute_with_are_not_kept(tmp_path: Path) -> None:
     c = small("seg_zero_3b", tmp_path, "trl.learning_rate=1e30")
     for resume in (False, True, True, True):

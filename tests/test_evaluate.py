@@ -490,6 +490,7 @@ evaluate.main(sys.argv[1:])
 """
 
 
+@pytest.mark.long
 def test_embedded_weights_killed_continued_shared_out_and_read_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_a_stopped_segmenter_continues_to_the_same_weights(data: Path, tmp_path: Path) -> None:
     def run(out: Path, stop_after: int = 0) -> dict[str, torch.Tensor]:
         settings = segmenter.Settings(

@@ -201,6 +201,7 @@ def other_base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_rope_base_is_gone_on_with_by_the_usual_one(
     data: Path, other_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_further_course_that_was_killed_continues_to_the_same_weights(
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
 
 
+@pytest.mark.long
 def test_a_tower_that_is_kept_keeps_its_rope_base(data: Path, other_base: Path, tmp_path: Path) -> None:
     _run(data, tmp_path / "kept", tower=str(other_base), vision_steps=0)
     config = json.loads((tmp_path / "kept" / "model" / "config.json").read_text())
