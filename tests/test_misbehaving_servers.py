@@ -311,7 +311,7 @@ def test_the_token_limit_is_told(address: str) -> None:
 
 
 def test_many_robots_in_one_process_each_get_their_own(address: str) -> None:
-    one = reasoner(address, "good")
+    one = reasoner(address, "good", connect_timeout=60)
     found: dict[int, str] = {}
 
     def robot(number: int) -> None:

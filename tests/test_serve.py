@@ -26,13 +26,14 @@ from segzero_ros.serve import Machine, build_command, count_tokens, memory_note,
 DEMO = load_profile("demo")
 CPU, GPU = Machine(True), Machine(True, free=int(78e9), total=int(80e9))
 STUB = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 record = {"argv": sys.argv, "pid": os.getpid(), "space": os.environ.get("VLLM_CPU_KVCACHE_SPACE"),
           "key": os.environ.get("VLLM_API_KEY")}
 print("stub", json.dumps(record), flush=True)
 if "--wait" in sys.argv:
-    signal.pause()
+    while True:
+        time.sleep(0.1)  # pause() sleeps on where the signal came just before it
 sys.exit(3)
 """
 

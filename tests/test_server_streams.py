@@ -274,8 +274,8 @@ class TestAnswers:
                     while not left.wait(0.05):
                         one.sendall(b": ping\n\n" if begin else b"x-drip: drip\r\n")
 
-            with server(act) as address, pytest.raises(SegzeroError, match=r"written nothing for 0\.3 s") as error:
-                ask(reasoner(address, silence=0.3, connect_timeout=0.2))
+            with server(act) as address, pytest.raises(SegzeroError, match=r"nothing for 0\.3 s") as error:
+                ask(reasoner(address, silence=0.3))
             left.set()
             assert error.value.status is Status.TIMEOUT
 
@@ -315,9 +315,10 @@ class TestAnswers:
 
         def act(one: socket.socket, _: bytes) -> None:
             one.sendall(EVENTS + event([delta(content="the ")]))
-            one.sendall(b"data: {")
-            while one.recv(4096):
-                pass
+            with suppress(OSError):  # a client that leaves before it has read all resets
+                one.sendall(b"data: {")
+                while one.recv(4096):
+                    pass
             gone.set()
 
         with server(act) as address:

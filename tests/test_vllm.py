@@ -130,7 +130,7 @@ def is_whole(text: str) -> bool:
 
 
 def metric(address: str, name: str) -> float:
-    text = httpx2.get(f"{address}/metrics", trust_env=False).text
+    text = httpx2.get(f"{address}/metrics", timeout=60, trust_env=False).text
     return sum(float(value) for value in re.findall(rf"^vllm:{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE))
 
 
@@ -204,7 +204,7 @@ class TestEnds:
         while metric(address, "num_requests_running") and time.monotonic() < end:
             pass
         assert metric(address, "num_requests_running") == metric(address, "num_requests_waiting") == 0
-        assert metric(address, "generation_tokens_total") - before < 8 * 10, "and none was written to its end"
+        assert metric(address, "generation_tokens_total") - before < 8 * 40, "and none was written to its end"
 
     def test_a_timeout_is_one(self, address: str, asked: list[Asked]) -> None:
         pipeline = Pipeline.load(DEMO, reasoner=f"{address}/v1", offline=True)

@@ -130,17 +130,14 @@ class ServerProbe:
 
     def try_leaving(self) -> Leaving:
         """Closes the connection of a long answer at its first piece. Raises SegzeroError."""
-        before = self._running()
+        before = self._still_running()
         one = self._time_of_one()
         rest, beside, during = self._long_with_one_beside()
         counts = before == 0 and bool(during)
         with self._limit.flag() as flag:
             self._client.run(self._ask(self._body(LONG, 300), 300, _leave), flag)
-        began = time.monotonic()
         after = self._time_of_one()
-        last = during
-        while counts and time.monotonic() < began + SOON and (last := self._running()):
-            threading.Event().wait(0.2)
+        last = self._still_running() if counts else during
         return Leaving(one, rest, beside, after, (during or 0.0, last or 0.0) if counts else None)
 
     def thought_field(self) -> str:
@@ -154,6 +151,13 @@ class ServerProbe:
             return next((name for name in ("reasoning", "reasoning_content") if isinstance(message.get(name), str)), "")
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             return ""
+
+    def _still_running(self) -> float | None:
+        """What the server counts as running when that is nothing or SOON is over; None where it does not count."""
+        end = time.monotonic() + SOON
+        while (running := self._running()) and time.monotonic() < end:
+            threading.Event().wait(0.2)
+        return running
 
     def _time_of_one(self) -> float:
         began = time.monotonic()

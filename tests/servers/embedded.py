@@ -165,9 +165,9 @@ class Handler(BaseHTTPRequestHandler):
             ignored = tag["type"] != "structural_tag" or self.way == "deaf"
             reasoner.tag = None if ignored else tag
             found = generate(reasoner, words, pictures, body, say, gone)
-        if gone.is_set():
-            self.events.append(f"gone after {found.completion_tokens}")
-            return
+            if gone.is_set():
+                self.events.append(f"gone after {found.completion_tokens}")
+                return
         self.event({"choices": [{"delta": {}, "finish_reason": "length" if found.truncated else "stop"}]})
         usage = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}
         self.event({"choices": [], "usage": usage})

@@ -19,7 +19,7 @@ import socketserver
 import struct
 import sys
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,13 +30,20 @@ JSON = "content-type: application/json"
 EVENTS = "content-type: text/event-stream"
 
 
+class Events(dict[str, threading.Event]):
+    """Made when they are first spoken of, by whichever thread."""
+
+    def __missing__(self, name: str) -> threading.Event:
+        return self.setdefault(name, threading.Event())
+
+
 class Clock:
     """What happened on each way."""
 
     def __init__(self) -> None:
         self.times: Counter[str] = Counter()
-        self.asked: defaultdict[str, threading.Event] = defaultdict(threading.Event)
-        self.gone: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self.asked = Events()
+        self.gone = Events()
 
 
 clock = Clock()
