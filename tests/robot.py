@@ -137,6 +137,11 @@ class Robot:
         self.askers.append(self.within(ActionClient, self.node, Segment, f"{self.space}/segzero/ask", **qos))
         return self.askers[-1]
 
+    def served(self, client: ActionClient) -> None:
+        """Waits until a client of the action has found the node; what is known of the node is told where it has not."""
+        found = client.wait_for_server(PATIENCE)
+        assert found, self.node.get_service_names_and_types_by_node("segzero", self.space or "/")
+
     def lose(self, client: ActionClient) -> None:
         """A client of the action dies."""
         self.askers.remove(client)

@@ -59,7 +59,7 @@ def ask(robot: Robot) -> Callable[..., tuple[int, Segmentation]]:
     def send(show: Callable[[], Any] = lambda: None, **goal: Any) -> tuple[int, Segmentation]:
         import threading
 
-        assert client.wait_for_server(PATIENCE)
+        robot.served(client)
         robot.known()
         done = threading.Event()
         ends: list[Any] = []

@@ -86,7 +86,7 @@ def client(robot: Robot) -> Any:
 @pytest.fixture
 def ask(client: Any, robot: Robot) -> Callable[..., Asked]:
     def send(instruction: str = "the red mug", **goal: Any) -> Asked:
-        assert client.wait_for_server(PATIENCE)
+        robot.served(client)
         robot.known()
         asked = Asked()
         sent = Segment.Goal(instruction=instruction, **goal)
