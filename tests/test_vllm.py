@@ -204,7 +204,7 @@ class TestEnds:
         while metric(address, "num_requests_running") and time.monotonic() < end:
             pass
         assert metric(address, "num_requests_running") == metric(address, "num_requests_waiting") == 0
-        assert metric(address, "generation_tokens_total") - before < 8 * 40, "and none was written to its end"
+        assert metric(address, "generation_tokens_total") - before < 200, "uncancelled they are 446 to 1,003"
 
     def test_a_timeout_is_one(self, address: str, asked: list[Asked]) -> None:
         pipeline = Pipeline.load(DEMO, reasoner=f"{address}/v1", offline=True)
